@@ -1,0 +1,254 @@
+"""What the use cases need of the outside world. One real adapter and one fake each.
+
+Adapters translate: nothing but ``promise_svc.errors`` crosses a port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from promise_svc.domain.events import PositionImage, StoredEvent
+from promise_svc.domain.inventory import PositionKey, StockPosition
+from promise_svc.domain.reservation import (
+    AdjustRow,
+    ClaimRecord,
+    CreateStep,
+    FollowStep,
+    LegRecord,
+    ResolveStep,
+    SettleStep,
+    StepReply,
+    SupplyReply,
+    SupplyRow,
+    SweepReply,
+)
+from promise_svc.domain.sharding import Position
+
+
+class ShardMeta(NamedTuple):
+    """What a shard says of itself. ``owner`` is the process it serves under, ``process`` the one
+    that answered; they differ between a restart or failover and the takeover."""
+
+    owner: str
+    process: str
+    at: Position
+    durable: Position
+    time_ms: int
+    network_floor: int
+
+
+class ShardNews(NamedTuple):
+    """One message of a shard's channel: events from ``first`` on, or none (a heartbeat or a
+    durable mark). ``at`` is the shard's position after them."""
+
+    shard: int
+    at: Position
+    durable: Position
+    time_ms: int
+    events: tuple[StoredEvent, ...]
+
+
+class OpenClaim(NamedTuple):
+    """A claim whose legs are not known to have followed."""
+
+    reservation_id: str
+    claim: ClaimRecord
+
+
+class AtsIndex(Protocol):
+    """The sharded ATS index, which alone decides availability.
+
+    Every method speaks to one shard and may raise NotServing (takeover needed), Unavailable
+    (nothing was sent), OutcomeUnknown (sent, no answer) or DeadlineExceeded. Steps given in one
+    call are carried out in order, in one atomic function call. ``timeout`` is in seconds.
+    """
+
+    shard_count: int
+
+    async def create(
+        self, shard: int, steps: Sequence[CreateStep], timeout: float
+    ) -> list[StepReply]: ...
+    async def resolve(
+        self, shard: int, steps: Sequence[ResolveStep], timeout: float
+    ) -> list[StepReply]: ...
+    async def follow(
+        self, shard: int, steps: Sequence[FollowStep], timeout: float
+    ) -> list[StepReply]: ...
+    async def settle(
+        self, shard: int, steps: Sequence[SettleStep], timeout: float
+    ) -> list[StepReply]: ...
+    async def read_claims(
+        self, shard: int, reservation_ids: Sequence[str], timeout: float
+    ) -> list[StepReply]:
+        """Exact state of claims: a due one already reads EXPIRED. MISSING where there is none."""
+        ...
+
+    async def read_legs(
+        self, shard: int, reservation_ids: Sequence[str], timeout: float
+    ) -> list[LegRecord | tuple[()]]: ...
+    async def read_positions(
+        self, shard: int, skus: Sequence[str], timeout: float
+    ) -> tuple[Position, int, list[list[PositionImage]]]:
+        """Strong read: all positions of each SKU with due holds already given back, the shard's
+        position and its time in ms."""
+        ...
+
+    async def sync_supply(
+        self, shard: int, rows: Sequence[SupplyRow], timeout: float
+    ) -> list[SupplyReply]: ...
+    async def adjust_supply(
+        self, shard: int, rows: Sequence[AdjustRow], timeout: float
+    ) -> list[SupplyReply]: ...
+    async def sweep(self, shard: int, limit: int, timeout: float) -> SweepReply:
+        """Expire up to ``limit`` due legs and claims each; publishes a heartbeat."""
+        ...
+
+    async def open_claims(self, shard: int, limit: int, timeout: float) -> list[OpenClaim]:
+        """Claims whose resolve time has come."""
+        ...
+
+    async def read_outbox(
+        self, shard: int, after: Position, limit: int, timeout: float
+    ) -> list[StoredEvent]: ...
+    async def mark_durable(self, shard: int, at: Position, timeout: float) -> None:
+        """Record and publish what the order store has, trim the outbox behind the window."""
+        ...
+
+    async def raise_network_floor(self, shard: int, version: int, timeout: float) -> None: ...
+    async def read_meta(self, shard: int, timeout: float) -> ShardMeta: ...
+    async def take_over(self, shard: int, expected: Position, timeout: float) -> Position:
+        """Start a new epoch under the answering process if the shard still stands at
+        ``expected``; returns the position of EPOCH_STARTED. PreconditionFailed otherwise."""
+        ...
+
+    async def restore(self, shard: int, events: Sequence[StoredEvent], timeout: float) -> None:
+        """Apply after-images to a shard that does not serve. PreconditionFailed if it does."""
+        ...
+
+    async def scan(
+        self, shard: int
+    ) -> tuple[
+        dict[PositionKey, StockPosition], dict[str, LegRecord], dict[str, ClaimRecord]
+    ]:
+        """Everything in one shard, for the audit; slow, not atomic."""
+        ...
+
+
+class DurabilityWatch(Protocol):
+    """Waits until the order store has an event."""
+
+    async def wait_durable(self, shard: int, at: Position, timeout: float) -> None:
+        """Return once the order store has ``at``; OutcomeUnknown when ``timeout`` passes first."""
+        ...
+
+
+class AtsRow(NamedTuple):
+    """One position as the ATS table has it."""
+
+    node_id: str
+    bucket: str
+    on_hand: int
+    committed: int
+    held: int
+    safety_stock: int
+
+
+class AtsReader(Protocol):
+    """The in-memory copy of all positions; no I/O. Never raises for stale data: it says its age."""
+
+    def rows(self, sku: str) -> Sequence[AtsRow] | None:
+        """All positions of ``sku``; None when it never had one. Cost: one hash look-up."""
+        ...
+
+    def ats(self, sku: str, node_ids: Sequence[str] | None = None) -> int:
+        """Summed ATS over here-now positions of the given nodes, or of all nodes."""
+        ...
+
+    def as_of(self, sku: str) -> tuple[Position, int]:
+        """Position and shard time (ms since 1970) up to which the SKU's shard was followed;
+        (START, 0) while it was never synchronised."""
+        ...
+
+
+class AtsSink(Protocol):
+    """Where the feed writes."""
+
+    def load(self, shard: int, at: Position, time_ms: int, rows: Sequence[PositionImage]) -> None:
+        """Replace a shard's rows with a snapshot that includes all events up to ``at``."""
+        ...
+
+    def apply(self, shard: int, at: Position, time_ms: int, rows: Sequence[PositionImage]) -> None:
+        """Apply after-images of events up to ``at``; an empty ``rows`` only moves the clock."""
+        ...
+
+    def at(self, shard: int) -> Position:
+        """Where the copy of a shard stands; START when it was never loaded."""
+        ...
+
+
+class ShardChannels(Protocol):
+    """News pushed by the shards. Delivery is at most once: gaps are filled from the outbox."""
+
+    def subscribe(self, listener: Callable[[ShardNews], None]) -> Callable[[], None]:
+        """Call ``listener`` for each message, in order per shard; returns the unsubscriber."""
+        ...
+
+
+class StoredReservation(NamedTuple):
+    """A reservation as the order store has it."""
+
+    reservation_id: str
+    claim: ClaimRecord
+    home: int
+    at: Position
+    update_ms: int
+
+
+class StoredNetwork(NamedTuple):
+    """The network's documents by kind and id, and the version they add up to."""
+
+    version: int
+    documents: Mapping[str, Mapping[str, str]]
+    """kind -> id -> JSON document; kinds are node, node_group, item, calendar, carrier_service,
+    lane."""
+
+
+class OrderStore(Protocol):
+    """The durable record. Every method may raise Unavailable; ``timeout`` is in seconds."""
+
+    async def append(self, shard: int, after: Position, events: Sequence[StoredEvent]) -> Position:
+        """Write events, reservations, legs, positions and the cursor in one transaction.
+
+        The cursor must stand at ``after`` (compare and set): PreconditionFailed otherwise, nothing
+        written. Events must follow it without a gap: SequenceGap. An identity that exists with
+        another payload: Fork. Returns the new cursor.
+        """
+        ...
+
+    async def cursor(self, shard: int) -> Position: ...
+    async def cursors(self) -> dict[int, Position]: ...
+    async def read_events(self, shard: int, after: Position, limit: int) -> list[StoredEvent]: ...
+    async def read_positions(self, shard: int) -> tuple[Position, list[PositionImage]]:
+        """All positions of a shard and the cursor they stand at, in one snapshot."""
+        ...
+
+    async def reservation(self, reservation_id: str) -> StoredReservation | None: ...
+    async def network(self) -> StoredNetwork: ...
+    async def network_version(self) -> int: ...
+    async def upsert_network(self, kind: str, documents: Mapping[str, str]) -> int:
+        """Insert or replace documents of one kind; returns the new network version, or the
+        present one when nothing changed."""
+        ...
+
+
+class Clock(Protocol):
+    """Time of this process. Decisions use the shard's time; this one paces and labels."""
+
+    def now_ms(self) -> int:
+        """Wall clock, ms since 1970."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds, never falling."""
+        ...

@@ -1,0 +1,247 @@
+"""Reservation states, their only legal moves, and the records and steps the shards exchange.
+
+A reservation lives in two kinds of records. The *claim*, at the reservation's home shard, decides.
+A *leg*, one per shard that holds some of its stock, follows. ``domain/ledger.py`` says what each
+step does to them; the Functions in ``adapters/ats_index/lua`` are its twins.
+
+Everything here crosses to the shards as arrays, in field order: adding a field means adding it last
+with a default. Absent records are empty tuples, never None, because Lua cannot keep nil in arrays.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+LINES_MAX = 2000
+"""Most lines of one reservation; the largest basket in the public data we test with has 1,114."""
+
+TTL_MS_MIN = 1_000
+TTL_MS_MAX = 4 * 3_600_000
+TTL_MS_DEFAULT = 15 * 60_000
+
+
+class State(IntEnum):
+    """State of a claim or a leg. PENDING and ABORTED belong to claims not (yet) acknowledged."""
+
+    PENDING = 1
+    HELD = 2
+    PINNED = 3
+    CONFIRMED = 4
+    RELEASED = 5
+    CANCELLED = 6
+    EXPIRED = 7
+    SUPERSEDED = 8
+    FULFILLED = 9
+    ABORTED = 10
+
+
+_MOVES: dict[State, frozenset[State]] = {
+    State.PENDING: frozenset(
+        {State.HELD, State.PINNED, State.RELEASED, State.EXPIRED, State.ABORTED}
+    ),
+    State.HELD: frozenset(
+        {State.PINNED, State.CONFIRMED, State.RELEASED, State.EXPIRED, State.ABORTED}
+    ),
+    State.PINNED: frozenset(
+        {State.HELD, State.CONFIRMED, State.RELEASED, State.EXPIRED, State.ABORTED}
+    ),
+    State.CONFIRMED: frozenset({State.CANCELLED}),
+}
+
+OPEN = frozenset({State.PENDING, State.HELD, State.PINNED})
+"""States whose units count as held."""
+
+
+def may_move(source: State, target: State) -> bool:
+    """Whether a claim or leg in ``source`` may become ``target``. Nothing else decides this."""
+    return target in _MOVES.get(source, frozenset())
+
+
+class LegLine(NamedTuple):
+    """Units of one position inside one leg; each position appears once."""
+
+    sku: str
+    node_id: str
+    bucket: str
+    quantity: int
+
+
+class LegRecord(NamedTuple):
+    """The part of a reservation in one shard."""
+
+    layout: int
+    state: int
+    attempt: int
+    plan_hash: str
+    expire_ms: int
+    multi: int
+    """1 when the reservation has legs in other shards too."""
+    lines: tuple[LegLine, ...]
+
+
+class ClaimRecord(NamedTuple):
+    """The record that decides a reservation, at its home shard."""
+
+    layout: int
+    state: int
+    attempt: int
+    revision: int
+    body_hash: str
+    plan_hash: str
+    create_ms: int
+    """Shard time at which the claim was opened, ms since 1970."""
+    expire_ms: int
+    legs: tuple[int, ...]
+    """Shards that hold a leg, ascending."""
+    body: str
+    """What the shards need not understand: owner, lines with nodes, method, reference (JSON)."""
+    epoch: int
+    sequence: int
+    """Event of the last move: a repeated answer waits for the same durability as the first."""
+    settled: int
+    """1 when every leg is known to have followed."""
+
+
+class Outcome(IntEnum):
+    """What a shard did with one step."""
+
+    DONE = 1
+    REPEATED = 2
+    EXISTS = 3
+    BODY_DIFFERS = 4
+    WINDOW_PASSED = 5
+    STALE_ATTEMPT = 6
+    UNSETTLED = 7
+    OTHER_PLAN = 8
+    RESOLVED = 9
+    INSUFFICIENT = 10
+    NETWORK_CHANGED = 11
+    MISSING = 12
+    DUE = 13
+    NEEDS_PINS = 14
+    NEEDS_FOLLOW = 15
+    REFUSED = 16
+    UNCHANGED = 17
+    STALE_SEQUENCE = 18
+    BELOW_ZERO = 19
+    ABOVE_MAXIMUM = 20
+
+
+class ClaimDraft(NamedTuple):
+    """The claim's part of a create step; sent to the home shard only."""
+
+    body_hash: str
+    create_ms: int
+    """The client's ``create_time``, ms since 1970; 0 when it sent none."""
+    legs: tuple[int, ...]
+    body: str
+
+
+class CreateStep(NamedTuple):
+    """Open a claim, take a leg, or both. ``lines`` is empty where the shard holds no leg."""
+
+    reservation_id: str
+    attempt: int
+    """Rises with every new plan for one reservation id; a leg obeys the highest it has seen."""
+    plan_hash: str
+    ttl_ms: int
+    network_version: int
+    multi: int
+    lines: tuple[LegLine, ...] = ()
+    claim: ClaimDraft | tuple[()] = ()
+
+
+class Shortfall(NamedTuple):
+    """A line that does not fit: its index in the leg, true ATS, 0 when the position is unknown."""
+
+    index: int
+    ats: int
+    known: int
+
+
+class StepReply(NamedTuple):
+    """A shard's answer to one step; ``epoch``/``sequence`` name the event that recorded it."""
+
+    outcome: int
+    epoch: int
+    sequence: int
+    time_ms: int
+    state: int = 0
+    """Leg's state after the step, or the claim's where the step spoke to a claim only."""
+    claim: ClaimRecord | tuple[()] = ()
+    shortfalls: tuple[Shortfall, ...] = ()
+    contended: int = 0
+    """1 when a hold young enough to be incomplete stood in the way: worth one ordered retry."""
+
+
+class ResolveStep(NamedTuple):
+    """Ask the home shard to move a claim to ``target``."""
+
+    reservation_id: str
+    target: int
+    attempt: int = 0
+    """Only if the claim is of this attempt; 0 for any."""
+    revision: int = 0
+    """Only if the claim is at this revision; 0 for any."""
+    pinned: int = 0
+    """1 when every leg is pinned and a confirm may be decided."""
+
+
+class FollowStep(NamedTuple):
+    """Make a leg follow its claim. Target PENDING is the resolver's probe: it moves nothing, but
+    leaves a tombstone where the leg never arrived."""
+
+    reservation_id: str
+    attempt: int
+    target: int
+
+
+class SettleStep(NamedTuple):
+    """Tell the home shard that every leg of this attempt is in the claim's state."""
+
+    reservation_id: str
+    attempt: int
+
+
+class SupplyRow(NamedTuple):
+    """Absolute count of one position from one feed; ``safety_stock`` -1 leaves it as it is."""
+
+    sku: str
+    node_id: str
+    bucket: str
+    on_hand: int
+    safety_stock: int
+    source: str
+    source_sequence: int
+
+
+class AdjustRow(NamedTuple):
+    """A change of on hand under an idempotency key."""
+
+    sku: str
+    node_id: str
+    bucket: str
+    quantity_delta: int
+    idempotency_key: str
+    body_hash: str
+
+
+class SupplyReply(NamedTuple):
+    """Outcome for one supply row: DONE, UNCHANGED, STALE_SEQUENCE, REPEATED, BODY_DIFFERS,
+    BELOW_ZERO or ABOVE_MAXIMUM, and the position after it."""
+
+    outcome: int
+    on_hand: int
+    ats: int
+    epoch: int
+    sequence: int
+
+
+class SweepReply(NamedTuple):
+    """What one sweep did."""
+
+    expired_legs: int
+    expired_claims: int
+    more: int
+    """1 when the limit stopped it and due holds remain."""
