@@ -1,0 +1,76 @@
+# The one entry for every job; .ci/run calls the same targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON ?=
+ARGS ?=
+NATIVE := $(wildcard native/_*.pyx native/_*.pxd)
+export PYTHON
+# Never write .pyc files of another interpreter's run into the tree's caches by accident.
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help setup demo serve test check lint types contracts bench protos build lock clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  Options: ARGS='...' goes to demo, serve, test and bench; PYTHON=... picks the interpreter."
+
+setup: $(VENV)/.native ## make the environment and compile native/ (every target does it first)
+
+$(VENV)/.packages: requirements/lock.txt .ci/setup
+	@PYTHON="$(PYTHON)" .ci/setup $(VENV)
+	@touch $@
+
+$(VENV)/.native: $(VENV)/.packages setup.py pyproject.toml $(NATIVE)
+	@echo "setup: compiling native/ and linking the package"
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-input \
+		--no-index --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup ## a shopper from product page to a row in PostgreSQL, then the audit
+	@$(BIN)/python -m promise_svc demo $(ARGS)
+
+serve: setup ## run the service (embedded engines unless URLs are given)
+	@$(BIN)/python -m promise_svc serve $(ARGS)
+
+test: setup ## run the tests against real engines
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: lint types contracts ## ruff, mypy, import contracts, buf, generated code compared
+	@echo "check: ok"
+
+lint: setup
+	@echo "check: ruff check" && $(BIN)/ruff check .
+	@echo "check: ruff format" && $(BIN)/ruff format --check .
+
+types: setup
+	@echo "check: mypy --strict" && $(BIN)/mypy
+
+contracts: setup
+	@echo "check: import contracts" && $(BIN)/lint-imports
+	@echo "check: buf lint" && \
+		if compgen -G 'protos/promise_svc/v1/*.proto' >/dev/null; then \
+			$(BIN)/buf lint protos; else echo "  no protos yet"; fi
+	@echo "check: generated code" && \
+		if [ -f protos/generate.py ]; then $(BIN)/python protos/generate.py --check; \
+		else echo "  no protos/generate.py yet"; fi
+
+bench: setup ## measure; writes build/bench.json (ONLY=name,... runs a part)
+	@$(BIN)/python -m loadtest bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+protos: setup ## regenerate promise_svc/v1 from protos/
+	@$(BIN)/python protos/generate.py
+
+build: setup ## make a wheel in dist/
+	@$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+
+lock: ## renew requirements/lock.txt from pyproject.toml (needs a package index)
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras \
+		--no-emit-index-url --no-header --no-annotate $(ARGS) \
+		--output-file requirements/lock.txt pyproject.toml
+
+clean: ## remove the environment, builds and caches (keeps data folders)
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
+		native/*.c native/*.so
+	@find promise_svc native loadtest tests protos -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
