@@ -15,7 +15,7 @@ from promise_svc.domain.sharding import Position
 
 
 class EventType(IntEnum):
-    """What happened. ``Leg...`` events are internal to the index; the order store keeps them too."""
+    """What happened. ``LEG_`` events are internal to the index; the order store keeps them too."""
 
     EPOCH_STARTED = 1
     SUPPLY_SYNCED = 2

@@ -153,9 +153,9 @@ class CreateStep(NamedTuple):
 
 
 class Shortfall(NamedTuple):
-    """A line that does not fit: its index in the leg, true ATS, 0 when the position is unknown."""
+    """A line that does not fit, its true ATS, and whether the position exists at all."""
 
-    index: int
+    line_index: int
     ats: int
     known: int
 
