@@ -38,6 +38,8 @@ class StockPosition(NamedTuple):
     fulfilled_total: int = 0
     source: str = ""
     source_sequence: int = 0
+    multi_hold_ms: int = 0
+    """Shard time of the last hold taken here by a reservation over several shards."""
 
 
 def ats(on_hand: int, committed: int, reserved: int, safety_stock: int) -> int:

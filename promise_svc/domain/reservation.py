@@ -13,6 +13,15 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
+RECORD_LAYOUT = 1
+"""First field of every stored record; a reader knows this one and the one before."""
+
+RESOLVE_AFTER_MS = 2_000
+"""How long a claim may stand incomplete before the resolver finishes or aborts it."""
+
+CONTENDED_MS = 250
+"""A hold over several shards younger than this may still be given back by its own abort."""
+
 LINES_MAX = 2000
 """Most lines of one reservation; the largest basket in the public data we test with has 1,114."""
 
@@ -40,9 +49,7 @@ _MOVES: dict[State, frozenset[State]] = {
     State.PENDING: frozenset(
         {State.HELD, State.PINNED, State.RELEASED, State.EXPIRED, State.ABORTED}
     ),
-    State.HELD: frozenset(
-        {State.PINNED, State.CONFIRMED, State.RELEASED, State.EXPIRED, State.ABORTED}
-    ),
+    State.HELD: frozenset({State.PINNED, State.CONFIRMED, State.RELEASED, State.EXPIRED}),
     State.PINNED: frozenset(
         {State.HELD, State.CONFIRMED, State.RELEASED, State.EXPIRED, State.ABORTED}
     ),
@@ -76,7 +83,7 @@ class LegRecord(NamedTuple):
     plan_hash: str
     expire_ms: int
     multi: int
-    """1 when the reservation has legs in other shards too."""
+    """1 when the reservation takes part in more than one shard."""
     lines: tuple[LegLine, ...]
 
 
@@ -126,6 +133,7 @@ class Outcome(IntEnum):
     STALE_SEQUENCE = 18
     BELOW_ZERO = 19
     ABOVE_MAXIMUM = 20
+    REVISION_DIFFERS = 21
 
 
 class ClaimDraft(NamedTuple):
@@ -148,6 +156,7 @@ class CreateStep(NamedTuple):
     ttl_ms: int
     network_version: int
     multi: int
+    """1 when claim and legs together span more than one shard."""
     lines: tuple[LegLine, ...] = ()
     claim: ClaimDraft | tuple[()] = ()
 
@@ -198,10 +207,14 @@ class FollowStep(NamedTuple):
 
 
 class SettleStep(NamedTuple):
-    """Tell the home shard that every leg of this attempt is in the claim's state."""
+    """Tell the home shard that every leg has followed the claim into ``state``.
+
+    PENDING means: every leg is held, so the claim is now HELD.
+    """
 
     reservation_id: str
     attempt: int
+    state: int
 
 
 class SupplyRow(NamedTuple):

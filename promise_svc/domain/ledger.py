@@ -1,0 +1,599 @@
+"""The reference ledger of one shard: what every Function must do, in plain Python.
+
+The Functions in ``adapters/ats_index/lua`` are its twins; one Hypothesis suite runs over both, and
+the fake index of the tests is made of these. Slow and obvious on purpose. Time is passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from promise_svc.domain.events import Event, EventType, PositionImage
+from promise_svc.domain.inventory import QUANTITY_MAX, PositionKey, StockPosition, ats
+from promise_svc.domain.reservation import (
+    CONTENDED_MS,
+    OPEN,
+    RECORD_LAYOUT,
+    RESOLVE_AFTER_MS,
+    AdjustRow,
+    ClaimRecord,
+    CreateStep,
+    FollowStep,
+    LegRecord,
+    Outcome,
+    ResolveStep,
+    SettleStep,
+    Shortfall,
+    State,
+    StepReply,
+    SupplyReply,
+    SupplyRow,
+    SweepReply,
+    may_move,
+)
+from promise_svc.domain.sharding import START, Position
+
+_CLAIM_EVENT = {
+    State.PENDING: EventType.RESERVATION_OPENED,
+    State.HELD: EventType.RESERVATION_HELD,
+    State.PINNED: EventType.RESERVATION_PINNED,
+    State.CONFIRMED: EventType.RESERVATION_CONFIRMED,
+    State.RELEASED: EventType.RESERVATION_RELEASED,
+    State.CANCELLED: EventType.RESERVATION_CANCELLED,
+    State.EXPIRED: EventType.RESERVATION_EXPIRED,
+    State.ABORTED: EventType.RESERVATION_ABORTED,
+}
+_LEG_EVENT = {
+    State.HELD: EventType.LEG_HELD,
+    State.PINNED: EventType.LEG_PINNED,
+    State.CONFIRMED: EventType.LEG_CONFIRMED,
+    State.RELEASED: EventType.LEG_RELEASED,
+    State.CANCELLED: EventType.LEG_CANCELLED,
+    State.EXPIRED: EventType.LEG_EXPIRED,
+    State.ABORTED: EventType.LEG_ABORTED,
+}
+_LETTING_GO = frozenset({State.RELEASED, State.EXPIRED, State.ABORTED})
+
+
+class ShardLedger:
+    """Positions, claims, legs and events of one shard, decided by one caller at a time."""
+
+    def __init__(self, shard: int, window_ms: int = 3_600_000) -> None:
+        self.shard = shard
+        self.window_ms = window_ms
+        self.positions: dict[PositionKey, StockPosition] = {}
+        self.legs: dict[str, LegRecord] = {}
+        self.claims: dict[str, ClaimRecord] = {}
+        self.adjustments: dict[str, tuple[str, int, int]] = {}
+        self.open_until: dict[str, int] = {}
+        self.events: list[tuple[Position, Event]] = []
+        self.at = START
+        self.time_ms = 0
+        self.network_floor = 0
+        self._touched_positions: dict[PositionKey, None] = {}
+        self._touched_leg: LegRecord | tuple[()] = ()
+        self._touched_claim: ClaimRecord | tuple[()] = ()
+
+    # -- a reservation's steps --------------------------------------------------------------
+
+    def create(self, step: CreateStep, now_ms: int) -> StepReply:
+        """Open a claim, take a leg, or both: everything the step names, or nothing of it."""
+        self._advance(now_ms)
+        rid = step.reservation_id
+        claim_outcome = self._check_claim(step)
+        if claim_outcome not in (Outcome.DONE, Outcome.REPEATED):
+            return self._reply(claim_outcome, rid)
+        opening = bool(step.claim) and claim_outcome is Outcome.DONE
+        leg_outcome, shortfalls, contended = self._check_leg(step)
+        if leg_outcome not in (Outcome.DONE, Outcome.REPEATED):
+            if opening and step.multi:
+                self._open_claim(step, State.ABORTED)
+                self._emit(rid)
+            return self._reply(leg_outcome, rid, shortfalls, contended)
+        if step.lines and leg_outcome is Outcome.DONE:
+            self._take_leg(step)
+        if opening:
+            self._open_claim(step, State.PENDING if step.multi else State.HELD)
+        done = self._emit(rid)
+        return self._reply(Outcome.DONE if done else Outcome.REPEATED, rid)
+
+    def resolve(self, step: ResolveStep, now_ms: int) -> StepReply:
+        """Move a claim, once; the home shard's own leg follows in the same step."""
+        self._advance(now_ms)
+        rid, target = step.reservation_id, State(step.target)
+        claim = self._claim_now(rid)
+        if claim is None:
+            return self._reply(Outcome.MISSING, rid)
+        if step.attempt and step.attempt != claim.attempt:
+            return self._reply(Outcome.OTHER_PLAN, rid)
+        if step.revision and step.revision != claim.revision:
+            return self._reply(Outcome.REVISION_DIFFERS, rid)
+        if claim.state == target:
+            return self._reply(Outcome.REPEATED, rid)
+        if target is State.CONFIRMED:
+            return self._confirm(rid, claim, pinned=bool(step.pinned))
+        if target is State.HELD or not may_move(State(claim.state), target):
+            return self._reply(Outcome.REFUSED, rid)
+        return self._decide(rid, claim, target)
+
+    def follow(self, step: FollowStep, now_ms: int) -> StepReply:
+        """Make a leg follow its claim; a missing leg that must not come alive gets a tombstone."""
+        self._advance(now_ms)
+        rid, target = step.reservation_id, State(step.target)
+        leg = self._leg_now(rid)
+        if leg is not None and leg.attempt != step.attempt:
+            if leg.attempt > step.attempt or leg.state in OPEN or leg.state == State.CONFIRMED:
+                return self._leg_reply(Outcome.OTHER_PLAN, leg)
+            leg = None
+        if leg is None:
+            if target is State.PENDING or target in _LETTING_GO:
+                self.legs[rid] = LegRecord(RECORD_LAYOUT, State.ABORTED, step.attempt, "", 0, 1, ())
+            return self._reply(Outcome.MISSING, "")
+        if target is State.PENDING:
+            return self._leg_reply(Outcome.DONE, leg)
+        if leg.state == target or (target is State.PINNED and leg.state == State.CONFIRMED):
+            return self._leg_reply(Outcome.REPEATED, leg)
+        if target in _LETTING_GO and leg.state not in OPEN and leg.state != State.CONFIRMED:
+            return self._leg_reply(Outcome.REPEATED, leg)
+        if not _leg_may_move(State(leg.state), target):
+            return self._leg_reply(Outcome.REFUSED, leg)
+        moved = self._move_leg(rid, leg, target)
+        self._emit(rid)
+        return self._leg_reply(Outcome.DONE, moved)
+
+    def settle(self, step: SettleStep, now_ms: int) -> StepReply:
+        """Note that every leg has followed; a PENDING claim is HELD from here on."""
+        self._advance(now_ms)
+        rid = step.reservation_id
+        claim = self._claim_now(rid)
+        if claim is None:
+            return self._reply(Outcome.MISSING, rid)
+        if claim.attempt != step.attempt or claim.state != step.state:
+            return self._reply(Outcome.REFUSED, rid)
+        if claim.settled or claim.state in (State.HELD, State.PINNED):
+            return self._reply(Outcome.REPEATED, rid)
+        self.open_until.pop(rid, None)
+        if claim.state == State.PENDING:
+            self._set_claim(rid, claim._replace(state=State.HELD, settled=1))
+            self._emit(rid)
+        else:
+            # Not an event: a claim that is settled twice after a replay does no harm.
+            self.claims[rid] = claim._replace(settled=1)
+        return self._reply(Outcome.DONE, rid)
+
+    def read_claim(self, rid: str, now_ms: int) -> StepReply:
+        """A claim as of now; writes nothing."""
+        time_ms = max(self.time_ms, now_ms)
+        claim = self.claims.get(rid)
+        if claim is None:
+            return StepReply(Outcome.MISSING, *self.at, time_ms)
+        if _due(claim, time_ms):
+            claim = claim._replace(state=State.EXPIRED)
+        return StepReply(Outcome.DONE, *self.at, time_ms, claim.state, claim)
+
+    def read_leg(self, rid: str, now_ms: int) -> LegRecord | tuple[()]:
+        """A leg as of now; writes nothing."""
+        leg = self.legs.get(rid)
+        if leg is None:
+            return ()
+        if _due(leg, max(self.time_ms, now_ms)):
+            return leg._replace(state=State.EXPIRED)
+        return leg
+
+    def read_positions(self, sku: str, now_ms: int) -> list[PositionImage]:
+        """Positions of a SKU with due holds given back, ordered by node and bucket."""
+        time_ms = max(self.time_ms, now_ms)
+        due: dict[PositionKey, int] = {}
+        for leg in self.legs.values():
+            if _due(leg, time_ms):
+                for line in leg.lines:
+                    key = PositionKey(*line[:3])
+                    due[key] = due.get(key, 0) + line.quantity
+        return [
+            PositionImage(*key, row._replace(held=row.held - due.get(key, 0)))
+            for key, row in sorted(self.positions.items())
+            if key.sku == sku
+        ]
+
+    def open_claims(self, now_ms: int, limit: int) -> list[tuple[str, ClaimRecord]]:
+        """Claims whose resolve time has come, oldest first."""
+        time_ms = max(self.time_ms, now_ms)
+        overdue = sorted((at, rid) for rid, at in self.open_until.items() if at <= time_ms)
+        return [(rid, self.claims[rid]) for _, rid in overdue[:limit]]
+
+    def sweep(self, limit: int, now_ms: int) -> SweepReply:
+        """Expire up to ``limit`` due legs and ``limit`` due claims, longest due first."""
+        self._advance(now_ms)
+        legs = sorted(
+            (leg.expire_ms, rid) for rid, leg in self.legs.items() if _due(leg, self.time_ms)
+        )
+        claims = sorted(
+            (claim.expire_ms, rid)
+            for rid, claim in self.claims.items()
+            if _due(claim, self.time_ms)
+        )
+        for _, rid in legs[:limit]:
+            self._expire_leg(rid, self.legs[rid])
+        for _, rid in claims[:limit]:
+            self._expire_claim(rid, self.claims[rid])
+        more = len(legs) > limit or len(claims) > limit
+        return SweepReply(min(len(legs), limit), min(len(claims), limit), int(more))
+
+    # -- supply -----------------------------------------------------------------------------
+
+    def sync_supply(self, rows: Sequence[SupplyRow], now_ms: int) -> list[SupplyReply]:
+        """Set absolute counts; one event for all rows that change something."""
+        self._advance(now_ms)
+        replies = [self._sync_row(row) for row in rows]
+        self._emit("", EventType.SUPPLY_SYNCED)
+        return [reply._replace(epoch=self.at.epoch, sequence=self.at.sequence) for reply in replies]
+
+    def adjust_supply(self, rows: Sequence[AdjustRow], now_ms: int) -> list[SupplyReply]:
+        """Change counts, each row once per idempotency key; one event a row."""
+        self._advance(now_ms)
+        return [self._adjust_row(row) for row in rows]
+
+    def raise_network_floor(self, version: int) -> None:
+        """Refuse new legs planned on an older network from now on."""
+        self.network_floor = max(self.network_floor, version)
+
+    # -- life of the shard ------------------------------------------------------------------
+
+    def take_over(self, now_ms: int) -> Position:
+        """Start the next epoch."""
+        self._advance(now_ms)
+        previous = self.at
+        self.at = Position(previous.epoch + 1, 0)
+        self._append(Event(EventType.EPOCH_STARTED, self.time_ms, "", previous=previous))
+        return self.at
+
+    def restore(self, events: Iterable[tuple[Position, Event]]) -> None:
+        """Apply after-images in order; rules do not run again."""
+        for at, event in events:
+            self.at, self.time_ms = at, max(self.time_ms, event.time_ms)
+            for image in event.positions:
+                self.positions[PositionKey(*image[:3])] = image.row
+            if event.leg:
+                self.legs[event.subject] = event.leg
+            if event.claim:
+                self._restore_claim(event.subject, event.claim)
+            if event.type == EventType.SUPPLY_ADJUSTED:
+                row = event.positions[0].row
+                left = ats(row.on_hand, row.committed, row.held, row.safety_stock)
+                self.adjustments[event.subject] = (event.note, row.on_hand, left)
+
+    # -- checks: no writes but expiry of what is due ------------------------------------------
+
+    def _check_claim(self, step: CreateStep) -> Outcome:
+        if not step.claim:
+            return Outcome.DONE
+        draft = step.claim
+        claim = self._claim_now(step.reservation_id)
+        if claim is None:
+            late = draft.create_ms and self.time_ms - draft.create_ms > self.window_ms
+            return Outcome.WINDOW_PASSED if late else Outcome.DONE
+        if claim.state == State.ABORTED:
+            if not claim.settled:
+                return Outcome.UNSETTLED
+            return Outcome.DONE if step.attempt > claim.attempt else Outcome.STALE_ATTEMPT
+        if claim.body_hash != draft.body_hash:
+            return Outcome.BODY_DIFFERS
+        if claim.attempt == step.attempt and claim.plan_hash == step.plan_hash:
+            return Outcome.REPEATED
+        return Outcome.EXISTS
+
+    def _check_leg(self, step: CreateStep) -> tuple[Outcome, tuple[Shortfall, ...], int]:
+        if not step.lines:
+            return Outcome.REPEATED, (), 0
+        leg = self._leg_now(step.reservation_id)
+        if leg is not None:
+            outcome = _meet_leg(leg, step)
+            if outcome is not None:
+                return outcome, (), 0
+        if step.network_version < self.network_floor:
+            return Outcome.NETWORK_CHANGED, (), 0
+        shortfalls: list[Shortfall] = []
+        contended = 0
+        for index, line in enumerate(step.lines):
+            key = PositionKey(*line[:3])
+            left = self._make_room(key, line.quantity)
+            if left < line.quantity:
+                known = key in self.positions
+                shortfalls.append(Shortfall(index, max(0, left), int(known)))
+                young = known and self.positions[key].multi_hold_ms > self.time_ms - CONTENDED_MS
+                contended |= int(young)
+        outcome = Outcome.INSUFFICIENT if shortfalls else Outcome.DONE
+        return outcome, tuple(shortfalls), contended if shortfalls else 0
+
+    def _make_room(self, key: PositionKey, quantity: int) -> int:
+        """Units left at ``key``, after expiring just enough due legs of its SKU if too few."""
+        left = self._left(key)
+        if left >= quantity:
+            return left
+        due = sorted(
+            (leg.expire_ms, rid)
+            for rid, leg in self.legs.items()
+            if _due(leg, self.time_ms) and any(line.sku == key.sku for line in leg.lines)
+        )
+        for _, rid in due:
+            if self._left(key) >= quantity:
+                break
+            self._expire_leg(rid, self.legs[rid])
+        return self._left(key)
+
+    def _left(self, key: PositionKey) -> int:
+        row = self.positions.get(key, StockPosition())
+        return row.on_hand - row.safety_stock - row.committed - row.held
+
+    def _claim_now(self, rid: str) -> ClaimRecord | None:
+        claim = self.claims.get(rid)
+        if claim is not None and _due(claim, self.time_ms):
+            self._expire_claim(rid, claim)
+            return self.claims[rid]
+        return claim
+
+    def _leg_now(self, rid: str) -> LegRecord | None:
+        leg = self.legs.get(rid)
+        if leg is not None and _due(leg, self.time_ms):
+            return self._expire_leg(rid, leg)
+        return leg
+
+    # -- writes -----------------------------------------------------------------------------
+
+    def _take_leg(self, step: CreateStep) -> None:
+        for line in step.lines:
+            key = PositionKey(*line[:3])
+            row = self.positions[key]
+            row = row._replace(held=row.held + line.quantity)
+            self._set_position(key, row._replace(multi_hold_ms=self.time_ms) if step.multi else row)
+        self._set_leg(
+            step.reservation_id,
+            LegRecord(
+                RECORD_LAYOUT,
+                State.HELD,
+                step.attempt,
+                step.plan_hash,
+                self.time_ms + step.ttl_ms,
+                step.multi,
+                step.lines,
+            ),
+        )
+
+    def _open_claim(self, step: CreateStep, state: State) -> None:
+        assert step.claim
+        draft, rid = step.claim, step.reservation_id
+        self._set_claim(
+            rid,
+            ClaimRecord(
+                RECORD_LAYOUT,
+                state,
+                step.attempt,
+                1,
+                draft.body_hash,
+                step.plan_hash,
+                self.time_ms,
+                self.time_ms + step.ttl_ms,
+                draft.legs,
+                draft.body,
+                0,
+                0,
+                1 - step.multi,
+            ),
+        )
+        if step.multi:
+            self.open_until[rid] = self.time_ms + RESOLVE_AFTER_MS
+
+    def _confirm(self, rid: str, claim: ClaimRecord, *, pinned: bool) -> StepReply:
+        if claim.state not in OPEN:
+            return self._reply(Outcome.REFUSED, rid)
+        leg = self._leg_now(rid) if self.shard in claim.legs else None
+        lost = self.shard in claim.legs and (
+            leg is None or leg.attempt != claim.attempt or leg.state not in OPEN
+        )
+        if lost:
+            # Only a leg sent again with a shorter life can be gone before its claim.
+            self._decide(rid, claim, State.EXPIRED)
+            return self._reply(Outcome.REFUSED, rid)
+        if claim.legs == (self.shard,) or (pinned and claim.state == State.PINNED):
+            return self._decide(rid, claim, State.CONFIRMED)
+        if claim.state != State.PINNED:
+            self._set_claim(rid, claim._replace(state=State.PINNED, settled=0))
+            if leg is not None:
+                self._move_leg(rid, leg, State.PINNED)
+            self.open_until[rid] = self.time_ms + RESOLVE_AFTER_MS
+            self._emit(rid)
+        return self._reply(Outcome.NEEDS_PINS, rid)
+
+    def _decide(self, rid: str, claim: ClaimRecord, target: State) -> StepReply:
+        alone = claim.legs == (self.shard,)
+        self._set_claim(rid, claim._replace(state=target, settled=int(alone)))
+        leg = self._leg_now(rid) if self.shard in claim.legs else None
+        if leg is not None and leg.attempt == claim.attempt:
+            if _leg_may_move(State(leg.state), target):
+                self._move_leg(rid, leg, target)
+        if alone:
+            self.open_until.pop(rid, None)
+        else:
+            self.open_until[rid] = self.time_ms + RESOLVE_AFTER_MS
+        self._emit(rid)
+        return self._reply(Outcome.DONE if alone else Outcome.NEEDS_FOLLOW, rid)
+
+    def _move_leg(self, rid: str, leg: LegRecord, target: State) -> LegRecord:
+        for line in leg.lines:
+            key = PositionKey(*line[:3])
+            self._set_position(key, _moved(self.positions[key], leg.state, target, line.quantity))
+        moved = leg._replace(state=target)
+        self._set_leg(rid, moved)
+        return moved
+
+    def _expire_leg(self, rid: str, leg: LegRecord) -> LegRecord:
+        """An event of its own: what was touched before stays with the step's event."""
+        kept = self._touched_positions, self._touched_leg, self._touched_claim
+        self._touched_positions, self._touched_leg, self._touched_claim = {}, (), ()
+        moved = self._move_leg(rid, leg, State.EXPIRED)
+        self._emit(rid)
+        self._touched_positions, self._touched_leg, self._touched_claim = kept
+        return moved
+
+    def _expire_claim(self, rid: str, claim: ClaimRecord) -> None:
+        """Its legs expire by their own shards' clocks, so there is nothing left to follow."""
+        self._set_claim(rid, claim._replace(state=State.EXPIRED, settled=1))
+        self.open_until.pop(rid, None)
+        self._emit(rid)
+
+    def _sync_row(self, row: SupplyRow) -> SupplyReply:
+        key = PositionKey(*row[:3])
+        known = self.positions.get(key)
+        old = known or StockPosition()
+        if row.source and row.source == old.source and row.source_sequence < old.source_sequence:
+            return self._supply_reply(Outcome.STALE_SEQUENCE, key)
+        safety_stock = old.safety_stock if row.safety_stock < 0 else row.safety_stock
+        new = old._replace(
+            on_hand=row.on_hand,
+            safety_stock=safety_stock,
+            source=row.source,
+            source_sequence=row.source_sequence,
+        )
+        same = (old.on_hand, old.safety_stock) == (new.on_hand, new.safety_stock)
+        if known is not None and same:
+            # The sequence is kept so that an older row is still recognised; that is no event.
+            self.positions[key] = new
+            return self._supply_reply(Outcome.UNCHANGED, key)
+        self._set_position(key, new)
+        return self._supply_reply(Outcome.DONE, key)
+
+    def _adjust_row(self, row: AdjustRow) -> SupplyReply:
+        key = PositionKey(*row[:3])
+        seen = self.adjustments.get(row.idempotency_key)
+        if seen is not None:
+            outcome = Outcome.REPEATED if seen[0] == row.body_hash else Outcome.BODY_DIFFERS
+            return SupplyReply(outcome, seen[1], seen[2], *self.at)
+        old = self.positions.get(key, StockPosition())
+        on_hand = old.on_hand + row.quantity_delta
+        if on_hand < 0 or on_hand > QUANTITY_MAX:
+            return self._supply_reply(
+                Outcome.BELOW_ZERO if on_hand < 0 else Outcome.ABOVE_MAXIMUM, key
+            )
+        self._set_position(key, old._replace(on_hand=on_hand))
+        self._emit(row.idempotency_key, EventType.SUPPLY_ADJUSTED, row.body_hash)
+        reply = self._supply_reply(Outcome.DONE, key)
+        self.adjustments[row.idempotency_key] = (row.body_hash, reply.on_hand, reply.ats)
+        return reply
+
+    # -- bookkeeping --------------------------------------------------------------------------
+
+    def _advance(self, now_ms: int) -> None:
+        self.time_ms = max(self.time_ms, now_ms)
+
+    def _set_position(self, key: PositionKey, row: StockPosition) -> None:
+        assert row.held >= 0 and row.committed >= 0 and row.on_hand >= 0, (key, row)
+        self.positions[key] = row
+        self._touched_positions[key] = None
+
+    def _set_leg(self, rid: str, leg: LegRecord) -> None:
+        self.legs[rid] = self._touched_leg = leg
+
+    def _set_claim(self, rid: str, claim: ClaimRecord) -> None:
+        claim = claim._replace(epoch=self.at.epoch, sequence=self.at.sequence + 1)
+        self.claims[rid] = self._touched_claim = claim
+
+    def _restore_claim(self, rid: str, claim: ClaimRecord) -> None:
+        self.claims[rid] = claim
+        if claim.settled:
+            self.open_until.pop(rid, None)
+        else:
+            self.open_until[rid] = self.time_ms + RESOLVE_AFTER_MS
+
+    def _emit(self, subject: str, supply: EventType | None = None, note: str = "") -> bool:
+        """Record what was touched as one event; False when nothing was."""
+        claim, leg = self._touched_claim, self._touched_leg
+        if not (claim or leg or self._touched_positions):
+            return False
+        if claim:
+            kind = _CLAIM_EVENT[State(claim.state)]
+            # Expiring a leg in between may have taken the number the claim was given.
+            claim = claim._replace(epoch=self.at.epoch, sequence=self.at.sequence + 1)
+            self.claims[subject] = claim
+        elif leg:
+            kind = _LEG_EVENT[State(leg.state)]
+        else:
+            assert supply is not None
+            kind = supply
+        images = tuple(PositionImage(*key, self.positions[key]) for key in self._touched_positions)
+        self._append(Event(kind, self.time_ms, subject, note, claim, leg, images))
+        self._touched_positions, self._touched_leg, self._touched_claim = {}, (), ()
+        return True
+
+    def _append(self, event: Event) -> None:
+        self.at = Position(self.at.epoch, self.at.sequence + 1)
+        self.events.append((self.at, event))
+
+    def _reply(
+        self,
+        outcome: Outcome,
+        rid: str,
+        shortfalls: tuple[Shortfall, ...] = (),
+        contended: int = 0,
+    ) -> StepReply:
+        claim = self.claims.get(rid)
+        return StepReply(
+            outcome,
+            *self.at,
+            self.time_ms,
+            claim.state if claim else 0,
+            claim or (),
+            shortfalls,
+            contended,
+        )
+
+    def _leg_reply(self, outcome: Outcome, leg: LegRecord) -> StepReply:
+        return StepReply(outcome, *self.at, self.time_ms, leg.state)
+
+    def _supply_reply(self, outcome: Outcome, key: PositionKey) -> SupplyReply:
+        row = self.positions.get(key, StockPosition())
+        left = ats(row.on_hand, row.committed, row.held, row.safety_stock)
+        return SupplyReply(outcome, row.on_hand, left, *self.at)
+
+
+def _due(record: ClaimRecord | LegRecord, time_ms: int) -> bool:
+    """Expired by the clock, whether or not it was swept. Pinned records no longer expire."""
+    return record.state in (State.PENDING, State.HELD) and time_ms >= record.expire_ms
+
+
+def _meet_leg(leg: LegRecord, step: CreateStep) -> Outcome | None:
+    """What an existing leg says to a create step; None when it makes way."""
+    if leg.attempt == step.attempt and leg.state != State.ABORTED:
+        if leg.plan_hash != step.plan_hash:
+            return Outcome.OTHER_PLAN
+        alive = leg.state in OPEN or leg.state == State.CONFIRMED
+        return Outcome.REPEATED if alive else Outcome.RESOLVED
+    if leg.attempt >= step.attempt:
+        return Outcome.RESOLVED
+    if leg.state in OPEN or leg.state == State.CONFIRMED:
+        return Outcome.OTHER_PLAN
+    return None
+
+
+def _leg_may_move(source: State, target: State) -> bool:
+    """Legs follow decisions already taken at home, so they may skip the states in between."""
+    if source in OPEN:
+        return target is not State.PENDING and (target is not State.HELD or source is State.PINNED)
+    return source is State.CONFIRMED and target is State.CANCELLED
+
+
+def _moved(row: StockPosition, source: int, target: State, quantity: int) -> StockPosition:
+    """Counters of a position whose units move from ``source`` to ``target``."""
+    if source in OPEN and target in OPEN:
+        return row
+    if source in OPEN:
+        row = row._replace(held=row.held - quantity)
+        if target in (State.CONFIRMED, State.CANCELLED):
+            row = row._replace(
+                committed=row.committed + quantity, confirmed_total=row.confirmed_total + quantity
+            )
+        source = State.CONFIRMED
+    if target is State.CANCELLED:
+        row = row._replace(
+            committed=row.committed - quantity, cancelled_total=row.cancelled_total + quantity
+        )
+    return row
