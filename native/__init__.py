@@ -1,0 +1,1 @@
+"""Compiled twins of the specifications in ``promise_svc.domain``; entered through hotpath only."""
