@@ -1,8 +1,7 @@
 """The network's documents, and the immutable snapshot that every promise is computed from.
 
-Documents come from the order store and are checked by ``network_validation`` before they get
-there. Instants are ms since 1970, costs are micro units of a currency (1,000,000 = one unit),
-wall times are local to the node that carries them.
+Documents are checked by ``network_validation`` before they reach the order store. Costs are
+millionths of the network's one currency, wall times are local to the node that carries them.
 """
 
 from __future__ import annotations
@@ -14,42 +13,18 @@ from enum import StrEnum
 
 from promise_svc.domain.geography import LatitudeIndex
 
-HANDLING_DAYS_MAX = 30
-"""Most business days of handling at a node."""
-
-TRANSIT_DAYS_MAX = 120
-"""Most carrier business days of transit on a lane."""
-
-PICKUP_PREPARATION_MINUTES_MAX = 7 * 24 * 60
-"""Longest preparation of a pickup order."""
-
-WEIGHT_GRAMS_MAX = 10_000_000
-"""Heaviest item, ten tonnes."""
-
-COST_MICROS_MAX = 10**12
-"""Dearest base or per-kilogram cost, one million currency units."""
-
-EXCEPTION_DATES_MAX = 4_000
-"""Most dated exceptions of one calendar: ten years of them, all days."""
-
-GROUP_NODES_MAX = 10_000
-"""Most nodes of one group."""
-
-END_OF_DAY = time(23, 59, 59)
-"""The cutoff where none is set: an order counts for the business day it is placed on."""
-
 
 class NodeType(StrEnum):
-    """What a node is. The type alone changes no rule; methods and lanes do."""
+    """What kind of place a node is. Changes no rule: methods and lanes say what it can do."""
 
     STORE = "STORE"
-    DC = "DC"
+    DISTRIBUTION_CENTER = "DISTRIBUTION_CENTER"
     VENDOR = "VENDOR"
-    THIRD_PARTY = "THIRD_PARTY"
+    THIRD_PARTY_LOGISTICS = "THIRD_PARTY_LOGISTICS"
 
 
 class NodeStatus(StrEnum):
-    """Whether the node may be sold from. An OFF node contributes nothing to any answer."""
+    """Whether a node takes new orders. An OFF node contributes 0 to every answer."""
 
     ON = "ON"
     OFF = "OFF"
@@ -70,11 +45,26 @@ PICKUP_METHODS = frozenset({FulfillmentMethod.PICKUP_IN_STORE, FulfillmentMethod
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeMethod:
+    """How a node offers one fulfillment method."""
+
+    fulfillment_method: FulfillmentMethod
+    cutoff_time: time
+    """An order at or before it is processed that business day, a later one the next."""
+    handling_business_days: int = 0
+    """Business days of the node after the day of processing, 0..60; 0 where a duration is set."""
+    handling_minutes: int | None = None
+    """Handling by the clock instead, 0..1440, from the order or from ``opening_time``."""
+    opening_time: time = time(0)
+    """From then on goods are handed over or prepared on a business day."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """A place that holds stock and can ship it or hand it over."""
 
-    id: str
-    type: NodeType
+    node_id: str
+    node_type: NodeType
     time_zone: str
     """IANA name; all wall times of the node are in it."""
     calendar_id: str
@@ -83,63 +73,55 @@ class Node:
     """Degrees, -90..90."""
     longitude: float
     """Degrees, -180..180."""
-    name: str = ""
-    country: str = ""
+    country: str
     """ISO 3166-1 alpha-2, upper case."""
     postal_code: str = ""
     region: str = ""
-    enabled_methods: frozenset[FulfillmentMethod] = frozenset()
-    cutoff_times: Mapping[FulfillmentMethod, time] = field(default_factory=dict)
-    """An order at or before it is processed that business day; END_OF_DAY where none is set."""
-    handling_days: int = 0
-    """Business days of the node from processing to leaving it, 0..30."""
-    pickup_preparation_minutes: int = 0
-    opening_time: time = time(0)
-    """Handing over starts, on each business day."""
-    closing_time: time = END_OF_DAY
-    """Handing over ends, inclusive; later than ``opening_time``."""
-    status: NodeStatus = NodeStatus.ON
+    name: str = ""
+    methods: tuple[NodeMethod, ...] = ()
+    """Each method at most once; without any the node holds stock and sells none."""
+    node_status: NodeStatus = NodeStatus.ON
 
-    def enabled(self, method: FulfillmentMethod) -> bool:
-        """Whether the node offers ``method``, switched on or not."""
-        return method in self.enabled_methods
-
-    def cutoff_time(self, method: FulfillmentMethod) -> time:
-        """The cutoff of ``method``, local wall time."""
-        return self.cutoff_times.get(method, END_OF_DAY)
+    def method(self, fulfillment_method: FulfillmentMethod) -> NodeMethod | None:
+        """How the node offers the method, switched on or not; None when it does not."""
+        for offered in self.methods:
+            if offered.fulfillment_method is fulfillment_method:
+                return offered
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeGroup:
     """A named set of nodes. Groups may overlap; stock is never pooled twice."""
 
-    id: str
+    node_group_id: str
     node_ids: tuple[str, ...]
     name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One SKU as the promise needs it."""
+    """What promising needs to know of a SKU."""
 
     sku: str
     name: str = ""
     weight_grams: int = 0
+    """Of one base unit, 0..10,000,000."""
     shard_key: str = ""
-    """Decides the SKU's shard; empty for the SKU itself. Must not change once the SKU has stock."""
+    """Decides the SKU's shard; empty for the SKU itself. Fixed once the SKU exists."""
     handling_class: str = ""
-    """Free label; kept, not read by any rule yet."""
+    """Stored; no rule reads it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calendar:
-    """Which days are business days: weekly, with dated exceptions that win over the week."""
+    """Which days are business days: by the week, with dated exceptions that win over it."""
 
-    id: str
-    working_weekdays: frozenset[int]
+    calendar_id: str
+    working_days: frozenset[int]
     """ISO weekdays, 1 (Monday)..7."""
-    open_dates: frozenset[date] = frozenset()
-    closed_dates: frozenset[date] = frozenset()
+    exceptions: Mapping[date, bool] = field(default_factory=dict)
+    """True makes the date a business day, False a day off."""
     name: str = ""
 
 
@@ -147,40 +129,40 @@ class Calendar:
 class CarrierService:
     """One service of one carrier."""
 
-    id: str
+    carrier_service: str
     calendar_id: str
     """Days on which the carrier collects, moves and delivers."""
     currency_code: str
-    """ISO 4217, upper case."""
+    """ISO 4217, upper case; the same for all services of the network."""
     name: str = ""
-    pickup_time: time | None = None
-    """Last collection at a node, the node's wall time; None when collection follows the node."""
-    cost_base_micros: int = 0
-    """Cost of one shipment."""
-    cost_per_kg_micros: int = 0
-    """Cost of each kilogram, pro rata."""
+    base_cost_micros: int = 0
+    """Cost of a shipment."""
+    cost_per_kilogram_micros: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
-    """Origin, destination zone and carrier service: the key of transit time.
+    """Origin, destination zone and carrier service: the key of transit time."""
 
-    Exactly one of ``origin_node_id`` and ``origin_node_group_id`` is set.
-    """
+    carrier_service: str
+    country: str
+    transit_business_days_min: int
+    """Business days of the carrier from leaving the node to the shopper, 0..60."""
+    transit_business_days_max: int
+    postal_prefix: str = ""
+    """Start of the destination's postal code; empty for the whole country."""
+    node_id: str = ""
+    """Origin; exactly one of this and ``node_group_id`` is set."""
+    node_group_id: str = ""
+    base_cost_micros: int | None = None
+    """Wins over the service's; None keeps that."""
 
-    id: str
-    carrier_service_id: str
-    destination_country: str
-    transit_days_min: int
-    """Business days of the carrier, from leaving the node to the shopper."""
-    transit_days_max: int
-    destination_postal_prefix: str = ""
-    """Start of the normalized postal code; empty for the whole country."""
-    origin_node_id: str = ""
-    origin_node_group_id: str = ""
-    cost_base_micros: int | None = None
-    """Overrides the service's; None keeps it."""
-    cost_per_kg_micros: int | None = None
+    @property
+    def lane_id(self) -> str:
+        """Its name in the order store: origin, zone and service. ``>`` is in no id."""
+        origin = f"node:{self.node_id}" if self.node_id else f"group:{self.node_group_id}"
+        zone = f"{self.country}:{normalized_postal_code(self.postal_prefix)}"
+        return f"{origin}>{zone}>{self.carrier_service}"
 
 
 Document = Node | NodeGroup | Item | Calendar | CarrierService | Lane
@@ -203,15 +185,19 @@ def normalized_postal_code(postal_code: str) -> str:
     return "".join(filter(str.isalnum, postal_code)).upper()
 
 
+_ZoneKey = tuple[str, str, str]
+"""Origin id, country, normalized postal prefix."""
+
+
 @dataclass(frozen=True, slots=True)
 class NetworkSnapshot:
-    """One version of the network with its indices. Never changed: edits make a new one."""
+    """One version of the network with its indices. Never changed: an edit makes a new one."""
 
     version: int
     documents: NetworkDocuments
-    _node_group_ids: Mapping[str, tuple[str, ...]]
-    _lanes: Mapping[tuple[str, str, str], tuple[Lane, ...]]
-    """By origin, country and prefix; groups' origins carry a leading NUL, which no id has."""
+    _group_ids: Mapping[str, tuple[str, ...]]
+    _node_lanes: Mapping[_ZoneKey, tuple[Lane, ...]]
+    _group_lanes: Mapping[_ZoneKey, tuple[Lane, ...]]
     _places: LatitudeIndex
 
     def node(self, node_id: str) -> Node | None:
@@ -223,16 +209,22 @@ class NetworkSnapshot:
         return self.documents.node_groups.get(node_group_id)
 
     def item(self, sku: str) -> Item | None:
-        """The item, or None. Stock may exist for a SKU without an item document."""
+        """The item, or None. A feed may have stock of a SKU without an item."""
         return self.documents.items.get(sku)
 
     def calendar(self, calendar_id: str) -> Calendar | None:
         """The calendar, or None."""
         return self.documents.calendars.get(calendar_id)
 
-    def carrier_service(self, carrier_service_id: str) -> CarrierService | None:
+    def carrier_service(self, carrier_service: str) -> CarrierService | None:
         """The carrier service, or None."""
-        return self.documents.carrier_services.get(carrier_service_id)
+        return self.documents.carrier_services.get(carrier_service)
+
+    @property
+    def currency_code(self) -> str:
+        """The network's one currency; empty without carrier services."""
+        services = self.documents.carrier_services.values()
+        return min((service.currency_code for service in services), default="")
 
     def shard_key(self, sku: str) -> str:
         """What the SKU's shard is the hash of: the item's ``shard_key``, else the SKU."""
@@ -242,24 +234,24 @@ class NetworkSnapshot:
     def switched_on(self, node_id: str) -> bool:
         """Whether the node is known and may be sold from."""
         node = self.documents.nodes.get(node_id)
-        return node is not None and node.status is NodeStatus.ON
+        return node is not None and node.node_status is NodeStatus.ON
 
     def lanes(self, node_id: str, country: str, postal_code: str) -> list[Lane]:
-        """At most one lane a carrier service, by service id.
+        """At most one lane a carrier service, by service: the node's own before its groups', then
+        the longest prefix, then the smallest group id.
 
-        The longest postal prefix wins; at equal length the node's own lane before its groups',
-        then the smaller lane id. Cost: (groups + 1) x (postal code length + 1) look-ups.
+        Cost: (groups + 1) x (length of the postal code + 1) look-ups.
         """
         postal = normalized_postal_code(postal_code)
-        origins = (node_id, *("\0" + g for g in self._node_group_ids.get(node_id, ())))
         chosen: dict[str, Lane] = {}
-        for length in range(len(postal), -1, -1):
-            for own in (True, False):
-                layer = origins[:1] if own else origins[1:]
-                keys = ((origin, country, postal[:length]) for origin in layer)
-                found = (lane for key in keys for lane in self._lanes.get(key, ()))
-                for lane in sorted(found, key=lambda lane: lane.id):
-                    chosen.setdefault(lane.carrier_service_id, lane)
+        for index, origins in (
+            (self._node_lanes, (node_id,)),
+            (self._group_lanes, self._group_ids.get(node_id, ())),
+        ):
+            for length in range(len(postal), -1, -1):
+                for origin in origins:
+                    for lane in index.get((origin, country, postal[:length]), ()):
+                        chosen.setdefault(lane.carrier_service, lane)
         return [chosen[service] for service in sorted(chosen)]
 
     def nodes_within(
@@ -274,27 +266,28 @@ class NetworkSnapshot:
 
 def build_snapshot(version: int, documents: NetworkDocuments) -> NetworkSnapshot:
     """Index ``documents``. Cost: linear, plus sorting the nodes by latitude."""
+    lanes = documents.lanes.values()
     return NetworkSnapshot(
         version,
         documents,
         _group_ids_by_node(documents.node_groups.values()),
-        _lanes_by_zone(documents.lanes.values()),
-        LatitudeIndex((n.latitude, n.longitude, n.id) for n in documents.nodes.values()),
+        _lanes_by_zone((lane.node_id, lane) for lane in lanes if lane.node_id),
+        _lanes_by_zone((lane.node_group_id, lane) for lane in lanes if lane.node_group_id),
+        LatitudeIndex((n.latitude, n.longitude, n.node_id) for n in documents.nodes.values()),
     )
 
 
 def _group_ids_by_node(groups: Iterable[NodeGroup]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, list[str]] = {}
+    found: dict[str, set[str]] = {}
     for group in groups:
         for node_id in group.node_ids:
-            found.setdefault(node_id, []).append(group.id)
-    return {node_id: tuple(sorted(set(ids))) for node_id, ids in found.items()}
+            found.setdefault(node_id, set()).add(group.node_group_id)
+    return {node_id: tuple(sorted(ids)) for node_id, ids in found.items()}
 
 
-def _lanes_by_zone(lanes: Iterable[Lane]) -> dict[tuple[str, str, str], tuple[Lane, ...]]:
-    found: dict[tuple[str, str, str], list[Lane]] = {}
-    for lane in lanes:
-        origin = lane.origin_node_id or "\0" + lane.origin_node_group_id
-        prefix = normalized_postal_code(lane.destination_postal_prefix)
-        found.setdefault((origin, lane.destination_country, prefix), []).append(lane)
+def _lanes_by_zone(lanes: Iterable[tuple[str, Lane]]) -> dict[_ZoneKey, tuple[Lane, ...]]:
+    found: dict[_ZoneKey, list[Lane]] = {}
+    for origin, lane in lanes:
+        prefix = normalized_postal_code(lane.postal_prefix)
+        found.setdefault((origin, lane.country, prefix), []).append(lane)
     return {key: tuple(value) for key, value in found.items()}
