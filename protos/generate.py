@@ -15,8 +15,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import grpc_tools
-
 PROTO_ROOT = Path(__file__).resolve().parent
 PACKAGE = Path("promise_svc/v1")
 TARGET = PROTO_ROOT.parent / PACKAGE
@@ -25,11 +23,10 @@ INIT = '"""Generated from protos/ by protos/generate.py; never edited by hand.""
 
 def generate(output: Path) -> None:
     """Write the whole package below ``output``; raises CalledProcessError when a proto is wrong."""
-    well_known = Path(grpc_tools.__file__).parent / "_proto"
     sources = sorted(path.relative_to(PROTO_ROOT) for path in PROTO_ROOT.glob(f"{PACKAGE}/*.proto"))
     # protoc finds its plugins on PATH; those of this interpreter must win.
     search_path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"-I{well_known}"]
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-I."]
     command += [f"--{kind}_out=quiet:{output}" for kind in ("mypy", "mypy_grpc")]
     command += [f"--{kind}_out={output}" for kind in ("python", "grpc_python")]
     command += [str(source) for source in sources]

@@ -48,9 +48,9 @@ class AdminServiceServicer:
 
     def Verify(self, request, context):
         """Proves, or refutes, that the books balance: in each shard `held` equals the sum of held legs,
-        `committed` the sum of confirmed and unfulfilled lines, nothing is oversold; and the order store
-        tells the same after allowing for what is still on its way. Changes nothing; reads everything,
-        so its cost grows with the positions and reservations checked. Retry at will.
+        `committed` the sum of confirmed and unfulfilled lines, nothing is oversold; and the order
+        store tells the same after allowing for what is still on its way. Changes nothing; reads
+        everything, so its cost grows with the positions and reservations checked. Retry at will.
 
         Errors: INVALID_ARGUMENT, UNAVAILABLE (a shard or the order store is away: no verdict).
         """

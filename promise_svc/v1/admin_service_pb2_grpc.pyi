@@ -35,9 +35,9 @@ class AdminServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
     Verify: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.VerifyRequest, _admin_service_pb2.VerifyResponse]
     """Proves, or refutes, that the books balance: in each shard `held` equals the sum of held legs,
-    `committed` the sum of confirmed and unfulfilled lines, nothing is oversold; and the order store
-    tells the same after allowing for what is still on its way. Changes nothing; reads everything,
-    so its cost grows with the positions and reservations checked. Retry at will.
+    `committed` the sum of confirmed and unfulfilled lines, nothing is oversold; and the order
+    store tells the same after allowing for what is still on its way. Changes nothing; reads
+    everything, so its cost grows with the positions and reservations checked. Retry at will.
 
     Errors: INVALID_ARGUMENT, UNAVAILABLE (a shard or the order store is away: no verdict).
     """
@@ -49,9 +49,9 @@ class AdminServiceAsyncStub(AdminServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Verify: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.VerifyRequest, _admin_service_pb2.VerifyResponse]  # type: ignore[assignment]
     """Proves, or refutes, that the books balance: in each shard `held` equals the sum of held legs,
-    `committed` the sum of confirmed and unfulfilled lines, nothing is oversold; and the order store
-    tells the same after allowing for what is still on its way. Changes nothing; reads everything,
-    so its cost grows with the positions and reservations checked. Retry at will.
+    `committed` the sum of confirmed and unfulfilled lines, nothing is oversold; and the order
+    store tells the same after allowing for what is still on its way. Changes nothing; reads
+    everything, so its cost grows with the positions and reservations checked. Retry at will.
 
     Errors: INVALID_ARGUMENT, UNAVAILABLE (a shard or the order store is away: no verdict).
     """
@@ -66,9 +66,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.VerifyResponse, _abc.Awaitable[_admin_service_pb2.VerifyResponse]]:
         """Proves, or refutes, that the books balance: in each shard `held` equals the sum of held legs,
-        `committed` the sum of confirmed and unfulfilled lines, nothing is oversold; and the order store
-        tells the same after allowing for what is still on its way. Changes nothing; reads everything,
-        so its cost grows with the positions and reservations checked. Retry at will.
+        `committed` the sum of confirmed and unfulfilled lines, nothing is oversold; and the order
+        store tells the same after allowing for what is still on its way. Changes nothing; reads
+        everything, so its cost grows with the positions and reservations checked. Retry at will.
 
         Errors: INVALID_ARGUMENT, UNAVAILABLE (a shard or the order store is away: no verdict).
         """

@@ -118,8 +118,8 @@ class QueryAvailabilityRequest(_message.Message):
     """How much to tell. Optional; UNSPECIFIED means TOTAL."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AvailabilityQuery]:
-        """What to look up, 1 to 1,000 entries. The answer has one entry for each, in the same order.
-        All scopes together may name or contain at most 50,000 nodes where `view` lists nodes.
+        """What to look up, 1 to 1,000 entries. The answer has one entry for each, in the same order. All
+        scopes together may name or contain at most 50,000 nodes where `view` lists nodes.
         """
 
     @_builtins.property
@@ -345,6 +345,7 @@ class AvailabilityBreakdown(_message.Message):
     """Units withheld from sale by rule."""
     shortage: _builtins.int
     """How far demand exceeds supply after a correction: max(0, committed + reserved + safety_stock
+
     - on_hand).
     """
     node_status: _types_pb2.NodeStatus.ValueType

@@ -26,19 +26,17 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from promise_svc.v1 import reservation_service_pb2 as promise__svc_dot_v1_dot_reservation__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bpromise_svc/v1/events.proto\x12\x0epromise_svc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(promise_svc/v1/reservation_service.proto\"\xa5\x02\n\x05\x45vent\x12\x10\n\x08shard_id\x18\x01 \x01(\x05\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12.\n\nevent_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\repoch_started\x18\x05 \x01(\x0b\x32\x1c.promise_svc.v1.EpochStartedH\x00\x12=\n\x11reservation_moved\x18\x06 \x01(\x0b\x32 .promise_svc.v1.ReservationMovedH\x00\x12;\n\x10position_changed\x18\x07 \x01(\x0b\x32\x1f.promise_svc.v1.PositionChangedH\x00\x42\x06\n\x04\x66\x61\x63t\"A\n\x0c\x45pochStarted\x12\x16\n\x0eprevious_epoch\x18\x01 \x01(\x03\x12\x19\n\x11previous_sequence\x18\x02 \x01(\x03\"D\n\x10ReservationMoved\x12\x30\n\x0breservation\x18\x01 \x01(\x0b\x32\x1b.promise_svc.v1.Reservation\"\x87\x01\n\x0fPositionChanged\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0e\n\x06\x62ucket\x18\x03 \x01(\t\x12\x0f\n\x07on_hand\x18\x04 \x01(\x03\x12\x11\n\tcommitted\x18\x05 \x01(\x03\x12\x0c\n\x04held\x18\x06 \x01(\x03\x12\x14\n\x0csafety_stock\x18\x07 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bpromise_svc/v1/events.proto\x12\x0epromise_svc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(promise_svc/v1/reservation_service.proto\"\xb0\x02\n\x05\x45vent\x12\x10\n\x08shard_id\x18\x01 \x01(\x05\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12.\n\nevent_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\nevent_type\x18\x05 \x01(\x0e\x32\x19.promise_svc.v1.EventType\x12\x30\n\x0breservation\x18\x06 \x01(\x0b\x32\x1b.promise_svc.v1.Reservation\x12\x30\n\tpositions\x18\x07 \x03(\x0b\x32\x1d.promise_svc.v1.PositionImage\x12\x16\n\x0eprevious_epoch\x18\x08 \x01(\x03\x12\x19\n\x11previous_sequence\x18\t \x01(\x03\"\x85\x01\n\rPositionImage\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0e\n\x06\x62ucket\x18\x03 \x01(\t\x12\x0f\n\x07on_hand\x18\x04 \x01(\x03\x12\x11\n\tcommitted\x18\x05 \x01(\x03\x12\x0c\n\x04held\x18\x06 \x01(\x03\x12\x14\n\x0csafety_stock\x18\x07 \x01(\x03*\xd2\x02\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45VENT_TYPE_EPOCH_STARTED\x10\x01\x12\x1c\n\x18\x45VENT_TYPE_SUPPLY_SYNCED\x10\x02\x12\x1e\n\x1a\x45VENT_TYPE_SUPPLY_ADJUSTED\x10\x03\x12\x17\n\x13\x45VENT_TYPE_INTERNAL\x10\x04\x12\x1f\n\x1b\x45VENT_TYPE_RESERVATION_HELD\x10\x0b\x12$\n EVENT_TYPE_RESERVATION_CONFIRMED\x10\r\x12#\n\x1f\x45VENT_TYPE_RESERVATION_RELEASED\x10\x0e\x12$\n EVENT_TYPE_RESERVATION_CANCELLED\x10\x0f\x12\"\n\x1e\x45VENT_TYPE_RESERVATION_EXPIRED\x10\x10\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'promise_svc.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_EVENTTYPE']._serialized_start=566
+  _globals['_EVENTTYPE']._serialized_end=904
   _globals['_EVENT']._serialized_start=123
-  _globals['_EVENT']._serialized_end=416
-  _globals['_EPOCHSTARTED']._serialized_start=418
-  _globals['_EPOCHSTARTED']._serialized_end=483
-  _globals['_RESERVATIONMOVED']._serialized_start=485
-  _globals['_RESERVATIONMOVED']._serialized_end=553
-  _globals['_POSITIONCHANGED']._serialized_start=556
-  _globals['_POSITIONCHANGED']._serialized_end=691
+  _globals['_EVENT']._serialized_end=427
+  _globals['_POSITIONIMAGE']._serialized_start=430
+  _globals['_POSITIONIMAGE']._serialized_end=563
 # @@protoc_insertion_point(module_scope)

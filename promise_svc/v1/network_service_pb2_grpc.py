@@ -135,7 +135,8 @@ class NetworkServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpsertLanes(self, request, context):
-        """Creates or replaces lanes. Refuses UNKNOWN_NODE, UNKNOWN_NODE_GROUP and UNKNOWN_CARRIER_SERVICE.
+        """Creates or replaces lanes. Refuses UNKNOWN_NODE, UNKNOWN_NODE_GROUP and
+        UNKNOWN_CARRIER_SERVICE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

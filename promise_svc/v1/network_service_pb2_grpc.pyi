@@ -54,7 +54,9 @@ class NetworkServiceStub:
     UpsertCarrierServices: _grpc.UnaryUnaryMultiCallable[_network_service_pb2.UpsertCarrierServicesRequest, _network_service_pb2.UpsertCarrierServicesResponse]
     """Creates or replaces carrier services. Refuses UNKNOWN_CALENDAR and CURRENCY_MISMATCH."""
     UpsertLanes: _grpc.UnaryUnaryMultiCallable[_network_service_pb2.UpsertLanesRequest, _network_service_pb2.UpsertLanesResponse]
-    """Creates or replaces lanes. Refuses UNKNOWN_NODE, UNKNOWN_NODE_GROUP and UNKNOWN_CARRIER_SERVICE."""
+    """Creates or replaces lanes. Refuses UNKNOWN_NODE, UNKNOWN_NODE_GROUP and
+    UNKNOWN_CARRIER_SERVICE.
+    """
     SetNodeStatus: _grpc.UnaryUnaryMultiCallable[_network_service_pb2.SetNodeStatusRequest, _network_service_pb2.SetNodeStatusResponse]
     """Switches a node ON or OFF. OFF holds on every shard before it is acknowledged: no reservation
     asked for later is held there. Idempotent; existing reservations stand.
@@ -90,7 +92,9 @@ class NetworkServiceAsyncStub(NetworkServiceStub):
     UpsertCarrierServices: _aio.UnaryUnaryMultiCallable[_network_service_pb2.UpsertCarrierServicesRequest, _network_service_pb2.UpsertCarrierServicesResponse]  # type: ignore[assignment]
     """Creates or replaces carrier services. Refuses UNKNOWN_CALENDAR and CURRENCY_MISMATCH."""
     UpsertLanes: _aio.UnaryUnaryMultiCallable[_network_service_pb2.UpsertLanesRequest, _network_service_pb2.UpsertLanesResponse]  # type: ignore[assignment]
-    """Creates or replaces lanes. Refuses UNKNOWN_NODE, UNKNOWN_NODE_GROUP and UNKNOWN_CARRIER_SERVICE."""
+    """Creates or replaces lanes. Refuses UNKNOWN_NODE, UNKNOWN_NODE_GROUP and
+    UNKNOWN_CARRIER_SERVICE.
+    """
     SetNodeStatus: _aio.UnaryUnaryMultiCallable[_network_service_pb2.SetNodeStatusRequest, _network_service_pb2.SetNodeStatusResponse]  # type: ignore[assignment]
     """Switches a node ON or OFF. OFF holds on every shard before it is acknowledged: no reservation
     asked for later is held there. Idempotent; existing reservations stand.
@@ -159,7 +163,9 @@ class NetworkServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _network_service_pb2.UpsertLanesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_network_service_pb2.UpsertLanesResponse, _abc.Awaitable[_network_service_pb2.UpsertLanesResponse]]:
-        """Creates or replaces lanes. Refuses UNKNOWN_NODE, UNKNOWN_NODE_GROUP and UNKNOWN_CARRIER_SERVICE."""
+        """Creates or replaces lanes. Refuses UNKNOWN_NODE, UNKNOWN_NODE_GROUP and
+        UNKNOWN_CARRIER_SERVICE.
+        """
 
     @_abc_1.abstractmethod
     def SetNodeStatus(

@@ -54,7 +54,7 @@ class PromiseServiceServicer:
         """Finds the best plans for a cart: which node ships which line, by which carrier service, with
         dates and cost.
 
-        Errors: INVALID_ARGUMENT (no line, more than 200, a malformed field), RESOURCE_EXHAUSTED,
+        Errors: INVALID_ARGUMENT (no line, more than 2,000, a malformed field), RESOURCE_EXHAUSTED,
         UNAVAILABLE (no network is loaded yet, or a strong read met a shard that does not serve).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -40,7 +40,7 @@ class PromiseServiceStub:
     """Finds the best plans for a cart: which node ships which line, by which carrier service, with
     dates and cost.
 
-    Errors: INVALID_ARGUMENT (no line, more than 200, a malformed field), RESOURCE_EXHAUSTED,
+    Errors: INVALID_ARGUMENT (no line, more than 2,000, a malformed field), RESOURCE_EXHAUSTED,
     UNAVAILABLE (no network is loaded yet, or a strong read met a shard that does not serve).
     """
 
@@ -56,7 +56,7 @@ class PromiseServiceAsyncStub(PromiseServiceStub):
     """Finds the best plans for a cart: which node ships which line, by which carrier service, with
     dates and cost.
 
-    Errors: INVALID_ARGUMENT (no line, more than 200, a malformed field), RESOURCE_EXHAUSTED,
+    Errors: INVALID_ARGUMENT (no line, more than 2,000, a malformed field), RESOURCE_EXHAUSTED,
     UNAVAILABLE (no network is loaded yet, or a strong read met a shard that does not serve).
     """
 
@@ -75,7 +75,7 @@ class PromiseServiceServicer(metaclass=_abc_1.ABCMeta):
         """Finds the best plans for a cart: which node ships which line, by which carrier service, with
         dates and cost.
 
-        Errors: INVALID_ARGUMENT (no line, more than 200, a malformed field), RESOURCE_EXHAUSTED,
+        Errors: INVALID_ARGUMENT (no line, more than 2,000, a malformed field), RESOURCE_EXHAUSTED,
         UNAVAILABLE (no network is loaded yet, or a strong read met a shard that does not serve).
         """
 

@@ -33,7 +33,7 @@ class _CreateReservationOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapp
     CREATE_RESERVATION_OUTCOME_HELD: _CreateReservationOutcome.ValueType  # 1
     """Held."""
     CREATE_RESERVATION_OUTCOME_UNKNOWN_SKU: _CreateReservationOutcome.ValueType  # 10
-    """The network has no item of this SKU."""
+    """Neither an item nor a position of this SKU is known."""
     CREATE_RESERVATION_OUTCOME_UNKNOWN_NODE: _CreateReservationOutcome.ValueType  # 20
     """The node named, or the pickup node, is not in the network."""
     CREATE_RESERVATION_OUTCOME_NODE_OFF: _CreateReservationOutcome.ValueType  # 30
@@ -45,13 +45,15 @@ class _CreateReservationOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapp
     CREATE_RESERVATION_OUTCOME_INSUFFICIENT_STOCK: _CreateReservationOutcome.ValueType  # 60
     """Too little can be sold; see `ats`."""
     CREATE_RESERVATION_OUTCOME_CONTENDED: _CreateReservationOutcome.ValueType  # 70
-    """There may be enough, but holds still being decided stood in the way. Try again with the same id."""
+    """There may be enough, but holds still being decided stood in the way. Try again with the same
+    id.
+    """
     CREATE_RESERVATION_OUTCOME_OTHER_LINE_REFUSED: _CreateReservationOutcome.ValueType  # 100
     """Nothing against this line; it is not held because another line was refused."""
 
 class CreateReservationOutcome(_CreateReservationOutcome, metaclass=_CreateReservationOutcomeEnumTypeWrapper):
-    """What happened to an attempt to hold, of one line or of all. Numbers are the precedence: if several
-    refusals apply, the lowest is told.
+    """What happened to an attempt to hold, of one line or of all. Numbers are the precedence: if
+    several refusals apply, the lowest is told.
     """
 
 CREATE_RESERVATION_OUTCOME_UNSPECIFIED: CreateReservationOutcome.ValueType  # 0
@@ -59,7 +61,7 @@ CREATE_RESERVATION_OUTCOME_UNSPECIFIED: CreateReservationOutcome.ValueType  # 0
 CREATE_RESERVATION_OUTCOME_HELD: CreateReservationOutcome.ValueType  # 1
 """Held."""
 CREATE_RESERVATION_OUTCOME_UNKNOWN_SKU: CreateReservationOutcome.ValueType  # 10
-"""The network has no item of this SKU."""
+"""Neither an item nor a position of this SKU is known."""
 CREATE_RESERVATION_OUTCOME_UNKNOWN_NODE: CreateReservationOutcome.ValueType  # 20
 """The node named, or the pickup node, is not in the network."""
 CREATE_RESERVATION_OUTCOME_NODE_OFF: CreateReservationOutcome.ValueType  # 30
@@ -71,7 +73,9 @@ CREATE_RESERVATION_OUTCOME_NO_LANE: CreateReservationOutcome.ValueType  # 50
 CREATE_RESERVATION_OUTCOME_INSUFFICIENT_STOCK: CreateReservationOutcome.ValueType  # 60
 """Too little can be sold; see `ats`."""
 CREATE_RESERVATION_OUTCOME_CONTENDED: CreateReservationOutcome.ValueType  # 70
-"""There may be enough, but holds still being decided stood in the way. Try again with the same id."""
+"""There may be enough, but holds still being decided stood in the way. Try again with the same
+id.
+"""
 CREATE_RESERVATION_OUTCOME_OTHER_LINE_REFUSED: CreateReservationOutcome.ValueType  # 100
 """Nothing against this line; it is not held because another line was refused."""
 Global___CreateReservationOutcome: _TypeAlias = CreateReservationOutcome  # noqa: Y015
@@ -90,22 +94,22 @@ class _TransitionOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tra
     """Released, by this call or an earlier one."""
     TRANSITION_OUTCOME_CANCELLED: _TransitionOutcome.ValueType  # 3
     """Cancelled, by this call or an earlier one."""
-    TRANSITION_OUTCOME_EXPIRED: _TransitionOutcome.ValueType  # 10
+    TRANSITION_OUTCOME_REVISION_MISMATCH: _TransitionOutcome.ValueType  # 10
+    """Its lines changed since the revision expected; told whatever its state."""
+    TRANSITION_OUTCOME_EXPIRED: _TransitionOutcome.ValueType  # 20
     """The hold ended by the clock before."""
-    TRANSITION_OUTCOME_ALREADY_RELEASED: _TransitionOutcome.ValueType  # 20
+    TRANSITION_OUTCOME_ALREADY_RELEASED: _TransitionOutcome.ValueType  # 30
     """It was released before."""
-    TRANSITION_OUTCOME_ALREADY_CANCELLED: _TransitionOutcome.ValueType  # 30
+    TRANSITION_OUTCOME_ALREADY_CANCELLED: _TransitionOutcome.ValueType  # 40
     """It was cancelled before."""
-    TRANSITION_OUTCOME_ALREADY_SUPERSEDED: _TransitionOutcome.ValueType  # 40
+    TRANSITION_OUTCOME_ALREADY_SUPERSEDED: _TransitionOutcome.ValueType  # 50
     """A later hold of the same owner replaced it."""
-    TRANSITION_OUTCOME_ALREADY_FULFILLED: _TransitionOutcome.ValueType  # 50
+    TRANSITION_OUTCOME_ALREADY_FULFILLED: _TransitionOutcome.ValueType  # 60
     """The goods left before."""
-    TRANSITION_OUTCOME_ALREADY_CONFIRMED: _TransitionOutcome.ValueType  # 60
+    TRANSITION_OUTCOME_ALREADY_CONFIRMED: _TransitionOutcome.ValueType  # 70
     """It was confirmed before, so it cannot be released; cancel it."""
-    TRANSITION_OUTCOME_NOT_CONFIRMED: _TransitionOutcome.ValueType  # 70
+    TRANSITION_OUTCOME_NOT_CONFIRMED: _TransitionOutcome.ValueType  # 80
     """It is only held, so it cannot be cancelled; release it."""
-    TRANSITION_OUTCOME_REVISION_MISMATCH: _TransitionOutcome.ValueType  # 80
-    """Its lines changed since the revision expected."""
 
 class TransitionOutcome(_TransitionOutcome, metaclass=_TransitionOutcomeEnumTypeWrapper):
     """What happened to an attempt to move a reservation to another state. Numbers are the precedence:
@@ -120,22 +124,22 @@ TRANSITION_OUTCOME_RELEASED: TransitionOutcome.ValueType  # 2
 """Released, by this call or an earlier one."""
 TRANSITION_OUTCOME_CANCELLED: TransitionOutcome.ValueType  # 3
 """Cancelled, by this call or an earlier one."""
-TRANSITION_OUTCOME_EXPIRED: TransitionOutcome.ValueType  # 10
+TRANSITION_OUTCOME_REVISION_MISMATCH: TransitionOutcome.ValueType  # 10
+"""Its lines changed since the revision expected; told whatever its state."""
+TRANSITION_OUTCOME_EXPIRED: TransitionOutcome.ValueType  # 20
 """The hold ended by the clock before."""
-TRANSITION_OUTCOME_ALREADY_RELEASED: TransitionOutcome.ValueType  # 20
+TRANSITION_OUTCOME_ALREADY_RELEASED: TransitionOutcome.ValueType  # 30
 """It was released before."""
-TRANSITION_OUTCOME_ALREADY_CANCELLED: TransitionOutcome.ValueType  # 30
+TRANSITION_OUTCOME_ALREADY_CANCELLED: TransitionOutcome.ValueType  # 40
 """It was cancelled before."""
-TRANSITION_OUTCOME_ALREADY_SUPERSEDED: TransitionOutcome.ValueType  # 40
+TRANSITION_OUTCOME_ALREADY_SUPERSEDED: TransitionOutcome.ValueType  # 50
 """A later hold of the same owner replaced it."""
-TRANSITION_OUTCOME_ALREADY_FULFILLED: TransitionOutcome.ValueType  # 50
+TRANSITION_OUTCOME_ALREADY_FULFILLED: TransitionOutcome.ValueType  # 60
 """The goods left before."""
-TRANSITION_OUTCOME_ALREADY_CONFIRMED: TransitionOutcome.ValueType  # 60
+TRANSITION_OUTCOME_ALREADY_CONFIRMED: TransitionOutcome.ValueType  # 70
 """It was confirmed before, so it cannot be released; cancel it."""
-TRANSITION_OUTCOME_NOT_CONFIRMED: TransitionOutcome.ValueType  # 70
+TRANSITION_OUTCOME_NOT_CONFIRMED: TransitionOutcome.ValueType  # 80
 """It is only held, so it cannot be cancelled; release it."""
-TRANSITION_OUTCOME_REVISION_MISMATCH: TransitionOutcome.ValueType  # 80
-"""Its lines changed since the revision expected."""
 Global___TransitionOutcome: _TypeAlias = TransitionOutcome  # noqa: Y015
 
 @_typing.final
@@ -182,7 +186,7 @@ class CreateReservationRequest(_message.Message):
 
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReservationRequestLine]:
-        """What to hold, 1 to 200 lines."""
+        """What to hold, 1 to 2,000 lines."""
 
     @_builtins.property
     def address(self) -> _types_pb2.Address:
@@ -267,8 +271,8 @@ class CreateReservationResponse(_message.Message):
     REPLAYED_FIELD_NUMBER: _builtins.int
     DURABILITY_MODE_FIELD_NUMBER: _builtins.int
     outcome: Global___CreateReservationOutcome.ValueType
-    """HELD, or the refusal with the lowest number among the lines. A replay answers HELD even when the
-    reservation moved on since: see its state.
+    """HELD, or the refusal with the lowest number among the lines. A replay answers HELD even when
+    the reservation moved on since: see its state.
     """
     replayed: _builtins.bool
     """True when an earlier call with this id had held it, and this one only tells."""
@@ -426,8 +430,8 @@ class ConfirmReservationResponse(_message.Message):
     REPLAYED_FIELD_NUMBER: _builtins.int
     DURABILITY_MODE_FIELD_NUMBER: _builtins.int
     outcome: Global___TransitionOutcome.ValueType
-    """CONFIRMED, or why not: EXPIRED, ALREADY_RELEASED, ALREADY_CANCELLED, ALREADY_SUPERSEDED,
-    ALREADY_FULFILLED, REVISION_MISMATCH.
+    """CONFIRMED, or why not: REVISION_MISMATCH, EXPIRED, ALREADY_RELEASED, ALREADY_CANCELLED,
+    ALREADY_SUPERSEDED, ALREADY_FULFILLED.
     """
     replayed: _builtins.bool
     """True when an earlier call had confirmed it."""
@@ -496,8 +500,8 @@ class ReleaseReservationResponse(_message.Message):
     REPLAYED_FIELD_NUMBER: _builtins.int
     DURABILITY_MODE_FIELD_NUMBER: _builtins.int
     outcome: Global___TransitionOutcome.ValueType
-    """RELEASED, or why not: EXPIRED, ALREADY_CONFIRMED, ALREADY_CANCELLED, ALREADY_SUPERSEDED,
-    ALREADY_FULFILLED, REVISION_MISMATCH.
+    """RELEASED, or why not: REVISION_MISMATCH, EXPIRED, ALREADY_CANCELLED, ALREADY_SUPERSEDED,
+    ALREADY_FULFILLED, ALREADY_CONFIRMED.
     """
     replayed: _builtins.bool
     """True when an earlier call had released it."""
@@ -566,8 +570,8 @@ class CancelReservationResponse(_message.Message):
     REPLAYED_FIELD_NUMBER: _builtins.int
     DURABILITY_MODE_FIELD_NUMBER: _builtins.int
     outcome: Global___TransitionOutcome.ValueType
-    """CANCELLED, or why not: EXPIRED, ALREADY_RELEASED, ALREADY_SUPERSEDED, ALREADY_FULFILLED,
-    NOT_CONFIRMED, REVISION_MISMATCH.
+    """CANCELLED, or why not: REVISION_MISMATCH, EXPIRED, ALREADY_RELEASED, ALREADY_SUPERSEDED,
+    ALREADY_FULFILLED, NOT_CONFIRMED.
     """
     replayed: _builtins.bool
     """True when an earlier call had cancelled it."""
@@ -654,7 +658,6 @@ class Reservation(_message.Message):
     ORDER_REFERENCE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
-    UPDATE_TIME_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.str
     """Its name, given by the caller."""
     owner_id: _builtins.str
@@ -685,10 +688,6 @@ class Reservation(_message.Message):
         before.
         """
 
-    @_builtins.property
-    def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When its state last changed, by the shard's clock; for EXPIRED the `expire_time`."""
-
     def __init__(
         self,
         *,
@@ -702,11 +701,10 @@ class Reservation(_message.Message):
         order_reference: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
-        update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "order_reference", b"order_reference", "owner_id", b"owner_id", "reservation_id", b"reservation_id", "revision", b"revision", "segment", b"segment", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "order_reference", b"order_reference", "owner_id", b"owner_id", "reservation_id", b"reservation_id", "revision", b"revision", "segment", b"segment", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

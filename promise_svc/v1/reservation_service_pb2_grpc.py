@@ -81,7 +81,7 @@ class ReservationServiceServicer:
         it never oversells.
 
         Idempotent by `reservation_id`. The same id with the same body gets the same answer if it was
-        held, also after a crash, within the idempotency window (24 hours unless configured); a refused
+        held, also after a crash, within the idempotency window (1 hour unless configured); a refused
         attempt may be asked again with the same id. The body is every field but `create_time` and
         `durability_mode`.
 

@@ -35,13 +35,11 @@ class _SupplyOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SupplyO
     SUPPLY_OUTCOME_IDEMPOTENCY_KEY_REUSED: _SupplyOutcome.ValueType  # 10
     """The key was used before with other rows (AdjustSupply only)."""
     SUPPLY_OUTCOME_UNKNOWN_SKU: _SupplyOutcome.ValueType  # 20
-    """The network has no item of this SKU."""
+    """Neither an item nor a position of this SKU is known."""
     SUPPLY_OUTCOME_UNKNOWN_NODE: _SupplyOutcome.ValueType  # 30
     """The network has no such node."""
     SUPPLY_OUTCOME_STALE_SEQUENCE: _SupplyOutcome.ValueType  # 40
-    """The position has other figures, from a report of this source with this number or a higher one
-    (SyncSupply only).
-    """
+    """The position took a report of this source with a higher number before (SyncSupply only)."""
     SUPPLY_OUTCOME_BELOW_ZERO: _SupplyOutcome.ValueType  # 50
     """The change would take more than is on hand (AdjustSupply only)."""
     SUPPLY_OUTCOME_QUANTITY_TOO_LARGE: _SupplyOutcome.ValueType  # 60
@@ -61,13 +59,11 @@ SUPPLY_OUTCOME_UNCHANGED: SupplyOutcome.ValueType  # 2
 SUPPLY_OUTCOME_IDEMPOTENCY_KEY_REUSED: SupplyOutcome.ValueType  # 10
 """The key was used before with other rows (AdjustSupply only)."""
 SUPPLY_OUTCOME_UNKNOWN_SKU: SupplyOutcome.ValueType  # 20
-"""The network has no item of this SKU."""
+"""Neither an item nor a position of this SKU is known."""
 SUPPLY_OUTCOME_UNKNOWN_NODE: SupplyOutcome.ValueType  # 30
 """The network has no such node."""
 SUPPLY_OUTCOME_STALE_SEQUENCE: SupplyOutcome.ValueType  # 40
-"""The position has other figures, from a report of this source with this number or a higher one
-(SyncSupply only).
-"""
+"""The position took a report of this source with a higher number before (SyncSupply only)."""
 SUPPLY_OUTCOME_BELOW_ZERO: SupplyOutcome.ValueType  # 50
 """The change would take more than is on hand (AdjustSupply only)."""
 SUPPLY_OUTCOME_QUANTITY_TOO_LARGE: SupplyOutcome.ValueType  # 60
@@ -86,8 +82,9 @@ class SyncSupplyRequest(_message.Message):
     source: _builtins.str
     """The feed that counts, such as `erp` or `wms-east`: an id. Required."""
     source_sequence: _builtins.int
-    """The feed's own number of this report, 1 or more, rising. Each position remembers the last one
-    applied from each source. Many calls may carry parts of one report under one number.
+    """The feed's own number of this report, 1 or more, rising. Each position remembers the source and
+    number of the last report it took; a lower number of that source is refused, another source
+    takes the position over. Many calls may carry parts of one report under one number.
     """
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___SupplyRow]:
@@ -124,7 +121,9 @@ class SupplyRow(_message.Message):
     node_id: _builtins.str
     """The node. Required."""
     bucket: _builtins.str
-    """Empty for stock here now; else the `supply_id` of supply not here yet, which ATS does not count."""
+    """Empty for stock here now; else the `supply_id` of supply not here yet, which ATS does not
+    count.
+    """
     on_hand: _builtins.int
     """Sellable units physically at the node, 0 to 2147483647. Damaged and quarantined units are the
     feed's to leave out.
@@ -295,6 +294,7 @@ class SupplyRowResult(_message.Message):
     """ATS after the row, for a sale to no segment."""
     shortage: _builtins.int
     """How far demand exceeds supply after the row: max(0, committed + reserved + safety_stock
+
     - on_hand).
     """
     replayed: _builtins.bool

@@ -67,8 +67,8 @@ class SupplyServiceServicer:
         Idempotent by `source` and `source_sequence`: send the same call again after OUTCOME_UNKNOWN or
         UNAVAILABLE; rows already applied answer UNCHANGED.
 
-        Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (some rows may have been applied; send
-        it again), OUTCOME_UNKNOWN (send it again).
+        Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (some rows may have been applied;
+        send it again), OUTCOME_UNKNOWN (send it again).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,9 +77,9 @@ class SupplyServiceServicer:
     def AdjustSupply(self, request, context):
         """Adds or takes units: a receipt, damage, a count correction, a sale made elsewhere.
 
-        Idempotent by `idempotency_key`: each row is applied at most once a key. A retry answers applied
-        rows as before, with `replayed`, and tries refused rows again. Same key with other rows:
-        each row answers IDEMPOTENCY_KEY_REUSED and nothing is applied.
+        Idempotent by `idempotency_key`: each row is applied at most once a key. A retry answers
+        applied rows as before, with `replayed`, and tries refused rows again. Same key with other
+        rows: each row answers IDEMPOTENCY_KEY_REUSED and nothing is applied.
 
         Errors as SyncSupply.
         """

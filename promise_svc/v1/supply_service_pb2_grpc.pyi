@@ -45,15 +45,15 @@ class SupplyServiceStub:
     Idempotent by `source` and `source_sequence`: send the same call again after OUTCOME_UNKNOWN or
     UNAVAILABLE; rows already applied answer UNCHANGED.
 
-    Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (some rows may have been applied; send
-    it again), OUTCOME_UNKNOWN (send it again).
+    Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (some rows may have been applied;
+    send it again), OUTCOME_UNKNOWN (send it again).
     """
     AdjustSupply: _grpc.UnaryUnaryMultiCallable[_supply_service_pb2.AdjustSupplyRequest, _supply_service_pb2.AdjustSupplyResponse]
     """Adds or takes units: a receipt, damage, a count correction, a sale made elsewhere.
 
-    Idempotent by `idempotency_key`: each row is applied at most once a key. A retry answers applied
-    rows as before, with `replayed`, and tries refused rows again. Same key with other rows:
-    each row answers IDEMPOTENCY_KEY_REUSED and nothing is applied.
+    Idempotent by `idempotency_key`: each row is applied at most once a key. A retry answers
+    applied rows as before, with `replayed`, and tries refused rows again. Same key with other
+    rows: each row answers IDEMPOTENCY_KEY_REUSED and nothing is applied.
 
     Errors as SyncSupply.
     """
@@ -75,15 +75,15 @@ class SupplyServiceAsyncStub(SupplyServiceStub):
     Idempotent by `source` and `source_sequence`: send the same call again after OUTCOME_UNKNOWN or
     UNAVAILABLE; rows already applied answer UNCHANGED.
 
-    Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (some rows may have been applied; send
-    it again), OUTCOME_UNKNOWN (send it again).
+    Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (some rows may have been applied;
+    send it again), OUTCOME_UNKNOWN (send it again).
     """
     AdjustSupply: _aio.UnaryUnaryMultiCallable[_supply_service_pb2.AdjustSupplyRequest, _supply_service_pb2.AdjustSupplyResponse]  # type: ignore[assignment]
     """Adds or takes units: a receipt, damage, a count correction, a sale made elsewhere.
 
-    Idempotent by `idempotency_key`: each row is applied at most once a key. A retry answers applied
-    rows as before, with `replayed`, and tries refused rows again. Same key with other rows:
-    each row answers IDEMPOTENCY_KEY_REUSED and nothing is applied.
+    Idempotent by `idempotency_key`: each row is applied at most once a key. A retry answers
+    applied rows as before, with `replayed`, and tries refused rows again. Same key with other
+    rows: each row answers IDEMPOTENCY_KEY_REUSED and nothing is applied.
 
     Errors as SyncSupply.
     """
@@ -108,8 +108,8 @@ class SupplyServiceServicer(metaclass=_abc_1.ABCMeta):
         Idempotent by `source` and `source_sequence`: send the same call again after OUTCOME_UNKNOWN or
         UNAVAILABLE; rows already applied answer UNCHANGED.
 
-        Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (some rows may have been applied; send
-        it again), OUTCOME_UNKNOWN (send it again).
+        Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (some rows may have been applied;
+        send it again), OUTCOME_UNKNOWN (send it again).
         """
 
     @_abc_1.abstractmethod
@@ -120,9 +120,9 @@ class SupplyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_supply_service_pb2.AdjustSupplyResponse, _abc.Awaitable[_supply_service_pb2.AdjustSupplyResponse]]:
         """Adds or takes units: a receipt, damage, a count correction, a sale made elsewhere.
 
-        Idempotent by `idempotency_key`: each row is applied at most once a key. A retry answers applied
-        rows as before, with `replayed`, and tries refused rows again. Same key with other rows:
-        each row answers IDEMPOTENCY_KEY_REUSED and nothing is applied.
+        Idempotent by `idempotency_key`: each row is applied at most once a key. A retry answers
+        applied rows as before, with `replayed`, and tries refused rows again. Same key with other
+        rows: each row answers IDEMPOTENCY_KEY_REUSED and nothing is applied.
 
         Errors as SyncSupply.
         """

@@ -228,10 +228,12 @@ class Address(_message.Message):
     country: _builtins.str
     """ISO 3166-1 alpha-2 country code in capitals, such as `US`. Required."""
     region: _builtins.str
-    """Subdivision within the country, such as `CA`; 0 to 8 bytes. Optional; not used to choose lanes."""
+    """Subdivision within the country, such as `CA`; at most 16 bytes. Optional; not used to choose
+    lanes.
+    """
     postal_code: _builtins.str
-    """Postal code as the country writes it, at most 16 bytes; case and spaces do not matter.
-    Required for a destination, optional where coordinates are given and enough.
+    """Postal code as the country writes it, at most 16 bytes; only letters and digits count, in any
+    case. Required for a destination, optional where coordinates are given and enough.
     """
     @_builtins.property
     def coordinates(self) -> Global___Coordinates:
@@ -321,8 +323,8 @@ class Consistency(_message.Message):
     STRONG_FIELD_NUMBER: _builtins.int
     strong: _builtins.bool
     """True: read every SKU of the call from the shard that decides it; exact to the instant, also
-    for expiry. Costs a round trip a shard. UNAVAILABLE when a shard cannot answer. False is
-    the same as leaving the bound out.
+    for expiry. Costs a round trip a shard. UNAVAILABLE when a shard cannot answer. False is the
+    same as leaving the bound out.
     """
     @_builtins.property
     def max_age(self) -> _duration_pb2.Duration:
@@ -358,8 +360,8 @@ class Freshness(_message.Message):
     DEGRADED_FIELD_NUMBER: _builtins.int
     DEGRADED_REASON_FIELD_NUMBER: _builtins.int
     degraded: _builtins.bool
-    """True when the answer is worse than what was asked for, or the copy it came from is known to
-    be behind.
+    """True when the answer is worse than what was asked for, or the copy it came from is known to be
+    behind.
     """
     degraded_reason: Global___DegradedReason.ValueType
     """Why it is degraded; UNSPECIFIED when it is not."""
