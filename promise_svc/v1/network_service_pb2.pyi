@@ -32,11 +32,11 @@ class _NodeTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodeType.Val
     """Refused."""
     NODE_TYPE_STORE: _NodeType.ValueType  # 1
     """A store where shoppers come."""
-    NODE_TYPE_DC: _NodeType.ValueType  # 2
+    NODE_TYPE_DISTRIBUTION_CENTER: _NodeType.ValueType  # 2
     """A distribution center."""
     NODE_TYPE_VENDOR: _NodeType.ValueType  # 3
     """A vendor that ships to the shopper itself (drop ship)."""
-    NODE_TYPE_THIRD_PARTY: _NodeType.ValueType  # 4
+    NODE_TYPE_THIRD_PARTY_LOGISTICS: _NodeType.ValueType  # 4
     """Another company's building, run for us (3PL)."""
 
 class NodeType(_NodeType, metaclass=_NodeTypeEnumTypeWrapper):
@@ -46,11 +46,11 @@ NODE_TYPE_UNSPECIFIED: NodeType.ValueType  # 0
 """Refused."""
 NODE_TYPE_STORE: NodeType.ValueType  # 1
 """A store where shoppers come."""
-NODE_TYPE_DC: NodeType.ValueType  # 2
+NODE_TYPE_DISTRIBUTION_CENTER: NodeType.ValueType  # 2
 """A distribution center."""
 NODE_TYPE_VENDOR: NodeType.ValueType  # 3
 """A vendor that ships to the shopper itself (drop ship)."""
-NODE_TYPE_THIRD_PARTY: NodeType.ValueType  # 4
+NODE_TYPE_THIRD_PARTY_LOGISTICS: NodeType.ValueType  # 4
 """Another company's building, run for us (3PL)."""
 Global___NodeType: _TypeAlias = NodeType  # noqa: Y015
 
@@ -628,10 +628,6 @@ class Node(_message.Message):
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     CALENDAR_ID_FIELD_NUMBER: _builtins.int
     METHODS_FIELD_NUMBER: _builtins.int
-    HANDLING_DAYS_FIELD_NUMBER: _builtins.int
-    PICKUP_PREPARATION_TIME_FIELD_NUMBER: _builtins.int
-    OPENING_TIME_FIELD_NUMBER: _builtins.int
-    CLOSING_TIME_FIELD_NUMBER: _builtins.int
     NODE_STATUS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """Its name. Required."""
@@ -642,11 +638,7 @@ class Node(_message.Message):
     time_zone: _builtins.str
     """IANA time zone its wall times are in, such as `America/Chicago`. Required."""
     calendar_id: _builtins.str
-    """The calendar of the days it handles orders on. Required."""
-    handling_days: _builtins.int
-    """Handling time of what is shipped: business days of the node from processing an order to its
-    leaving, 0 to 30. 0 leaves the day it is processed.
-    """
+    """The calendar of its business days. Required."""
     node_status: _types_pb2.NodeStatus.ValueType
     """Whether it takes new orders. Optional; UNSPECIFIED keeps what SetNodeStatus set, ON for a new
     node.
@@ -659,24 +651,6 @@ class Node(_message.Message):
     def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeMethod]:
         """The methods it offers, each at most once. May be empty: it then holds stock and sells none."""
 
-    @_builtins.property
-    def pickup_preparation_time(self) -> _duration_pb2.Duration:
-        """Handling time of what is collected: from processing an order to ready, counted while the node
-        is open; whole minutes, 0 to 7 days. Optional; left out means none.
-        """
-
-    @_builtins.property
-    def opening_time(self) -> Global___TimeOfDay:
-        """Local wall time at which handing over starts on each business day. Optional; left out means
-        00:00.
-        """
-
-    @_builtins.property
-    def closing_time(self) -> Global___TimeOfDay:
-        """Local wall time at which handing over ends, later than `opening_time`. Optional; left out means
-        the end of the day.
-        """
-
     def __init__(
         self,
         *,
@@ -687,15 +661,11 @@ class Node(_message.Message):
         time_zone: _builtins.str = ...,
         calendar_id: _builtins.str = ...,
         methods: _abc.Iterable[Global___NodeMethod] | None = ...,
-        handling_days: _builtins.int = ...,
-        pickup_preparation_time: _duration_pb2.Duration | None = ...,
-        opening_time: Global___TimeOfDay | None = ...,
-        closing_time: Global___TimeOfDay | None = ...,
         node_status: _types_pb2.NodeStatus.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "closing_time", b"closing_time", "opening_time", b"opening_time", "pickup_preparation_time", b"pickup_preparation_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "calendar_id", b"calendar_id", "closing_time", b"closing_time", "handling_days", b"handling_days", "methods", b"methods", "name", b"name", "node_id", b"node_id", "node_status", b"node_status", "node_type", b"node_type", "opening_time", b"opening_time", "pickup_preparation_time", b"pickup_preparation_time", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "calendar_id", b"calendar_id", "methods", b"methods", "name", b"name", "node_id", b"node_id", "node_status", b"node_status", "node_type", b"node_type", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -703,18 +673,37 @@ Global___Node: _TypeAlias = Node  # noqa: Y015
 
 @_typing.final
 class NodeMethod(_message.Message):
-    """A fulfillment method that a node offers."""
+    """How a node offers one fulfillment method."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FULFILLMENT_METHOD_FIELD_NUMBER: _builtins.int
     CUTOFF_TIME_FIELD_NUMBER: _builtins.int
+    HANDLING_BUSINESS_DAYS_FIELD_NUMBER: _builtins.int
+    HANDLING_DURATION_FIELD_NUMBER: _builtins.int
+    OPENING_TIME_FIELD_NUMBER: _builtins.int
     fulfillment_method: _types_pb2.FulfillmentMethod.ValueType
     """The method. Required."""
+    handling_business_days: _builtins.int
+    """Business days of the node after the day of processing, 0 to 60: 0 leaves the same day. For
+    pickup methods goods are ready at `opening_time` of that day, at once for 0.
+    """
     @_builtins.property
     def cutoff_time(self) -> Global___TimeOfDay:
-        """An order at or before this local wall time of the node is processed that business day, a later
-        one the next. Optional; left out means the end of the day.
+        """An order at or before this local wall time is processed that business day, a later one the
+        next. Required.
+        """
+
+    @_builtins.property
+    def handling_duration(self) -> _duration_pb2.Duration:
+        """Time from the order, or from `opening_time` for an order that came before it or is processed
+        the next business day: 0 to 24 hours. The pickup preparation of a store.
+        """
+
+    @_builtins.property
+    def opening_time(self) -> Global___TimeOfDay:
+        """Local wall time from which goods are handed over or prepared on a business day. Optional; left
+        out means 00:00.
         """
 
     def __init__(
@@ -722,12 +711,17 @@ class NodeMethod(_message.Message):
         *,
         fulfillment_method: _types_pb2.FulfillmentMethod.ValueType = ...,
         cutoff_time: Global___TimeOfDay | None = ...,
+        handling_business_days: _builtins.int = ...,
+        handling_duration: _duration_pb2.Duration | None = ...,
+        opening_time: Global___TimeOfDay | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cutoff_time", b"cutoff_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cutoff_time", b"cutoff_time", "handling_business_days", b"handling_business_days", "handling_duration", b"handling_duration", "handling_time", b"handling_time", "opening_time", b"opening_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cutoff_time", b"cutoff_time", "fulfillment_method", b"fulfillment_method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cutoff_time", b"cutoff_time", "fulfillment_method", b"fulfillment_method", "handling_business_days", b"handling_business_days", "handling_duration", b"handling_duration", "handling_time", b"handling_time", "opening_time", b"opening_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_handling_time: _TypeAlias = _typing.Literal["handling_business_days", "handling_duration"]  # noqa: Y015
+    _WhichOneofArgType_handling_time: _TypeAlias = _typing.Literal["handling_time", b"handling_time"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_handling_time) -> _WhichOneofReturnType_handling_time | None: ...
 
 Global___NodeMethod: _TypeAlias = NodeMethod  # noqa: Y015
 
@@ -839,93 +833,105 @@ class Calendar(_message.Message):
 
     CALENDAR_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
-    WORKING_WEEKDAYS_FIELD_NUMBER: _builtins.int
-    OPEN_DATES_FIELD_NUMBER: _builtins.int
-    CLOSED_DATES_FIELD_NUMBER: _builtins.int
+    WORKING_DAYS_FIELD_NUMBER: _builtins.int
+    EXCEPTIONS_FIELD_NUMBER: _builtins.int
     calendar_id: _builtins.str
     """Its name. Required."""
     name: _builtins.str
     """Its name for people: at most 128 bytes of UTF-8 without control characters. Optional."""
     @_builtins.property
-    def working_weekdays(self) -> _containers.RepeatedScalarFieldContainer[Global___DayOfWeek.ValueType]:
-        """The days of the week that are business days, each at most once. At least one."""
+    def working_days(self) -> _containers.RepeatedScalarFieldContainer[Global___DayOfWeek.ValueType]:
+        """The days of the week that are business days, each at most once. May be empty."""
 
     @_builtins.property
-    def open_dates(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Date]:
-        """Dates that are business days whatever the week says, local to whoever uses the calendar. At
-        most 4,000 together with `closed_dates`; no date may stand in both.
-        """
-
-    @_builtins.property
-    def closed_dates(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Date]:
-        """Dates that are not business days whatever the week says."""
+    def exceptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___CalendarException]:
+        """Dates that differ from the week, at most 2,000, each at most once."""
 
     def __init__(
         self,
         *,
         calendar_id: _builtins.str = ...,
         name: _builtins.str = ...,
-        working_weekdays: _abc.Iterable[Global___DayOfWeek.ValueType] | None = ...,
-        open_dates: _abc.Iterable[_types_pb2.Date] | None = ...,
-        closed_dates: _abc.Iterable[_types_pb2.Date] | None = ...,
+        working_days: _abc.Iterable[Global___DayOfWeek.ValueType] | None = ...,
+        exceptions: _abc.Iterable[Global___CalendarException] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calendar_id", b"calendar_id", "closed_dates", b"closed_dates", "name", b"name", "open_dates", b"open_dates", "working_weekdays", b"working_weekdays"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calendar_id", b"calendar_id", "exceptions", b"exceptions", "name", b"name", "working_days", b"working_days"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Calendar: _TypeAlias = Calendar  # noqa: Y015
 
 @_typing.final
-class CarrierService(_message.Message):
-    """One service of one carrier. A shipment costs a base plus so much for each kilogram, pro rata,
-    rounded up to a whole millionth; a lane may have its own figures for either.
-    """
+class CalendarException(_message.Message):
+    """A date that differs from its day of the week."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    CARRIER_SERVICE_ID_FIELD_NUMBER: _builtins.int
-    NAME_FIELD_NUMBER: _builtins.int
-    CALENDAR_ID_FIELD_NUMBER: _builtins.int
-    PICKUP_TIME_FIELD_NUMBER: _builtins.int
-    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
-    COST_BASE_MICROS_FIELD_NUMBER: _builtins.int
-    COST_PER_KG_MICROS_FIELD_NUMBER: _builtins.int
-    carrier_service_id: _builtins.str
-    """Its name, such as `ups-ground`. Required."""
-    name: _builtins.str
-    """Its name for people: at most 128 bytes of UTF-8 without control characters. Optional."""
-    calendar_id: _builtins.str
-    """The calendar of the days it collects, moves and delivers on. Required."""
-    currency_code: _builtins.str
-    """ISO 4217 code of its costs, in capitals. Required; the same for every carrier service of the
-    network.
-    """
-    cost_base_micros: _builtins.int
-    """Cost of a shipment in millionths of the currency unit, 0 to 10^12."""
-    cost_per_kg_micros: _builtins.int
-    """Cost of each kilogram in millionths of the currency unit, 0 to 10^12."""
+    DATE_FIELD_NUMBER: _builtins.int
+    WORKING_FIELD_NUMBER: _builtins.int
+    working: _builtins.bool
+    """True makes it a business day, false a day off."""
     @_builtins.property
-    def pickup_time(self) -> Global___TimeOfDay:
-        """Its last collection at a node, in the node's wall time: what is not ready by then leaves on the
-        carrier's next day. Optional; left out means it collects whenever the node is ready.
-        """
+    def date(self) -> _types_pb2.Date:
+        """The date, local to whoever uses the calendar. Required."""
 
     def __init__(
         self,
         *,
-        carrier_service_id: _builtins.str = ...,
+        date: _types_pb2.Date | None = ...,
+        working: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["date", b"date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["date", b"date", "working", b"working"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CalendarException: _TypeAlias = CalendarException  # noqa: Y015
+
+@_typing.final
+class CarrierService(_message.Message):
+    """One service of one carrier. A shipment costs the lane's base cost, or the service's when the lane
+    has none, plus the cost per kilogram times its weight, rounded up to a whole millionth.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CARRIER_SERVICE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CALENDAR_ID_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    BASE_COST_MICROS_FIELD_NUMBER: _builtins.int
+    COST_PER_KILOGRAM_MICROS_FIELD_NUMBER: _builtins.int
+    carrier_service: _builtins.str
+    """Its name, such as `ups-ground`: an id. Required."""
+    name: _builtins.str
+    """Its name for people: at most 128 bytes of UTF-8 without control characters. Optional."""
+    calendar_id: _builtins.str
+    """The calendar of the days it moves and delivers. Required."""
+    currency_code: _builtins.str
+    """ISO 4217 code of its costs, in capitals. Required; the same for every carrier service of the
+    network.
+    """
+    base_cost_micros: _builtins.int
+    """Cost of a shipment in millionths of the currency unit, 0 to 10^12."""
+    cost_per_kilogram_micros: _builtins.int
+    """Cost of each kilogram in millionths of the currency unit, 0 to 10^12."""
+    def __init__(
+        self,
+        *,
+        carrier_service: _builtins.str = ...,
         name: _builtins.str = ...,
         calendar_id: _builtins.str = ...,
-        pickup_time: Global___TimeOfDay | None = ...,
         currency_code: _builtins.str = ...,
-        cost_base_micros: _builtins.int = ...,
-        cost_per_kg_micros: _builtins.int = ...,
+        base_cost_micros: _builtins.int = ...,
+        cost_per_kilogram_micros: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["pickup_time", b"pickup_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calendar_id", b"calendar_id", "carrier_service_id", b"carrier_service_id", "cost_base_micros", b"cost_base_micros", "cost_per_kg_micros", b"cost_per_kg_micros", "currency_code", b"currency_code", "name", b"name", "pickup_time", b"pickup_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_cost_micros", b"base_cost_micros", "calendar_id", b"calendar_id", "carrier_service", b"carrier_service", "cost_per_kilogram_micros", b"cost_per_kilogram_micros", "currency_code", b"currency_code", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -933,77 +939,64 @@ Global___CarrierService: _TypeAlias = CarrierService  # noqa: Y015
 
 @_typing.final
 class Lane(_message.Message):
-    """A way from an origin to a destination zone by a carrier service. Of several lanes that fit a
-    shipment by one service, the longest postal prefix wins; then a lane from the node itself over
-    one from its groups; then the lane id that sorts first.
+    """A way from an origin to a destination zone by a carrier service. Origin, country, prefix and
+    carrier service together are its name. Of several lanes that fit a shipment by one service, a
+    lane from the node wins over one from a group, then the longer prefix, then (overlapping groups)
+    the group id that sorts first.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    LANE_ID_FIELD_NUMBER: _builtins.int
-    ORIGIN_NODE_ID_FIELD_NUMBER: _builtins.int
-    ORIGIN_NODE_GROUP_ID_FIELD_NUMBER: _builtins.int
-    CARRIER_SERVICE_ID_FIELD_NUMBER: _builtins.int
-    DESTINATION_COUNTRY_FIELD_NUMBER: _builtins.int
-    DESTINATION_POSTAL_PREFIX_FIELD_NUMBER: _builtins.int
-    TRANSIT_DAYS_MIN_FIELD_NUMBER: _builtins.int
-    TRANSIT_DAYS_MAX_FIELD_NUMBER: _builtins.int
-    COST_BASE_MICROS_FIELD_NUMBER: _builtins.int
-    COST_PER_KG_MICROS_FIELD_NUMBER: _builtins.int
-    lane_id: _builtins.str
-    """Its name. Required."""
-    origin_node_id: _builtins.str
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_GROUP_ID_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
+    POSTAL_PREFIX_FIELD_NUMBER: _builtins.int
+    CARRIER_SERVICE_FIELD_NUMBER: _builtins.int
+    TRANSIT_BUSINESS_DAYS_MIN_FIELD_NUMBER: _builtins.int
+    TRANSIT_BUSINESS_DAYS_MAX_FIELD_NUMBER: _builtins.int
+    BASE_COST_MICROS_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
     """At this node."""
-    origin_node_group_id: _builtins.str
+    node_group_id: _builtins.str
     """At any node of this group."""
-    carrier_service_id: _builtins.str
-    """The carrier service. Required."""
-    destination_country: _builtins.str
+    country: _builtins.str
     """ISO 3166-1 alpha-2 code of the destination, in capitals. Required."""
-    destination_postal_prefix: _builtins.str
+    postal_prefix: _builtins.str
     """Beginning of the destination's postal code, at most 16 bytes; only letters and digits count, in
     any case. Optional; empty fits the whole country.
     """
-    transit_days_min: _builtins.int
-    """Fewest business days of the carrier from leaving the node to the shopper, 0 to 120."""
-    transit_days_max: _builtins.int
-    """Most business days, `transit_days_min` to 120."""
-    cost_base_micros: _builtins.int
-    """Cost of a shipment in millionths of the carrier service's currency unit, 0 to 10^12. Optional;
-    left out means the carrier service's.
-    """
-    cost_per_kg_micros: _builtins.int
-    """Cost of each kilogram in millionths of the carrier service's currency unit, 0 to 10^12.
-    Optional; left out means the carrier service's.
+    carrier_service: _builtins.str
+    """The carrier service. Required."""
+    transit_business_days_min: _builtins.int
+    """Fewest business days of the carrier from leaving the node to the shopper, 0 to 60."""
+    transit_business_days_max: _builtins.int
+    """Most business days, `transit_business_days_min` to 60."""
+    base_cost_micros: _builtins.int
+    """Cost of a shipment on this lane in millionths, in the carrier service's currency, 0 to 10^12.
+    Optional; left out means the carrier service's base cost.
     """
     def __init__(
         self,
         *,
-        lane_id: _builtins.str = ...,
-        origin_node_id: _builtins.str = ...,
-        origin_node_group_id: _builtins.str = ...,
-        carrier_service_id: _builtins.str = ...,
-        destination_country: _builtins.str = ...,
-        destination_postal_prefix: _builtins.str = ...,
-        transit_days_min: _builtins.int = ...,
-        transit_days_max: _builtins.int = ...,
-        cost_base_micros: _builtins.int | None = ...,
-        cost_per_kg_micros: _builtins.int | None = ...,
+        node_id: _builtins.str = ...,
+        node_group_id: _builtins.str = ...,
+        country: _builtins.str = ...,
+        postal_prefix: _builtins.str = ...,
+        carrier_service: _builtins.str = ...,
+        transit_business_days_min: _builtins.int = ...,
+        transit_business_days_max: _builtins.int = ...,
+        base_cost_micros: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_base_micros", b"_cost_base_micros", "_cost_per_kg_micros", b"_cost_per_kg_micros", "cost_base_micros", b"cost_base_micros", "cost_per_kg_micros", b"cost_per_kg_micros", "origin", b"origin", "origin_node_group_id", b"origin_node_group_id", "origin_node_id", b"origin_node_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_cost_micros", b"_base_cost_micros", "base_cost_micros", b"base_cost_micros", "node_group_id", b"node_group_id", "node_id", b"node_id", "origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_base_micros", b"_cost_base_micros", "_cost_per_kg_micros", b"_cost_per_kg_micros", "carrier_service_id", b"carrier_service_id", "cost_base_micros", b"cost_base_micros", "cost_per_kg_micros", b"cost_per_kg_micros", "destination_country", b"destination_country", "destination_postal_prefix", b"destination_postal_prefix", "lane_id", b"lane_id", "origin", b"origin", "origin_node_group_id", b"origin_node_group_id", "origin_node_id", b"origin_node_id", "transit_days_max", b"transit_days_max", "transit_days_min", b"transit_days_min"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_cost_micros", b"_base_cost_micros", "base_cost_micros", b"base_cost_micros", "carrier_service", b"carrier_service", "country", b"country", "node_group_id", b"node_group_id", "node_id", b"node_id", "origin", b"origin", "postal_prefix", b"postal_prefix", "transit_business_days_max", b"transit_business_days_max", "transit_business_days_min", b"transit_business_days_min"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__cost_base_micros: _TypeAlias = _typing.Literal["cost_base_micros"]  # noqa: Y015
-    _WhichOneofArgType__cost_base_micros: _TypeAlias = _typing.Literal["_cost_base_micros", b"_cost_base_micros"]  # noqa: Y015
-    _WhichOneofReturnType__cost_per_kg_micros: _TypeAlias = _typing.Literal["cost_per_kg_micros"]  # noqa: Y015
-    _WhichOneofArgType__cost_per_kg_micros: _TypeAlias = _typing.Literal["_cost_per_kg_micros", b"_cost_per_kg_micros"]  # noqa: Y015
-    _WhichOneofReturnType_origin: _TypeAlias = _typing.Literal["origin_node_id", "origin_node_group_id"]  # noqa: Y015
+    _WhichOneofReturnType__base_cost_micros: _TypeAlias = _typing.Literal["base_cost_micros"]  # noqa: Y015
+    _WhichOneofArgType__base_cost_micros: _TypeAlias = _typing.Literal["_base_cost_micros", b"_base_cost_micros"]  # noqa: Y015
+    _WhichOneofReturnType_origin: _TypeAlias = _typing.Literal["node_id", "node_group_id"]  # noqa: Y015
     _WhichOneofArgType_origin: _TypeAlias = _typing.Literal["origin", b"origin"]  # noqa: Y015
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_base_micros) -> _WhichOneofReturnType__cost_base_micros | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_per_kg_micros) -> _WhichOneofReturnType__cost_per_kg_micros | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__base_cost_micros) -> _WhichOneofReturnType__base_cost_micros | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_origin) -> _WhichOneofReturnType_origin | None: ...
 

@@ -26,29 +26,29 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from promise_svc.v1 import types_pb2 as promise__svc_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$promise_svc/v1/promise_service.proto\x12\x0epromise_svc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apromise_svc/v1/types.proto\"\x8a\x03\n\x12PromiseCartRequest\x12#\n\x05lines\x18\x01 \x03(\x0b\x32\x14.promise_svc.v1.Line\x12*\n\x07\x61\x64\x64ress\x18\x02 \x01(\x0b\x32\x17.promise_svc.v1.AddressH\x00\x12\x18\n\x0epickup_node_id\x18\x03 \x01(\tH\x00\x12>\n\x13\x66ulfillment_methods\x18\x04 \x03(\x0e\x32!.promise_svc.v1.FulfillmentMethod\x12\x1b\n\x13\x63\x61rrier_service_ids\x18\x05 \x03(\t\x12\x0f\n\x07segment\x18\x06 \x01(\t\x12.\n\norder_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bmax_options\x18\x08 \x01(\x05\x12\x15\n\rmax_shipments\x18\t \x01(\x05\x12\x30\n\x0b\x63onsistency\x18\n \x01(\x0b\x32\x1b.promise_svc.v1.ConsistencyB\r\n\x0b\x64\x65stination\"\xab\x02\n\x13PromiseCartResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.promise_svc.v1.PromiseOutcome\x12\x30\n\x07options\x18\x02 \x03(\x0b\x32\x1f.promise_svc.v1.DeliveryPromise\x12:\n\x11unfulfilled_lines\x18\x03 \x03(\x0b\x32\x1f.promise_svc.v1.UnfulfilledLine\x12\x17\n\x0fnetwork_version\x18\x04 \x01(\x03\x12,\n\tfreshness\x18\x05 \x01(\x0b\x32\x19.promise_svc.v1.Freshness\x12.\n\norder_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x84\x02\n\x0f\x44\x65liveryPromise\x12+\n\tshipments\x18\x01 \x03(\x0b\x32\x18.promise_svc.v1.Shipment\x12)\n\ntotal_cost\x18\x02 \x01(\x0b\x32\x15.promise_svc.v1.Money\x12\x34\n\x16\x65\x61rliest_delivery_date\x18\x03 \x01(\x0b\x32\x14.promise_svc.v1.Date\x12\x32\n\x14latest_delivery_date\x18\x04 \x01(\x0b\x32\x14.promise_svc.v1.Date\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbc\x03\n\x08Shipment\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12+\n\x05lines\x18\x02 \x03(\x0b\x32\x1c.promise_svc.v1.ShipmentLine\x12=\n\x12\x66ulfillment_method\x18\x03 \x01(\x0e\x32!.promise_svc.v1.FulfillmentMethod\x12\x1a\n\x12\x63\x61rrier_service_id\x18\x04 \x01(\t\x12\'\n\tship_date\x18\x05 \x01(\x0b\x32\x14.promise_svc.v1.Date\x12\x34\n\x16\x65\x61rliest_delivery_date\x18\x06 \x01(\x0b\x32\x14.promise_svc.v1.Date\x12\x32\n\x14latest_delivery_date\x18\x07 \x01(\x0b\x32\x14.promise_svc.v1.Date\x12#\n\x04\x63ost\x18\x08 \x01(\x0b\x32\x15.promise_svc.v1.Money\x12/\n\x0b\x63utoff_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nready_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\">\n\x0cShipmentLine\x12\x0f\n\x07line_id\x18\x01 \x01(\t\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\"o\n\x0fUnfulfilledLine\x12\x0f\n\x07line_id\x18\x01 \x01(\t\x12\x31\n\x06reason\x18\x02 \x01(\x0e\x32!.promise_svc.v1.UnfulfilledReason\x12\x10\n\x03\x61ts\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x06\n\x04_ats*\x86\x01\n\x0ePromiseOutcome\x12\x1f\n\x1bPROMISE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18PROMISE_OUTCOME_COMPLETE\x10\x01\x12\x1b\n\x17PROMISE_OUTCOME_PARTIAL\x10\x02\x12\x18\n\x14PROMISE_OUTCOME_NONE\x10\x03*\xdb\x02\n\x11UnfulfilledReason\x12\"\n\x1eUNFULFILLED_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1eUNFULFILLED_REASON_UNKNOWN_SKU\x10\n\x12#\n\x1fUNFULFILLED_REASON_UNKNOWN_NODE\x10\x14\x12\x1f\n\x1bUNFULFILLED_REASON_NODE_OFF\x10\x1e\x12)\n%UNFULFILLED_REASON_METHOD_NOT_OFFERED\x10(\x12\x1e\n\x1aUNFULFILLED_REASON_NO_LANE\x10\x32\x12\x1e\n\x1aUNFULFILLED_REASON_NO_DATE\x10<\x12)\n%UNFULFILLED_REASON_INSUFFICIENT_STOCK\x10\x46\x12\"\n\x1eUNFULFILLED_REASON_SPLIT_LIMIT\x10P2h\n\x0ePromiseService\x12V\n\x0bPromiseCart\x12\".promise_svc.v1.PromiseCartRequest\x1a#.promise_svc.v1.PromiseCartResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$promise_svc/v1/promise_service.proto\x12\x0epromise_svc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apromise_svc/v1/types.proto\"\x87\x03\n\x12PromiseCartRequest\x12#\n\x05lines\x18\x01 \x03(\x0b\x32\x14.promise_svc.v1.Line\x12*\n\x07\x61\x64\x64ress\x18\x02 \x01(\x0b\x32\x17.promise_svc.v1.AddressH\x00\x12\x18\n\x0epickup_node_id\x18\x03 \x01(\tH\x00\x12>\n\x13\x66ulfillment_methods\x18\x04 \x03(\x0e\x32!.promise_svc.v1.FulfillmentMethod\x12\x18\n\x10\x63\x61rrier_services\x18\x05 \x03(\t\x12\x0f\n\x07segment\x18\x06 \x01(\t\x12.\n\norder_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bmax_options\x18\x08 \x01(\x05\x12\x15\n\rmax_shipments\x18\t \x01(\x05\x12\x30\n\x0b\x63onsistency\x18\n \x01(\x0b\x32\x1b.promise_svc.v1.ConsistencyB\r\n\x0b\x64\x65stination\"\xab\x02\n\x13PromiseCartResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.promise_svc.v1.PromiseOutcome\x12\x30\n\x07options\x18\x02 \x03(\x0b\x32\x1f.promise_svc.v1.DeliveryPromise\x12:\n\x11unfulfilled_lines\x18\x03 \x03(\x0b\x32\x1f.promise_svc.v1.UnfulfilledLine\x12\x17\n\x0fnetwork_version\x18\x04 \x01(\x03\x12,\n\tfreshness\x18\x05 \x01(\x0b\x32\x19.promise_svc.v1.Freshness\x12.\n\norder_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x84\x02\n\x0f\x44\x65liveryPromise\x12+\n\tshipments\x18\x01 \x03(\x0b\x32\x18.promise_svc.v1.Shipment\x12)\n\ntotal_cost\x18\x02 \x01(\x0b\x32\x15.promise_svc.v1.Money\x12\x34\n\x16\x65\x61rliest_delivery_date\x18\x03 \x01(\x0b\x32\x14.promise_svc.v1.Date\x12\x32\n\x14latest_delivery_date\x18\x04 \x01(\x0b\x32\x14.promise_svc.v1.Date\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb9\x03\n\x08Shipment\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12+\n\x05lines\x18\x02 \x03(\x0b\x32\x1c.promise_svc.v1.ShipmentLine\x12=\n\x12\x66ulfillment_method\x18\x03 \x01(\x0e\x32!.promise_svc.v1.FulfillmentMethod\x12\x17\n\x0f\x63\x61rrier_service\x18\x04 \x01(\t\x12\'\n\tship_date\x18\x05 \x01(\x0b\x32\x14.promise_svc.v1.Date\x12\x34\n\x16\x65\x61rliest_delivery_date\x18\x06 \x01(\x0b\x32\x14.promise_svc.v1.Date\x12\x32\n\x14latest_delivery_date\x18\x07 \x01(\x0b\x32\x14.promise_svc.v1.Date\x12#\n\x04\x63ost\x18\x08 \x01(\x0b\x32\x15.promise_svc.v1.Money\x12/\n\x0b\x63utoff_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nready_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\">\n\x0cShipmentLine\x12\x0f\n\x07line_id\x18\x01 \x01(\t\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\"o\n\x0fUnfulfilledLine\x12\x0f\n\x07line_id\x18\x01 \x01(\t\x12\x31\n\x06reason\x18\x02 \x01(\x0e\x32!.promise_svc.v1.UnfulfilledReason\x12\x10\n\x03\x61ts\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x06\n\x04_ats*\x86\x01\n\x0ePromiseOutcome\x12\x1f\n\x1bPROMISE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18PROMISE_OUTCOME_COMPLETE\x10\x01\x12\x1b\n\x17PROMISE_OUTCOME_PARTIAL\x10\x02\x12\x18\n\x14PROMISE_OUTCOME_NONE\x10\x03*\xdb\x02\n\x11UnfulfilledReason\x12\"\n\x1eUNFULFILLED_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1eUNFULFILLED_REASON_UNKNOWN_SKU\x10\n\x12#\n\x1fUNFULFILLED_REASON_UNKNOWN_NODE\x10\x14\x12\x1f\n\x1bUNFULFILLED_REASON_NODE_OFF\x10\x1e\x12)\n%UNFULFILLED_REASON_METHOD_NOT_OFFERED\x10(\x12\x1e\n\x1aUNFULFILLED_REASON_NO_LANE\x10\x32\x12\x1e\n\x1aUNFULFILLED_REASON_NO_DATE\x10<\x12)\n%UNFULFILLED_REASON_INSUFFICIENT_STOCK\x10\x46\x12\"\n\x1eUNFULFILLED_REASON_SPLIT_LIMIT\x10P2h\n\x0ePromiseService\x12V\n\x0bPromiseCart\x12\".promise_svc.v1.PromiseCartRequest\x1a#.promise_svc.v1.PromiseCartResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'promise_svc.v1.promise_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PROMISEOUTCOME']._serialized_start=1704
-  _globals['_PROMISEOUTCOME']._serialized_end=1838
-  _globals['_UNFULFILLEDREASON']._serialized_start=1841
-  _globals['_UNFULFILLEDREASON']._serialized_end=2188
+  _globals['_PROMISEOUTCOME']._serialized_start=1698
+  _globals['_PROMISEOUTCOME']._serialized_end=1832
+  _globals['_UNFULFILLEDREASON']._serialized_start=1835
+  _globals['_UNFULFILLEDREASON']._serialized_end=2182
   _globals['_PROMISECARTREQUEST']._serialized_start=118
-  _globals['_PROMISECARTREQUEST']._serialized_end=512
-  _globals['_PROMISECARTRESPONSE']._serialized_start=515
-  _globals['_PROMISECARTRESPONSE']._serialized_end=814
-  _globals['_DELIVERYPROMISE']._serialized_start=817
-  _globals['_DELIVERYPROMISE']._serialized_end=1077
-  _globals['_SHIPMENT']._serialized_start=1080
-  _globals['_SHIPMENT']._serialized_end=1524
-  _globals['_SHIPMENTLINE']._serialized_start=1526
-  _globals['_SHIPMENTLINE']._serialized_end=1588
-  _globals['_UNFULFILLEDLINE']._serialized_start=1590
-  _globals['_UNFULFILLEDLINE']._serialized_end=1701
-  _globals['_PROMISESERVICE']._serialized_start=2190
-  _globals['_PROMISESERVICE']._serialized_end=2294
+  _globals['_PROMISECARTREQUEST']._serialized_end=509
+  _globals['_PROMISECARTRESPONSE']._serialized_start=512
+  _globals['_PROMISECARTRESPONSE']._serialized_end=811
+  _globals['_DELIVERYPROMISE']._serialized_start=814
+  _globals['_DELIVERYPROMISE']._serialized_end=1074
+  _globals['_SHIPMENT']._serialized_start=1077
+  _globals['_SHIPMENT']._serialized_end=1518
+  _globals['_SHIPMENTLINE']._serialized_start=1520
+  _globals['_SHIPMENTLINE']._serialized_end=1582
+  _globals['_UNFULFILLEDLINE']._serialized_start=1584
+  _globals['_UNFULFILLEDLINE']._serialized_end=1695
+  _globals['_PROMISESERVICE']._serialized_start=2184
+  _globals['_PROMISESERVICE']._serialized_end=2288
 # @@protoc_insertion_point(module_scope)

@@ -107,7 +107,7 @@ class PromiseCartRequest(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     PICKUP_NODE_ID_FIELD_NUMBER: _builtins.int
     FULFILLMENT_METHODS_FIELD_NUMBER: _builtins.int
-    CARRIER_SERVICE_IDS_FIELD_NUMBER: _builtins.int
+    CARRIER_SERVICES_FIELD_NUMBER: _builtins.int
     SEGMENT_FIELD_NUMBER: _builtins.int
     ORDER_TIME_FIELD_NUMBER: _builtins.int
     MAX_OPTIONS_FIELD_NUMBER: _builtins.int
@@ -137,7 +137,7 @@ class PromiseCartRequest(_message.Message):
         """
 
     @_builtins.property
-    def carrier_service_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def carrier_services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Carrier services to consider, at most 50. Optional; empty means all."""
 
     @_builtins.property
@@ -155,7 +155,7 @@ class PromiseCartRequest(_message.Message):
         address: _types_pb2.Address | None = ...,
         pickup_node_id: _builtins.str = ...,
         fulfillment_methods: _abc.Iterable[_types_pb2.FulfillmentMethod.ValueType] | None = ...,
-        carrier_service_ids: _abc.Iterable[_builtins.str] | None = ...,
+        carrier_services: _abc.Iterable[_builtins.str] | None = ...,
         segment: _builtins.str = ...,
         order_time: _timestamp_pb2.Timestamp | None = ...,
         max_options: _builtins.int = ...,
@@ -164,7 +164,7 @@ class PromiseCartRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "consistency", b"consistency", "destination", b"destination", "order_time", b"order_time", "pickup_node_id", b"pickup_node_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "carrier_service_ids", b"carrier_service_ids", "consistency", b"consistency", "destination", b"destination", "fulfillment_methods", b"fulfillment_methods", "lines", b"lines", "max_options", b"max_options", "max_shipments", b"max_shipments", "order_time", b"order_time", "pickup_node_id", b"pickup_node_id", "segment", b"segment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "carrier_services", b"carrier_services", "consistency", b"consistency", "destination", b"destination", "fulfillment_methods", b"fulfillment_methods", "lines", b"lines", "max_options", b"max_options", "max_shipments", b"max_shipments", "order_time", b"order_time", "pickup_node_id", b"pickup_node_id", "segment", b"segment"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_destination: _TypeAlias = _typing.Literal["address", "pickup_node_id"]  # noqa: Y015
     _WhichOneofArgType_destination: _TypeAlias = _typing.Literal["destination", b"destination"]  # noqa: Y015
@@ -284,7 +284,7 @@ class Shipment(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
     FULFILLMENT_METHOD_FIELD_NUMBER: _builtins.int
-    CARRIER_SERVICE_ID_FIELD_NUMBER: _builtins.int
+    CARRIER_SERVICE_FIELD_NUMBER: _builtins.int
     SHIP_DATE_FIELD_NUMBER: _builtins.int
     EARLIEST_DELIVERY_DATE_FIELD_NUMBER: _builtins.int
     LATEST_DELIVERY_DATE_FIELD_NUMBER: _builtins.int
@@ -295,7 +295,7 @@ class Shipment(_message.Message):
     """The node it leaves, or where it is collected."""
     fulfillment_method: _types_pb2.FulfillmentMethod.ValueType
     """How it reaches the shopper."""
-    carrier_service_id: _builtins.str
+    carrier_service: _builtins.str
     """The service that carries it; empty when nothing is carried."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShipmentLine]:
@@ -333,7 +333,7 @@ class Shipment(_message.Message):
         node_id: _builtins.str = ...,
         lines: _abc.Iterable[Global___ShipmentLine] | None = ...,
         fulfillment_method: _types_pb2.FulfillmentMethod.ValueType = ...,
-        carrier_service_id: _builtins.str = ...,
+        carrier_service: _builtins.str = ...,
         ship_date: _types_pb2.Date | None = ...,
         earliest_delivery_date: _types_pb2.Date | None = ...,
         latest_delivery_date: _types_pb2.Date | None = ...,
@@ -343,7 +343,7 @@ class Shipment(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "cutoff_time", b"cutoff_time", "earliest_delivery_date", b"earliest_delivery_date", "latest_delivery_date", b"latest_delivery_date", "ready_time", b"ready_time", "ship_date", b"ship_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["carrier_service_id", b"carrier_service_id", "cost", b"cost", "cutoff_time", b"cutoff_time", "earliest_delivery_date", b"earliest_delivery_date", "fulfillment_method", b"fulfillment_method", "latest_delivery_date", b"latest_delivery_date", "lines", b"lines", "node_id", b"node_id", "ready_time", b"ready_time", "ship_date", b"ship_date"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["carrier_service", b"carrier_service", "cost", b"cost", "cutoff_time", b"cutoff_time", "earliest_delivery_date", b"earliest_delivery_date", "fulfillment_method", b"fulfillment_method", "latest_delivery_date", b"latest_delivery_date", "lines", b"lines", "node_id", b"node_id", "ready_time", b"ready_time", "ship_date", b"ship_date"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

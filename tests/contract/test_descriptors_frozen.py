@@ -36,9 +36,12 @@ def test_nothing_published_has_changed_or_gone() -> None:
     """Each frozen line still describes the generated code."""
     lost = sorted(frozen_lines() - present_lines())
 
-    assert lost == [], (
-        "published parts of the contract changed or are gone; callers in the field break. "
-        "Put them back, and add new fields or values under new numbers"
+    assert lost == [], "\n".join(
+        [
+            "published parts of the contract changed or are gone, which breaks callers; put them",
+            "back, and add new fields or values under new numbers:",
+            *lost,
+        ]
     )
 
 
@@ -46,7 +49,9 @@ def test_what_was_added_is_frozen_too() -> None:
     """A part that is not recorded could change unseen."""
     unrecorded = sorted(present_lines() - frozen_lines())
 
-    assert unrecorded == [], f"record the additions: run `{RECORD}` and commit descriptors.txt"
+    assert unrecorded == [], "\n".join(
+        [f"record the additions: run `{RECORD}` and commit descriptors.txt:", *unrecorded]
+    )
 
 
 def test_every_proto_has_generated_code_under_its_own_name() -> None:
