@@ -5,6 +5,7 @@ PromiseServiceError
 │   └── IdempotencyKeyReused    same key, other body
 ├── NotFound                no such reservation, node, SKU ...
 ├── PreconditionFailed      the state does not allow it (revision, window, network)
+│   ├── NoBusinessDay           a calendar has no open day within a year
 │   └── IdempotencyWindowPassed the key is older than the window: refused, never executed again
 ├── Overloaded              shed by admission or by a static limit; carries a retry delay
 ├── Unavailable             nothing was done; the same call may be retried
@@ -82,6 +83,20 @@ class PreconditionFailed(PromiseServiceError):
     """The request is well formed, and the present state does not allow it."""
 
     reason = "PRECONDITION_FAILED"
+
+
+class NoBusinessDay(PreconditionFailed):
+    """A calendar has no business day within the days we search."""
+
+    reason = "NO_BUSINESS_DAY"
+
+    def __init__(self, calendar_id: str, start: str, day_count: int) -> None:
+        super().__init__(
+            f"calendar {calendar_id!r} has no business day in the {day_count} days from {start}",
+            calendar_id=calendar_id,
+            start=start,
+            day_count=day_count,
+        )
 
 
 class IdempotencyWindowPassed(PreconditionFailed):
