@@ -137,8 +137,9 @@ class VerifyResponse(_message.Message):
     in_flight_event_count: _builtins.int
     """Events the shards have written and the order store had not when it was read: not a finding."""
     oversold_count: _builtins.int
-    """Number of positions with more committed than on hand and held at confirmation: sold and not
-    there. An on-hand count corrected downwards later is a shortage, not an oversell.
+    """Number of positions that some event granted too much of: it held or confirmed units and left
+    committed + held above on_hand - safety_stock. A count corrected downwards later is a shortage,
+    not an oversell.
     """
     drift_count: _builtins.int
     """Number of positions and reservations on which index and order store disagree after allowing for

@@ -1,0 +1,387 @@
+"""The promises of the port ``OrderStore``, held by PostgreSQL and by the fake alike."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import asyncpg
+import pytest
+
+from promise_svc.adapters.order_store import PoolConfig, PostgresOrderStore
+from promise_svc.application.ports import OrderStore
+from promise_svc.domain.events import Event, EventType, PositionImage
+from promise_svc.domain.inventory import QUANTITY_MAX, StockPosition
+from promise_svc.domain.reservation import State
+from promise_svc.domain.sharding import START, Position
+from promise_svc.errors import Fork, InvalidRequest, PreconditionFailed, SequenceGap
+from tests.support.fake_order_store import FakeOrderStore
+from tests.support.stored_events import History
+
+SetCursor = Callable[[int, Position], Awaitable[None]]
+
+
+@pytest.fixture(params=["fake", "postgres"])
+async def both(request: pytest.FixtureRequest) -> AsyncIterator[tuple[OrderStore, SetCursor]]:
+    """A store without rows, and a way to set a cursor back behind its back."""
+    if request.param == "fake":
+        fake = FakeOrderStore()
+
+        async def set_fake(shard: int, at: Position) -> None:
+            fake.set_cursor(shard, at)
+
+        yield fake, set_fake
+        return
+    url = request.getfixturevalue("order_store_url")
+    store = await PostgresOrderStore.open(PoolConfig(url=url))
+
+    async def set_real(shard: int, at: Position) -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute(
+            "UPDATE cursors SET epoch = $2, sequence = $3 WHERE shard = $1", shard, *at
+        )
+        await connection.close()
+
+    yield store, set_real
+    await store.close()
+
+
+@pytest.fixture
+def order_store(both: tuple[OrderStore, SetCursor]) -> OrderStore:
+    return both[0]
+
+
+@pytest.fixture
+def set_cursor(both: tuple[OrderStore, SetCursor]) -> SetCursor:
+    return both[1]
+
+
+HOSTILE_IDS = [
+    "x'); DROP TABLE events; --",
+    "' OR '1'='1",
+    '"; SELECT pg_sleep(10); --',
+    "$1",
+    "%s {0} \\",
+    "ünïcödé 漢字 🦊",
+    "",
+    " ",
+    "a" * 64,
+    "new\nline\ttab",
+]
+
+
+async def test_a_shard_without_events_stands_at_the_start(order_store: OrderStore) -> None:
+    """START, no rows, no reservation: an empty store answers, it does not fail."""
+    assert await order_store.cursor(3) == START
+    assert await order_store.cursors() == {}
+    assert await order_store.read_events(3, START, 10) == []
+    assert await order_store.read_positions(3) == (START, [])
+    assert await order_store.reservation("none") is None
+
+
+async def test_an_append_moves_the_cursor_and_keeps_the_bytes(order_store: OrderStore) -> None:
+    """What is read back equals what the shard wrote, byte for byte, in order."""
+    history = History(3)
+    events = [history.start_epoch(), history.sync("a", 5), history.move("r", State.HELD)]
+
+    at = await order_store.append(3, START, events)
+
+    assert at == Position(1, 3)
+    assert await order_store.cursor(3) == at
+    assert await order_store.cursors() == {3: at}
+    assert await order_store.read_events(3, START, 10) == events
+    assert await order_store.read_events(3, Position(1, 1), 1) == [events[1]]
+    assert await order_store.read_events(3, at, 10) == []
+
+
+async def test_an_empty_append_changes_nothing(order_store: OrderStore) -> None:
+    """No events, no move."""
+    assert await order_store.append(3, START, []) == START
+    assert await order_store.cursors() == {}
+
+
+async def test_the_last_image_of_a_batch_wins(order_store: OrderStore) -> None:
+    """A batch that touches one record many times leaves its last state."""
+    history = History(0)
+    events = [history.start_epoch(), history.move("r", State.HELD, 1)]
+    events += [history.sync("sku", count) for count in (7, 8, 9)]
+    events += [history.move("r", State.CONFIRMED, 2), history.sync("sku", 4)]
+
+    at = await order_store.append(0, START, events)
+
+    cursor, rows = await order_store.read_positions(0)
+    assert cursor == at
+    assert rows == [PositionImage("sku", "node", "", StockPosition(4, source="erp"))]
+    stored = await order_store.reservation("r")
+    assert stored is not None
+    assert stored.claim.state == State.CONFIRMED
+    assert (stored.home, stored.at, stored.update_ms) == (0, Position(1, 6), events[5].event.time_ms)
+    assert stored.claim == events[5].event.claim
+
+
+async def test_later_appends_replace_earlier_images(order_store: OrderStore) -> None:
+    """The same over two appends, the second in a new epoch with a smaller sequence."""
+    history = History(0)
+    first = [history.start_epoch(), history.sync("a", 1), history.move("r", State.HELD)]
+    second = [history.start_epoch(), history.move("r", State.RELEASED)]
+
+    middle = await order_store.append(0, START, first)
+    at = await order_store.append(0, middle, second)
+
+    assert at == Position(2, 2)
+    stored = await order_store.reservation("r")
+    assert stored is not None
+    assert (stored.claim.state, stored.at) == (State.RELEASED, at)
+
+
+async def test_a_cursor_that_stands_elsewhere_refuses_the_append(order_store: OrderStore) -> None:
+    """The fence: nothing is written by who thinks the cursor is where it is not."""
+    history = History(0)
+    first = [history.start_epoch()]
+    second = [history.sync("a", 1)]
+    await order_store.append(0, START, first)
+
+    with pytest.raises(PreconditionFailed):
+        await order_store.append(0, START, first)
+    await order_store.append(0, Position(1, 1), second)
+    with pytest.raises(PreconditionFailed):
+        await order_store.append(0, Position(1, 1), second)
+    with pytest.raises(PreconditionFailed):
+        late = History(0, Position(1, 7))
+        await order_store.append(0, Position(1, 7), [late.sync("a", 2)])
+
+    assert await order_store.cursor(0) == Position(1, 2)
+    assert await order_store.read_events(0, START, 10) == [*first, *second]
+
+
+async def test_a_shard_that_never_began_has_no_other_cursor(order_store: OrderStore) -> None:
+    """An append after an unknown position does not create the cursor."""
+    history = History(0, Position(1, 7))
+
+    with pytest.raises(PreconditionFailed):
+        await order_store.append(0, Position(1, 7), [history.sync("a", 1)])
+
+    assert await order_store.cursors() == {}
+    assert await order_store.read_events(0, START, 10) == []
+
+
+async def test_of_two_racing_relays_one_wins_and_nothing_is_doubled(
+    order_store: OrderStore,
+) -> None:
+    """Both carry the same batch after the same cursor, many times over."""
+    history = History(0)
+    after = await order_store.append(0, START, [history.start_epoch()])
+    for count in range(10):
+        batch = [history.sync("a", count), history.sync("b", count)]
+        results = await asyncio.gather(
+            *(order_store.append(0, after, batch) for _ in range(3)), return_exceptions=True
+        )
+        after = batch[-1].at
+
+        assert [r for r in results if not isinstance(r, BaseException)] == [after]
+        lost = [r for r in results if isinstance(r, BaseException)]
+        assert [type(r) for r in lost] == [PreconditionFailed] * 2
+
+    events = await order_store.read_events(0, START, 100)
+    assert [stored.at.sequence for stored in events] == list(range(1, 22))
+
+
+async def test_the_very_first_append_races_too(order_store: OrderStore) -> None:
+    """No cursor row exists yet to be locked."""
+    batch = [History(0).start_epoch()]
+
+    results = await asyncio.gather(
+        *(order_store.append(0, START, batch) for _ in range(4)), return_exceptions=True
+    )
+
+    assert sorted(str(type(r).__name__) for r in results) == ["Position"] + 3 * [
+        "PreconditionFailed"
+    ]
+
+
+async def test_shards_do_not_see_each_other(order_store: OrderStore) -> None:
+    """Same identities, same keys, other shard."""
+    histories = [History(0), History(1)]
+    for shard, history in enumerate(histories):
+        events = [history.start_epoch(), history.sync("a", shard + 1)]
+        await order_store.append(shard, START, events)
+
+    for shard in (0, 1):
+        _, rows = await order_store.read_positions(shard)
+        assert [row.row.on_hand for row in rows] == [shard + 1]
+
+
+async def test_a_gap_is_refused_wherever_it_is(order_store: OrderStore) -> None:
+    """Before the batch, inside it, in a new epoch without its start, or of another shard."""
+    history = History(0)
+    start, one, two, three = (
+        history.start_epoch(),
+        history.sync("a", 1),
+        history.sync("a", 2),
+        history.sync("a", 3),
+    )
+    epoch = history.start_epoch()
+    skipped = History(0, Position(2, 9)).start_epoch()
+    unstarted = History(0, Position(1, 0)).sync("a", 1)
+    foreign = History(1).start_epoch()
+
+    for batch in ([one], [start, two], [start, one, three], [start, epoch], [skipped]):
+        with pytest.raises(SequenceGap):
+            await order_store.append(0, START, batch)
+    for batch in ([unstarted], [foreign], [start, start]):
+        with pytest.raises(SequenceGap):
+            await order_store.append(0, START, batch)
+    await order_store.append(0, START, [start, one])
+    with pytest.raises(SequenceGap):
+        await order_store.append(0, one.at, [three])
+
+    assert await order_store.cursor(0) == one.at
+
+
+async def test_a_new_epoch_names_the_last_event_of_the_old_one(order_store: OrderStore) -> None:
+    """EPOCH_STARTED with another predecessor means lost events."""
+    history = History(0)
+    at = await order_store.append(0, START, [history.start_epoch(), history.sync("a", 1)])
+    forgetful = History(0, Position(1, 1)).start_epoch()
+
+    with pytest.raises(SequenceGap):
+        await order_store.append(0, at, [forgetful])
+
+    assert await order_store.append(0, at, [history.start_epoch()]) == Position(2, 1)
+
+
+@pytest.mark.parametrize("hostile", HOSTILE_IDS)
+async def test_ids_are_plain_data(order_store: OrderStore, hostile: str) -> None:
+    """Whatever an id holds, it comes back as it went in and does nothing on its way."""
+    history = History(0)
+    sync = history.start_epoch(), history.sync(hostile, 3, node_id=hostile, bucket=hostile)
+    move = history.move(hostile, State.HELD)
+
+    await order_store.append(0, START, [*sync, move])
+    await order_store.upsert_network("node", {hostile: json.dumps({"name": hostile})})
+
+    _, rows = await order_store.read_positions(0)
+    assert (hostile, hostile, hostile) in [row[:3] for row in rows]
+    stored = await order_store.reservation(hostile)
+    assert stored is not None and stored.reservation_id == hostile
+    documents = (await order_store.network()).documents["node"]
+    assert json.loads(documents[hostile]) == {"name": hostile}
+
+
+async def test_the_largest_numbers_fit(order_store: OrderStore) -> None:
+    """Quantities up to QUANTITY_MAX, totals and sequences up to 2**53."""
+    history = History(0)
+    start = history.start_epoch()
+    row = StockPosition(
+        *[QUANTITY_MAX] * 4, *[2**53] * 3, source="s" * 64, source_sequence=2**53,
+        multi_hold_ms=2**53,
+    )  # fmt: skip
+    image = PositionImage("sku", "node", "", row)
+    event = history.next(Event(EventType.SUPPLY_SYNCED, 2**53, "", positions=(image,)))
+
+    await order_store.append(0, START, [start, event])
+
+    assert (await order_store.read_positions(0))[1] == [image]
+
+
+async def test_a_batch_of_the_relays_size_is_one_append(order_store: OrderStore) -> None:
+    """500 events over many records."""
+    history = History(0)
+    events = [history.start_epoch()]
+    events += [history.move(f"r{i % 50}", State.HELD, i) for i in range(250)]
+    events += [history.sync(f"sku{i % 70}", i) for i in range(249)]
+
+    at = await order_store.append(0, START, events)
+
+    assert at == Position(1, 500)
+    assert len((await order_store.read_positions(0))[1]) == 71
+    assert await order_store.read_events(0, START, 1000) == events
+
+
+async def test_a_tombstone_is_kept(order_store: OrderStore) -> None:
+    """An aborted leg without lines is an event like any other."""
+    history = History(0)
+    events = [history.start_epoch(), history.tombstone("r")]
+
+    at = await order_store.append(0, START, events)
+
+    stored = (await order_store.read_events(0, START, 10))[-1]
+    assert (stored.at, stored.event) == (at, events[-1].event)
+    assert await order_store.reservation("r") is None
+
+
+async def test_the_network_version_rises_only_with_changes(order_store: OrderStore) -> None:
+    """The same document again, in another spelling, is no change."""
+    assert await order_store.network_version() == 0
+    assert await order_store.upsert_network("node", {"n1": '{"a": 1, "b": 2}', "n2": "{}"}) == 1
+    assert await order_store.upsert_network("node", {"n1": '{"b":2,"a":1}'}) == 1
+    assert await order_store.upsert_network("node", {}) == 1
+    assert await order_store.upsert_network("node", {"n1": '{"a": 2}', "n2": "{}"}) == 2
+    assert await order_store.upsert_network("lane", {"n1": "{}"}) == 3
+
+    network = await order_store.network()
+
+    assert network.version == await order_store.network_version() == 3
+    assert {k: sorted(v) for k, v in network.documents.items()} == {
+        "lane": ["n1"],
+        "node": ["n1", "n2"],
+    }
+    assert json.loads(network.documents["node"]["n1"]) == {"a": 2}
+
+
+async def test_concurrent_network_edits_are_counted_one_by_one(order_store: OrderStore) -> None:
+    """Ten edits, ten versions."""
+    edits = (order_store.upsert_network("node", {f"n{i}": "{}"}) for i in range(10))
+
+    assert sorted(await asyncio.gather(*edits)) == list(range(1, 11))
+
+
+@pytest.mark.parametrize("document", ["", "{", "nope", '{"a": NaN}', '"\\u0000"'])
+async def test_what_is_no_json_is_the_callers_mistake(
+    order_store: OrderStore, document: str
+) -> None:
+    """Named by document, and nothing of the batch is kept."""
+    with pytest.raises(InvalidRequest) as caught:
+        await order_store.upsert_network("node", {"good": "{}", "bad": document})
+
+    assert "bad" in caught.value.violations[0].field
+    assert await order_store.network_version() == 0
+    assert dict((await order_store.network()).documents) == {}
+
+
+async def test_two_bodies_under_one_identity_are_a_fork(
+    order_store: OrderStore, set_cursor: SetCursor
+) -> None:
+    """After a cursor was set back: the same events pass, another body is refused as a whole."""
+    history = History(0)
+    events = [history.start_epoch(), history.sync("a", 1), history.sync("a", 2)]
+    at = await order_store.append(0, START, events)
+    other = History(0, Position(1, 1))
+    forked = [other.sync("a", 1), other.sync("a", 99), other.sync("z", 5)]
+    await set_cursor(0, Position(1, 1))
+
+    with pytest.raises(Fork):
+        await order_store.append(0, Position(1, 1), forked)
+
+    assert await order_store.cursor(0) == Position(1, 1)
+    assert await order_store.read_events(0, START, 10) == events
+    assert await order_store.append(0, Position(1, 1), events[1:]) == at
+
+
+async def test_an_older_image_never_overwrites_a_newer_one(
+    order_store: OrderStore, set_cursor: SetCursor
+) -> None:
+    """Events carried a second time after the cursor was set back leave the newer rows alone."""
+    history = History(0)
+    start, old = history.start_epoch(), [history.sync("sku", 1), history.move("r", State.HELD)]
+    new = [history.sync("sku", 2), history.move("r", State.CONFIRMED), history.sync("sku", 3)]
+    await order_store.append(0, START, [start, *old, *new])
+    await set_cursor(0, start.at)
+
+    at = await order_store.append(0, start.at, old)
+
+    assert at == old[-1].at
+    assert [row.row.on_hand for row in (await order_store.read_positions(0))[1]] == [3]
+    stored = await order_store.reservation("r")
+    assert stored is not None and stored.claim.state == State.CONFIRMED
