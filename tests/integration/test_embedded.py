@@ -291,7 +291,7 @@ def test_a_failed_start_says_why_and_leaves_nothing(
         path.write_text("garbage\n")
 
     for _attempt in range(2):
-        with pytest.raises(Unavailable, match=r"(?is)its log ends:.*(invalid|not valid)"):
+        with pytest.raises(Unavailable, match=r"(?is)its log ends:.*(invalid|valid data)"):
             engine_class(tmp_path).start()
 
 

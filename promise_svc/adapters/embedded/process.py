@@ -42,6 +42,7 @@ class EngineProcess:
         self._stop_signal = stop_signal
         self._setpriv_options = tuple(setpriv_options)
         self._child: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
 
     @property
     def pid(self) -> int:
@@ -59,6 +60,7 @@ class EngineProcess:
         assert not self.alive(), f"{self.name} is already running"
         wrapped = guarded(self.command, self._stop_signal, self._setpriv_options)
         with open(os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)) as log:
+            self._log_start = os.fstat(log.fileno()).st_size
             self._child = _LAUNCHER.call(
                 lambda: subprocess.Popen(
                     wrapped,
@@ -126,11 +128,11 @@ class EngineProcess:
         return True
 
     def log_tail(self) -> str:
-        """Return the end of the log, for an error message."""
-        try:
-            return self.log_path.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
-        except FileNotFoundError:
-            return "(empty)"
+        """Return the end of what this start has logged, for an error message."""
+        with self.log_path.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(self._log_start, size - LOG_TAIL_BYTES))
+            return log.read().decode(errors="replace").strip() or "(empty)"
 
     def _orphan_pid(self) -> int | None:
         try:
