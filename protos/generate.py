@@ -2,7 +2,7 @@
 
 ``python protos/generate.py`` writes the package; ``--check`` changes nothing and fails when what is
 committed differs from what would be written. Needs grpcio-tools and mypy-protobuf (extra ``dev``).
-Takes about two seconds; works offline.
+Takes under a second; works offline.
 """
 
 from __future__ import annotations
