@@ -23,9 +23,15 @@ SetCursor = Callable[[int, Position], Awaitable[None]]
 
 
 @pytest.fixture(params=["fake", "postgres"])
-async def both(request: pytest.FixtureRequest) -> AsyncIterator[tuple[OrderStore, SetCursor]]:
+def url(request: pytest.FixtureRequest) -> str | None:
+    """Where an empty database is; None for the fake."""
+    return request.getfixturevalue("database") if request.param == "postgres" else None
+
+
+@pytest.fixture
+async def both(url: str | None) -> AsyncIterator[tuple[OrderStore, SetCursor]]:
     """A store without rows, and a way to set a cursor back behind its back."""
-    if request.param == "fake":
+    if url is None:
         fake = FakeOrderStore()
 
         async def set_fake(shard: int, at: Position) -> None:
@@ -33,7 +39,6 @@ async def both(request: pytest.FixtureRequest) -> AsyncIterator[tuple[OrderStore
 
         yield fake, set_fake
         return
-    url = request.getfixturevalue("order_store_url")
     store = await PostgresOrderStore.open(PoolConfig(url=url))
 
     async def set_real(shard: int, at: Position) -> None:
@@ -116,7 +121,11 @@ async def test_the_last_image_of_a_batch_wins(order_store: OrderStore) -> None:
     stored = await order_store.reservation("r")
     assert stored is not None
     assert stored.claim.state == State.CONFIRMED
-    assert (stored.home, stored.at, stored.update_ms) == (0, Position(1, 6), events[5].event.time_ms)
+    assert (stored.home, stored.at, stored.update_ms) == (
+        0,
+        Position(1, 6),
+        events[5].event.time_ms,
+    )
     assert stored.claim == events[5].event.claim
 
 

@@ -1,0 +1,127 @@
+"""Events as bytes: the outbox entry that a shard writes and the order store keeps.
+
+An entry is a msgpack array in the field order of ``Event``; an absent record is an empty array.
+msgspec cannot tell a record from an empty array by type, so the decoder reads both as a record
+whose fields all have defaults, and swaps it for the domain's value afterwards. That is twice as
+fast as building the values from untyped arrays, and it checks every type.
+
+Cost: encode 1.5 us, decode 7 us for a claim with a leg of two lines (2 cores, 2026-11-22).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from promise_svc.domain.events import Event, PositionImage
+from promise_svc.domain.reservation import ClaimRecord, LegLine, LegRecord
+from promise_svc.domain.sharding import Position
+from promise_svc.errors import InvariantBroken
+
+_ABSENT = -1
+"""Default of the first and of the last field that every written record has."""
+
+
+class _ClaimEntry(NamedTuple):
+    """``ClaimRecord`` or nothing; a test holds the fields equal."""
+
+    layout: int = _ABSENT
+    state: int = 0
+    attempt: int = 0
+    revision: int = 0
+    body_hash: str = ""
+    plan_hash: str = ""
+    create_ms: int = 0
+    expire_ms: int = 0
+    legs: tuple[int, ...] = ()
+    body: str = ""
+    epoch: int = 0
+    sequence: int = 0
+    settled: int = _ABSENT
+
+
+class _LegEntry(NamedTuple):
+    """``LegRecord`` or nothing; a test holds the fields equal."""
+
+    layout: int = _ABSENT
+    state: int = 0
+    attempt: int = 0
+    plan_hash: str = ""
+    expire_ms: int = 0
+    multi: int = 0
+    lines: tuple[LegLine, ...] | None = None
+
+
+class _EventEntry(NamedTuple):
+    """``Event`` as it is written."""
+
+    type: int
+    time_ms: int
+    subject: str
+    note: str = ""
+    claim: _ClaimEntry = _ClaimEntry()
+    leg: _LegEntry = _LegEntry()
+    positions: tuple[PositionImage, ...] = ()
+    previous: tuple[int, ...] = ()
+
+
+_encoder = msgspec.msgpack.Encoder()
+_event_decoder = msgspec.msgpack.Decoder(_EventEntry)
+_claim_decoder = msgspec.msgpack.Decoder(ClaimRecord)
+
+
+def encode_event(event: Event) -> bytes:
+    """The outbox entry of ``event``."""
+    return _encoder.encode(event)
+
+
+def decode_event(payload: bytes) -> Event:
+    """The event of an outbox entry; InvariantBroken when it is none."""
+    try:
+        kind, time_ms, subject, note, claim, leg, positions, previous = _event_decoder.decode(
+            payload
+        )
+        return Event(
+            kind,
+            time_ms,
+            subject,
+            note,
+            _claim(claim) if claim.layout != _ABSENT else (),
+            _leg(leg) if leg.layout != _ABSENT else (),
+            positions,
+            Position(*previous) if previous else (),
+        )
+    except (msgspec.MsgspecError, UnicodeDecodeError, TypeError, ValueError) as error:
+        raise InvariantBroken(f"an event of {len(payload)} bytes cannot be read: {error}") from None
+
+
+def encode_claim(claim: ClaimRecord) -> bytes:
+    """A claim by itself, as the order store keeps the last one of a reservation."""
+    return _encoder.encode(claim)
+
+
+def decode_claim(payload: bytes) -> ClaimRecord:
+    """Inverse of ``encode_claim``; InvariantBroken when it is none."""
+    try:
+        return _claim_decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvariantBroken(f"a stored claim cannot be read: {error}") from None
+
+
+def encode_leg(leg: LegRecord) -> bytes:
+    """A leg by itself, as the order store keeps the last one."""
+    return _encoder.encode(leg)
+
+
+def _claim(entry: _ClaimEntry) -> ClaimRecord:
+    if entry.settled == _ABSENT:
+        raise ValueError("the claim is cut short")
+    return ClaimRecord(*entry)
+
+
+def _leg(entry: _LegEntry) -> LegRecord:
+    layout, state, attempt, plan_hash, expire_ms, multi, lines = entry
+    if lines is None:
+        raise ValueError("the leg is cut short")
+    return LegRecord(layout, state, attempt, plan_hash, expire_ms, multi, lines)

@@ -1,0 +1,164 @@
+"""Every statement of the order store, by name. Parameters only; nothing is ever pasted in.
+
+``APPEND`` is one statement on purpose: one round trip, one transaction, and every write reads
+``moved``, so nothing is written, or even locked, before the cursor's compare-and-set has passed.
+The lock order is fixed by it: cursor, events, reservations, legs, positions.
+"""
+
+from __future__ import annotations
+
+_MOVED = """
+moved AS (
+    INSERT INTO cursors AS c (shard, epoch, sequence)
+    SELECT $1::int, $4::bigint, $5::bigint
+    WHERE ($2::bigint, $3::bigint) = (0, 0) OR EXISTS (SELECT FROM cursors WHERE shard = $1)
+    ON CONFLICT (shard) DO UPDATE SET epoch = excluded.epoch, sequence = excluded.sequence
+    WHERE (c.epoch, c.sequence) = ($2, $3)
+    RETURNING c.shard
+)"""
+# $1 shard, $2 $3 the cursor expected, $4 $5 the cursor wanted. No row: it stood elsewhere.
+
+_EVENTS = """
+new_events AS (
+    INSERT INTO events (shard, epoch, sequence, type, time_ms, subject, payload)
+    SELECT moved.shard, e.* FROM moved, unnest(
+        $6::bigint[], $7::bigint[], $8::smallint[], $9::bigint[], $10::text[], $11::bytea[]
+    ) AS e
+    {on_conflict}
+)"""
+
+_RESERVATIONS = """
+new_reservations AS (
+    INSERT INTO reservations AS r (
+        reservation_id, home, state, revision, owner_id, order_reference,
+        create_ms, expire_ms, update_ms, claim, epoch, sequence
+    )
+    SELECT n.id, moved.shard, n.state, n.revision, n.owner_id, n.order_reference,
+           n.create_ms, n.expire_ms, n.update_ms, n.claim, n.epoch, n.sequence
+    FROM moved, unnest(
+        $12::text[], $13::smallint[], $14::int[], $15::text[], $16::text[], $17::bigint[],
+        $18::bigint[], $19::bigint[], $20::bytea[], $21::bigint[], $22::bigint[]
+    ) AS n (id, state, revision, owner_id, order_reference, create_ms,
+            expire_ms, update_ms, claim, epoch, sequence)
+    ON CONFLICT (reservation_id) DO UPDATE SET
+        state = excluded.state, revision = excluded.revision, owner_id = excluded.owner_id,
+        order_reference = excluded.order_reference, create_ms = excluded.create_ms,
+        expire_ms = excluded.expire_ms, update_ms = excluded.update_ms, claim = excluded.claim,
+        epoch = excluded.epoch, sequence = excluded.sequence
+    WHERE (r.epoch, r.sequence) < (excluded.epoch, excluded.sequence)
+)"""
+
+_LEGS = """
+new_legs AS (
+    INSERT INTO legs AS l (shard, reservation_id, state, leg, epoch, sequence)
+    SELECT moved.shard, n.* FROM moved, unnest(
+        $23::text[], $24::smallint[], $25::bytea[], $26::bigint[], $27::bigint[]
+    ) AS n
+    ON CONFLICT (shard, reservation_id) DO UPDATE SET
+        state = excluded.state, leg = excluded.leg,
+        epoch = excluded.epoch, sequence = excluded.sequence
+    WHERE (l.epoch, l.sequence) < (excluded.epoch, excluded.sequence)
+)"""
+
+_POSITIONS = """
+new_positions AS (
+    INSERT INTO positions AS p (
+        shard, sku, node_id, bucket, on_hand, committed, held, safety_stock, confirmed_total,
+        cancelled_total, fulfilled_total, source, source_sequence, multi_hold_ms, epoch, sequence
+    )
+    SELECT moved.shard, n.* FROM moved, unnest(
+        $28::text[], $29::text[], $30::text[], $31::bigint[], $32::bigint[], $33::bigint[],
+        $34::bigint[], $35::bigint[], $36::bigint[], $37::bigint[], $38::text[], $39::bigint[],
+        $40::bigint[], $41::bigint[], $42::bigint[]
+    ) AS n
+    ON CONFLICT (shard, sku, node_id, bucket) DO UPDATE SET
+        on_hand = excluded.on_hand, committed = excluded.committed, held = excluded.held,
+        safety_stock = excluded.safety_stock, confirmed_total = excluded.confirmed_total,
+        cancelled_total = excluded.cancelled_total, fulfilled_total = excluded.fulfilled_total,
+        source = excluded.source, source_sequence = excluded.source_sequence,
+        multi_hold_ms = excluded.multi_hold_ms,
+        epoch = excluded.epoch, sequence = excluded.sequence
+    WHERE (p.epoch, p.sequence) < (excluded.epoch, excluded.sequence)
+)"""
+
+
+def _append(on_conflict: str) -> str:
+    parts = [_MOVED, _EVENTS.format(on_conflict=on_conflict), _RESERVATIONS, _LEGS, _POSITIONS]
+    return "WITH" + ",".join(parts) + "\nSELECT count(*) FROM moved"
+
+
+APPEND = _append("")
+"""Fails with a unique violation where an event's identity exists already."""
+
+APPEND_OVER_KNOWN = _append("ON CONFLICT DO NOTHING")
+"""The same for events whose stored payloads were found equal: the cursor was set back."""
+
+READ_PAYLOADS = """
+SELECT epoch, sequence, payload FROM events JOIN unnest($2::bigint[], $3::bigint[])
+    AS wanted (epoch, sequence) USING (epoch, sequence)
+WHERE shard = $1
+"""
+
+READ_CURSOR = "SELECT epoch, sequence FROM cursors WHERE shard = $1"
+
+READ_CURSORS = "SELECT shard, epoch, sequence FROM cursors"
+
+READ_EVENTS = """
+SELECT epoch, sequence, payload FROM events
+WHERE shard = $1 AND (epoch, sequence) > ($2, $3)
+ORDER BY epoch, sequence LIMIT $4
+"""
+
+READ_POSITIONS = """
+SELECT c.epoch, c.sequence, sku, node_id, bucket, on_hand, committed, held, safety_stock,
+       confirmed_total, cancelled_total, fulfilled_total, source, source_sequence, multi_hold_ms
+FROM cursors c LEFT JOIN positions p USING (shard)
+WHERE shard = $1
+"""
+# One statement is one snapshot: cursor and positions agree.
+
+READ_RESERVATION = """
+SELECT home, update_ms, claim, epoch, sequence FROM reservations WHERE reservation_id = $1
+"""
+
+READ_NETWORK = """
+SELECT v.version, d.kind, d.id, d.document::text
+FROM network_version v LEFT JOIN network_documents d ON true
+"""
+
+READ_NETWORK_VERSION = "SELECT version FROM network_version"
+
+LOCK_NETWORK_VERSION = "SELECT version FROM network_version FOR UPDATE"
+
+UPSERT_DOCUMENTS = """
+INSERT INTO network_documents AS d (kind, id, document, version)
+SELECT $1, n.id, n.document::jsonb, $4 FROM unnest($2::text[], $3::text[]) AS n (id, document)
+ON CONFLICT (kind, id) DO UPDATE SET document = excluded.document, version = excluded.version
+WHERE d.document IS DISTINCT FROM excluded.document
+RETURNING 1
+"""
+
+SET_NETWORK_VERSION = "UPDATE network_version SET version = $1"
+
+LOCK_MIGRATIONS = "SELECT pg_advisory_xact_lock($1)"
+# Held by the transaction, not by the session, so that it also works behind a pooler.
+
+CREATE_MIGRATIONS = """
+CREATE TABLE IF NOT EXISTS schema_migrations (
+    version integer PRIMARY KEY,
+    name text NOT NULL,
+    checksum text NOT NULL,
+    apply_time timestamptz NOT NULL DEFAULT now()
+)
+"""
+
+READ_MIGRATIONS = "SELECT version, name, checksum FROM schema_migrations ORDER BY version"
+
+RECORD_MIGRATION = "INSERT INTO schema_migrations (version, name, checksum) VALUES ($1, $2, $3)"
+
+READ_SETTINGS = """
+SELECT name, setting FROM pg_settings WHERE name IN
+    ('fsync', 'full_page_writes', 'server_encoding', 'server_version_num', 'synchronous_commit')
+"""
+
+READ_RECOVERY = "SELECT pg_is_in_recovery()"

@@ -1,0 +1,215 @@
+"""The order store on PostgreSQL: the durable record of what the shards decided."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import asyncpg
+
+from promise_svc.adapters.event_codec import decode_claim, decode_event
+from promise_svc.adapters.order_store import queries
+from promise_svc.adapters.order_store.batch import append_arguments, refuse_gap
+from promise_svc.adapters.order_store.pool import (
+    ConnectionPool,
+    Health,
+    PoolConfig,
+    borrowed,
+    health,
+    open_pool,
+    refuse_unsafe_settings,
+)
+from promise_svc.adapters.order_store.schema import migrate
+from promise_svc.application.ports import StoredNetwork, StoredReservation
+from promise_svc.domain.events import PositionImage, StoredEvent
+from promise_svc.domain.inventory import StockPosition
+from promise_svc.domain.sharding import START, Position
+from promise_svc.errors import FieldViolation, Fork, InvalidRequest, PreconditionFailed
+
+_NUL = "\0"
+"""PostgreSQL's text holds every character but this one."""
+
+
+class PostgresOrderStore:
+    """``OrderStore`` over one connection pool; safe for any number of tasks of one event loop."""
+
+    def __init__(self, pool: ConnectionPool, *, connect_timeout_seconds: float = 5.0) -> None:
+        self._pool = pool
+        self._timeout = connect_timeout_seconds
+
+    @classmethod
+    async def open(cls, config: PoolConfig) -> Self:
+        """Connect, check the server's settings and migrate. Raises Unavailable, EngineRefused."""
+        pool = await open_pool(config)
+        try:
+            await refuse_unsafe_settings(pool, config.connect_timeout_seconds)
+            await migrate(pool, config.connect_timeout_seconds)
+        except BaseException:
+            pool.terminate()
+            raise
+        return cls(pool, connect_timeout_seconds=config.connect_timeout_seconds)
+
+    async def close(self, timeout: float = 5.0) -> None:
+        """Let running statements finish for ``timeout`` seconds, then cut the connections."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+    async def health(self, timeout: float) -> Health:
+        """Round trip to the server; Unavailable when it does not answer in ``timeout`` seconds."""
+        return await health(self._pool, timeout)
+
+    async def append(self, shard: int, after: Position, events: Sequence[StoredEvent]) -> Position:
+        """See ``OrderStore.append``. Cost: one statement, one commit, whatever the batch's size.
+
+        OutcomeUnknown when the connection was lost before the answer; the cursor tells then.
+        """
+        if not events:
+            return after
+        refuse_gap(shard, after, events)
+        arguments = append_arguments(shard, after, events)
+        try:
+            moved = await self._write(queries.APPEND, arguments)
+        except asyncpg.UniqueViolationError:
+            await self._refuse_fork(shard, events)
+            moved = await self._write(queries.APPEND_OVER_KNOWN, arguments)
+        if not moved:
+            raise PreconditionFailed(
+                f"the cursor of shard {shard} is no longer {after.epoch}-{after.sequence}",
+                shard=shard,
+            )
+        return events[-1].at
+
+    async def cursor(self, shard: int) -> Position:
+        """Last event stored of ``shard``; START when there is none."""
+        async with borrowed(self._pool, self._timeout) as connection:
+            row = await connection.fetchrow(queries.READ_CURSOR, shard)
+        return Position(*row) if row else START
+
+    async def cursors(self) -> dict[int, Position]:
+        """Cursors of all shards that have one."""
+        async with borrowed(self._pool, self._timeout) as connection:
+            rows = await connection.fetch(queries.READ_CURSORS)
+        return {row[0]: Position(row[1], row[2]) for row in rows}
+
+    async def read_events(self, shard: int, after: Position, limit: int) -> list[StoredEvent]:
+        """Up to ``limit`` events after ``after``, in order."""
+        async with borrowed(self._pool, self._timeout) as connection:
+            rows = await connection.fetch(queries.READ_EVENTS, shard, *after, limit)
+        return [
+            StoredEvent(shard, Position(epoch, sequence), decode_event(payload), payload)
+            for epoch, sequence, payload in rows
+        ]
+
+    async def read_positions(self, shard: int) -> tuple[Position, list[PositionImage]]:
+        """All positions of ``shard`` in no order, and the cursor they stand at."""
+        async with borrowed(self._pool, self._timeout) as connection:
+            rows = await connection.fetch(queries.READ_POSITIONS, shard)
+        if not rows:
+            return START, []
+        images = [
+            PositionImage(row[2], row[3], row[4], StockPosition(*row[5:]))
+            for row in map(tuple, rows)
+            if row[2] is not None
+        ]
+        return Position(rows[0][0], rows[0][1]), images
+
+    async def reservation(self, reservation_id: str) -> StoredReservation | None:
+        """The reservation as last stored; None when none was."""
+        if _NUL in reservation_id:
+            return None
+        async with borrowed(self._pool, self._timeout) as connection:
+            row = await connection.fetchrow(queries.READ_RESERVATION, reservation_id)
+        if row is None:
+            return None
+        home, update_ms, claim, epoch, sequence = row
+        at = Position(epoch, sequence)
+        return StoredReservation(reservation_id, decode_claim(claim), home, at, update_ms)
+
+    async def network(self) -> StoredNetwork:
+        """All documents and the version they add up to, in one snapshot."""
+        async with borrowed(self._pool, self._timeout) as connection:
+            rows = await connection.fetch(queries.READ_NETWORK)
+        documents: dict[str, dict[str, str]] = {}
+        for _, kind, document_id, document in rows:
+            if kind is not None:
+                documents.setdefault(kind, {})[document_id] = document
+        return StoredNetwork(rows[0][0], documents)
+
+    async def network_version(self) -> int:
+        """Version of the network; 0 before the first edit."""
+        async with borrowed(self._pool, self._timeout) as connection:
+            return int(await connection.fetchval(queries.READ_NETWORK_VERSION))
+
+    async def upsert_network(self, kind: str, documents: Mapping[str, str]) -> int:
+        """See ``OrderStore.upsert_network``. InvalidRequest names a document that is not JSON.
+
+        OutcomeUnknown when the connection was lost before the answer; repeating it is safe.
+        """
+        _refuse_unstorable(kind, documents)
+        ids = sorted(documents)  # one lock order for everybody
+        values = [documents[document_id] for document_id in ids]
+        async with (
+            borrowed(self._pool, self._timeout, writing=True) as connection,
+            connection.transaction(),
+        ):
+            version = int(await connection.fetchval(queries.LOCK_NETWORK_VERSION))
+            changed = await connection.fetch(
+                queries.UPSERT_DOCUMENTS, kind, ids, values, version + 1
+            )
+            if changed:
+                version += 1
+                await connection.execute(queries.SET_NETWORK_VERSION, version)
+        return version
+
+    async def _write(self, statement: str, arguments: list[object]) -> int:
+        """Run an append; asyncpg.UniqueViolationError passes through for the fork check."""
+        async with borrowed(
+            self._pool, self._timeout, writing=True, passing=asyncpg.UniqueViolationError
+        ) as connection:
+            return int(await connection.fetchval(statement, *arguments))
+
+    async def _refuse_fork(self, shard: int, events: Sequence[StoredEvent]) -> None:
+        epochs = [stored.at.epoch for stored in events]
+        sequences = [stored.at.sequence for stored in events]
+        async with borrowed(self._pool, self._timeout) as connection:
+            rows = await connection.fetch(queries.READ_PAYLOADS, shard, epochs, sequences)
+        known = {Position(row[0], row[1]): row[2] for row in rows}
+        for stored in events:
+            if known.get(stored.at, stored.payload) != stored.payload:
+                raise Fork(
+                    f"shard {shard}: event {stored.at.epoch}-{stored.at.sequence} is stored with "
+                    "another payload",
+                    shard=shard,
+                    epoch=stored.at.epoch,
+                    sequence=stored.at.sequence,
+                )
+
+
+def _refuse_unstorable(kind: str, documents: Mapping[str, str]) -> None:
+    """Say which document jsonb would refuse: not JSON, or with a NUL in a string."""
+    wrong = []
+    for document_id, document in documents.items():
+        field = f"documents[{document_id!r}]"
+        if _NUL in document_id or _NUL in kind:
+            wrong.append(FieldViolation(field, "INVALID_ID", "ids hold no NUL character"))
+        elif not _storable(document):
+            wrong.append(FieldViolation(field, "INVALID_JSON", "the document is not plain JSON"))
+    if wrong:
+        raise InvalidRequest(wrong)
+
+
+def _storable(document: str) -> bool:
+    try:
+        json.loads(document, parse_constant=_refuse_constant)
+    except ValueError:
+        return False
+    return "\\u0000" not in document
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,142 @@
+"""The order store in memory: the port's promises in the plainest form, no time and no I/O."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from promise_svc.application.ports import StoredNetwork, StoredReservation
+from promise_svc.domain.events import EventType, PositionImage, StoredEvent
+from promise_svc.domain.sharding import START, Position
+from promise_svc.errors import (
+    FieldViolation,
+    Fork,
+    InvalidRequest,
+    PreconditionFailed,
+    PromiseServiceError,
+    SequenceGap,
+)
+
+
+class FakeOrderStore:
+    """Keeps everything in dictionaries. ``fail_next`` makes the next call raise, once, before
+    anything is done; ``fail_after_next`` after everything was done."""
+
+    def __init__(self) -> None:
+        self.events: dict[tuple[int, Position], StoredEvent] = {}
+        self.fail_next: PromiseServiceError | None = None
+        self.fail_after_next: PromiseServiceError | None = None
+        self.append_count = 0
+        self._cursors: dict[int, Position] = {}
+        self._reservations: dict[str, StoredReservation] = {}
+        self._positions: dict[int, dict[tuple[str, str, str], tuple[Position, PositionImage]]] = {}
+        self._documents: dict[str, dict[str, str]] = {}
+        self._version = 0
+
+    async def append(self, shard: int, after: Position, events: Sequence[StoredEvent]) -> Position:
+        self._fail()
+        if not events:
+            return after
+        at = after
+        for stored in events:
+            if stored.shard != shard or not _follows(at, stored):
+                raise SequenceGap(f"shard {shard}: {stored.at} does not follow {at}")
+            at = stored.at
+        if self._cursors.get(shard, START) != after:
+            raise PreconditionFailed(f"the cursor of shard {shard} is not {after}")
+        for stored in events:
+            known = self.events.get((shard, stored.at), stored)
+            if known.payload != stored.payload:
+                raise Fork(f"shard {shard}: {stored.at} is stored with another payload")
+        for stored in events:
+            self._keep(stored)
+        self._cursors[shard] = at
+        self.append_count += 1
+        self._fail_after()
+        return at
+
+    async def cursor(self, shard: int) -> Position:
+        self._fail()
+        return self._cursors.get(shard, START)
+
+    async def cursors(self) -> dict[int, Position]:
+        self._fail()
+        return dict(self._cursors)
+
+    async def read_events(self, shard: int, after: Position, limit: int) -> list[StoredEvent]:
+        self._fail()
+        found = [e for (s, at), e in self.events.items() if s == shard and at > after]
+        return sorted(found, key=lambda stored: stored.at)[:limit]
+
+    async def read_positions(self, shard: int) -> tuple[Position, list[PositionImage]]:
+        self._fail()
+        images = [image for _, image in self._positions.get(shard, {}).values()]
+        return self._cursors.get(shard, START), images
+
+    async def reservation(self, reservation_id: str) -> StoredReservation | None:
+        self._fail()
+        return self._reservations.get(reservation_id)
+
+    async def network(self) -> StoredNetwork:
+        self._fail()
+        return StoredNetwork(self._version, {k: dict(v) for k, v in self._documents.items()})
+
+    async def network_version(self) -> int:
+        self._fail()
+        return self._version
+
+    async def upsert_network(self, kind: str, documents: Mapping[str, str]) -> int:
+        self._fail()
+        parsed = {}
+        for document_id, document in documents.items():
+            try:
+                parsed[document_id] = json.dumps(json.loads(document), sort_keys=True)
+                assert "NaN" not in document and "\\u0000" not in document
+            except (ValueError, AssertionError):
+                violation = FieldViolation(f"documents[{document_id!r}]", "INVALID_JSON", "no JSON")
+                raise InvalidRequest([violation]) from None
+        old = self._documents.get(kind, {})
+        if any(old.get(key) != value for key, value in parsed.items()):
+            self._documents[kind] = old | parsed
+            self._version += 1
+        self._fail_after()
+        return self._version
+
+    def set_cursor(self, shard: int, at: Position) -> None:
+        """What a restore of an older backup of one table would do."""
+        self._cursors[shard] = at
+
+    def _keep(self, stored: StoredEvent) -> None:
+        shard, at, event, _ = stored
+        self.events[shard, at] = stored
+        if event.claim:
+            known = self._reservations.get(event.subject)
+            if known is None or known.at < at:
+                self._reservations[event.subject] = StoredReservation(
+                    event.subject, event.claim, shard, at, event.time_ms
+                )
+        positions = self._positions.setdefault(shard, {})
+        for image in event.positions:
+            newest = positions.get(image[:3])
+            if newest is None or newest[0] < at:
+                positions[image[:3]] = (at, image)
+
+    def _fail(self) -> None:
+        error, self.fail_next = self.fail_next, None
+        if error is not None:
+            raise error
+
+    def _fail_after(self) -> None:
+        error, self.fail_after_next = self.fail_after_next, None
+        if error is not None:
+            raise error
+
+
+def _follows(after: Position, stored: StoredEvent) -> bool:
+    if after != START and stored.at.epoch == after.epoch:
+        return stored.at.sequence == after.sequence + 1
+    return (
+        stored.at == Position(after.epoch + 1, 1)
+        and stored.event.type == EventType.EPOCH_STARTED
+        and stored.event.previous == after
+    )
