@@ -2,5 +2,6 @@
 
 from promise_svc.adapters.embedded.postgres import EmbeddedPostgres
 from promise_svc.adapters.embedded.valkey import EmbeddedValkey
+from promise_svc.adapters.embedded.versions import engine_versions
 
-__all__ = ["EmbeddedPostgres", "EmbeddedValkey"]
+__all__ = ["EmbeddedPostgres", "EmbeddedValkey", "engine_versions"]

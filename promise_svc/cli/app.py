@@ -1,0 +1,37 @@
+"""The application of all commands, and what a failure looks like."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from promise_svc.cli import version
+from promise_svc.errors import PromiseServiceError
+
+app = typer.Typer(
+    name="promise-svc",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _commands() -> None:
+    """Delivery promises and stock reservations that never oversell."""
+
+
+app.command()(version.version)
+
+
+def main() -> None:
+    """Run the command that the arguments name.
+
+    A refusal of ours ends in one line and code 1; anything else is a fault and shows its trace.
+    """
+    try:
+        app()
+    except PromiseServiceError as error:
+        console = Console(stderr=True)
+        console.print(f"promise-svc: {error.message}", style="red", markup=False, highlight=False)
+        sys.exit(1)
