@@ -1,26 +1,43 @@
 """The one door to native: each name is the compiled twin, or its specification when asked.
 
 ``PROMISE_PURE_PYTHON=1`` takes the specifications; nothing else does. A missing extension is an
-ImportError, never a silent fall-back. mypy checks both branches against each other: a twin whose
-signature differs from its specification is an "Incompatible import" here.
+ImportError, never a silent fall-back. mypy holds both branches against each other: a twin whose
+signature differs from its specification is an error in this file.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from promise_svc.domain.ats_table import AtsTableCore, RowValues
 
 COMPILED = os.environ.get("PROMISE_PURE_PYTHON") != "1"
 """False when the specifications run. The server logs it; load tests refuse to publish without."""
 
+_RowT = TypeVar("_RowT")
+
 if COMPILED:
     try:
+        from native._ats_table import AtsTable as _NativeAtsTable
         from native._sharding import shard_of, stable_hash
     except ImportError as error:
         raise ImportError(
             f"native extensions are not built ({error}); run `make setup`, "
             "or set PROMISE_PURE_PYTHON=1 for the slow specifications"
         ) from error
+
+    def ats_table(shard_count: int, make_row: Callable[[RowValues], _RowT]) -> AtsTableCore[_RowT]:
+        """A new, empty ATS table; ``make_row`` turns its values into what ``rows`` returns."""
+        return _NativeAtsTable(shard_count=shard_count, make_row=make_row)
 else:
+    from promise_svc.domain.ats_table import AtsTable as _PlainAtsTable
     from promise_svc.domain.sharding import shard_of, stable_hash
 
-__all__ = ["COMPILED", "shard_of", "stable_hash"]
+    def ats_table(shard_count: int, make_row: Callable[[RowValues], _RowT]) -> AtsTableCore[_RowT]:
+        """A new, empty ATS table; ``make_row`` turns its values into what ``rows`` returns."""
+        return _PlainAtsTable(shard_count=shard_count, make_row=make_row)
+
+
+__all__ = ["COMPILED", "ats_table", "shard_of", "stable_hash"]

@@ -1,0 +1,77 @@
+"""Layout of the ATS table in memory: per shard, an open-addressed index and an arena of blocks.
+
+A block is one SKU: Block, then the SKU in UTF-8 padded to 8 bytes, then ``capacity`` cells of which
+``count`` are used, ascending by place. The index maps the SKU's hash to the block's word offset.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+
+cdef struct Cell:
+    uint64_t place  # interned node id << 32 | interned bucket; bucket 0 is stock here now
+    int64_t on_hand
+    int64_t committed
+    int64_t held
+    int64_t safety_stock
+
+
+cdef struct Block:
+    uint64_t hash
+    uint32_t key_size  # bytes of the SKU
+    uint32_t capacity
+    uint32_t count
+    uint32_t padding
+
+
+cdef struct Slot:
+    uint32_t tag  # low half of the hash: most other SKUs are told apart without their block
+    uint32_t offset  # of the block, in words of 8 bytes; 0 is an empty slot
+
+
+cdef struct ShardMap:
+    Slot* slots
+    uint64_t* words
+    uint32_t slot_mask  # slot count - 1; slot counts are powers of two
+    uint32_t sku_count
+    uint64_t cell_count
+    uint64_t words_used
+    uint64_t words_capacity
+    uint64_t words_dead  # left behind by blocks that moved
+
+
+cdef struct Clock:
+    int64_t epoch
+    int64_t sequence
+    int64_t time_ms
+
+
+cdef struct Parsed:  # one checked image; key points into a str that the caller holds
+    const char* key
+    uint64_t hash
+    uint32_t key_size
+    Cell cell
+
+
+cdef class AtsTable:
+    cdef uint32_t shard_count
+    cdef object make_row
+    cdef dict place_ids  # node id or bucket -> interned id
+    cdef list places  # interned id -> node id or bucket
+    cdef ShardMap* live
+    cdef ShardMap* staged
+    cdef Clock* clocks
+    cdef Parsed* parsed
+    cdef uint64_t parsed_capacity
+    cdef uint32_t* marks  # per interned id, the last call that named it
+    cdef uint32_t* named  # ids the present call named, each once
+    cdef uint32_t marks_capacity  # of marks and named
+    cdef uint32_t mark
+
+    cdef int64_t parse(self, uint32_t shard, list images) except -1
+    cdef int parse_one(self, uint32_t shard, object image, Parsed* parsed) except -1
+    cdef uint32_t intern(self, str name, str value) except? 0
+    cdef Block* find(self, str sku) except? NULL
+    cdef int64_t name_nodes(self, list node_ids) except -1
+    cdef int reserve_marks(self) except -1
+    cdef int check_shard(self, int64_t shard) except -1
+    cdef int write(self, ShardMap* map, int64_t count) except -1

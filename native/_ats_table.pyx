@@ -1,0 +1,591 @@
+"""Twin of promise_svc.domain.ats_table.AtsTable.
+
+Limits: those of the specification, and 32 GiB and 2**31 SKUs a shard, 2**31 node ids and buckets.
+Interned node ids and buckets are never forgotten, not even by a load.
+The GIL is held throughout: a look-up is shorter than giving it up would be. The inner functions
+are nogil all the same, so that a batch may release it.
+Cost: see native/README.md.
+"""
+
+cimport cython
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memmove, memset
+
+from native._sharding cimport hash_bytes
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(str key, Py_ssize_t* size) except NULL
+    long long PyLong_AsLongLongAndOverflow(object value, int* overflow) except? -1
+
+cdef enum:
+    ID_LENGTH_MAX = 64
+    SHARD_COUNT_MAX = 4096
+    SLOT_COUNT_MIN = 8
+    WORDS_MIN = 64
+    BLOCK_WORDS = 3
+    CELL_WORDS = 5
+
+cdef int64_t QUANTITY_MAX = 2**31 - 1
+cdef int64_t COUNTER_MAX = 2**53
+cdef uint64_t WORDS_MAX = 2**32 - 1
+cdef uint32_t PLACES_MAX = 2**31 - 1
+
+assert sizeof(Block) == BLOCK_WORDS * 8 and sizeof(Cell) == CELL_WORDS * 8
+
+
+# Reading: nothing below allocates or touches a Python object.
+
+cdef inline Block* block_at(ShardMap* map, uint32_t slot) noexcept nogil:
+    return <Block*>(map.words + map.slots[slot].offset)
+
+
+cdef inline uint64_t key_words(uint32_t key_size) noexcept nogil:
+    return (<uint64_t>key_size + 7) // 8
+
+
+cdef inline char* key_of(Block* block) noexcept nogil:
+    return <char*>(<uint64_t*>block + BLOCK_WORDS)
+
+
+cdef inline Cell* cells_of(Block* block) noexcept nogil:
+    return <Cell*>(<uint64_t*>block + BLOCK_WORDS + key_words(block.key_size))
+
+
+cdef inline uint64_t block_words(uint32_t key_size, uint64_t capacity) noexcept nogil:
+    return BLOCK_WORDS + key_words(key_size) + capacity * CELL_WORDS
+
+
+cdef inline uint32_t find_slot(
+    ShardMap* map, uint64_t hash, const char* key, uint32_t key_size
+) noexcept nogil:
+    """Slot of the SKU, or the empty slot where it would go. The map has at least one empty slot."""
+    # The shard is the hash's remainder, so its low bits are alike here: the high half spreads.
+    cdef uint32_t slot = <uint32_t>(hash >> 32) & map.slot_mask
+    cdef Block* block
+    while map.slots[slot].offset != 0:
+        if map.slots[slot].tag == <uint32_t>hash:
+            block = block_at(map, slot)
+            if (
+                block.hash == hash
+                and block.key_size == key_size
+                and memcmp(key_of(block), key, key_size) == 0
+            ):
+                return slot
+        slot = (slot + 1) & map.slot_mask
+    return slot
+
+
+cdef inline Block* find_block(
+    ShardMap* map, uint64_t hash, const char* key, uint32_t key_size
+) noexcept nogil:
+    if map.sku_count == 0:
+        return NULL
+    cdef uint32_t slot = find_slot(map, hash, key, key_size)
+    return NULL if map.slots[slot].offset == 0 else block_at(map, slot)
+
+
+cdef inline uint32_t find_cell(Block* block, uint64_t place) noexcept nogil:
+    """Index of the first cell not before ``place``."""
+    cdef Cell* cells = cells_of(block)
+    cdef uint32_t low = 0
+    cdef uint32_t high = block.count
+    cdef uint32_t middle
+    while low < high:
+        middle = low + (high - low) // 2
+        if cells[middle].place < place:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef inline int64_t cell_ats(Cell* cell) noexcept nogil:
+    cdef int64_t ats = cell.on_hand - cell.committed - cell.held - cell.safety_stock
+    return ats if ats > 0 else 0
+
+
+cdef inline int64_t ats_at(Block* block, uint64_t place) noexcept nogil:
+    cdef uint32_t index = find_cell(block, place)
+    if index < block.count and cells_of(block)[index].place == place:
+        return cell_ats(&cells_of(block)[index])
+    return 0
+
+
+cdef inline int64_t ats_of_all(Block* block) noexcept nogil:
+    cdef Cell* cells = cells_of(block)
+    cdef int64_t total = 0
+    cdef uint32_t i
+    for i in range(block.count):
+        if <uint32_t>cells[i].place == 0:
+            total += cell_ats(&cells[i])
+    return total
+
+
+cdef inline int64_t ats_of_named(
+    Block* block, uint32_t* named, uint32_t count, uint32_t* marks, uint32_t mark
+) noexcept nogil:
+    """Sum over ``count`` named nodes: search for few, scan for many, so never their product."""
+    cdef Cell* cells = cells_of(block)
+    cdef int64_t total = 0
+    cdef uint32_t i
+    if <uint64_t>count * 8 < block.count or count == 1:
+        for i in range(count):
+            total += ats_at(block, <uint64_t>named[i] << 32)
+        return total
+    for i in range(block.count):
+        if <uint32_t>cells[i].place == 0 and marks[cells[i].place >> 32] == mark:
+            total += cell_ats(&cells[i])
+    return total
+
+
+# Writing.
+
+cdef int map_open(ShardMap* map) except -1:
+    """Make an all-zero map writable; an open one is left as it is."""
+    if map.slots == NULL:
+        map.slots = <Slot*>calloc(SLOT_COUNT_MIN, sizeof(Slot))
+        if map.slots == NULL:
+            raise MemoryError
+        map.slot_mask = SLOT_COUNT_MIN - 1
+    if map.words == NULL:
+        map.words = <uint64_t*>malloc(WORDS_MIN * 8)
+        if map.words == NULL:
+            raise MemoryError
+        map.words_capacity = WORDS_MIN
+        map.words_used = 1  # offset 0 means an empty slot
+    return 0
+
+
+cdef void map_close(ShardMap* map) noexcept:
+    free(map.slots)
+    free(map.words)
+    memset(map, 0, sizeof(ShardMap))
+
+
+cdef int grow_slots(ShardMap* map) except -1:
+    cdef uint32_t mask = map.slot_mask * 2 + 1
+    cdef Slot* slots = <Slot*>calloc(<size_t>mask + 1, sizeof(Slot))
+    if slots == NULL:
+        raise MemoryError
+    cdef uint32_t i
+    cdef uint32_t slot
+    for i in range(map.slot_mask + 1):
+        if map.slots[i].offset != 0:
+            slot = <uint32_t>(block_at(map, i).hash >> 32) & mask
+            while slots[slot].offset != 0:
+                slot = (slot + 1) & mask
+            slots[slot] = map.slots[i]
+    free(map.slots)
+    map.slots = slots
+    map.slot_mask = mask
+    return 0
+
+
+cdef int compact(ShardMap* map, uint64_t spare) except -1:
+    """Copy the blocks into an arena without dead words and with ``spare`` free ones."""
+    cdef uint64_t size = 1 + spare
+    cdef Block* block
+    cdef uint32_t i
+    for i in range(map.slot_mask + 1):
+        if map.slots[i].offset != 0:
+            block = block_at(map, i)
+            size += block_words(block.key_size, block.count)
+    cdef uint64_t* words = <uint64_t*>malloc(size * 8)
+    if words == NULL:
+        raise MemoryError
+    cdef uint64_t used = 1
+    cdef uint64_t moved
+    for i in range(map.slot_mask + 1):
+        if map.slots[i].offset != 0:
+            block = block_at(map, i)
+            block.capacity = block.count
+            moved = block_words(block.key_size, block.count)
+            memcpy(words + used, block, moved * 8)
+            map.slots[i].offset = <uint32_t>used
+            used += moved
+    free(map.words)
+    map.words = words
+    map.words_used = used
+    map.words_capacity = size
+    map.words_dead = 0
+    return 0
+
+
+cdef int reserve_words(ShardMap* map, uint64_t count) except -1:
+    """Make room for ``count`` words at the arena's end. Blocks may move; slots do not."""
+    if map.words_used + count <= map.words_capacity:
+        return 0
+    if map.words_dead * 4 > map.words_used:
+        return compact(map, count + (map.words_used - map.words_dead) // 4)
+    cdef uint64_t capacity = map.words_used + count + map.words_used // 4
+    if map.words_used + count > WORDS_MAX:
+        raise MemoryError("a shard of the ATS table is larger than 32 GiB")
+    cdef uint64_t* words = <uint64_t*>realloc(map.words, capacity * 8)
+    if words == NULL:
+        raise MemoryError
+    map.words = words
+    map.words_capacity = capacity
+    return 0
+
+
+cdef int add_block(ShardMap* map, uint32_t slot, Parsed* parsed) except -1:
+    cdef uint64_t size = block_words(parsed.key_size, 1)
+    reserve_words(map, size)
+    cdef Block* block = <Block*>(map.words + map.words_used)
+    block.hash = parsed.hash
+    block.key_size = parsed.key_size
+    block.capacity = 1
+    block.count = 0
+    block.padding = 0
+    memcpy(key_of(block), parsed.key, parsed.key_size)
+    map.slots[slot].tag = <uint32_t>parsed.hash
+    map.slots[slot].offset = <uint32_t>map.words_used
+    map.words_used += size
+    map.sku_count += 1
+    return 0
+
+
+cdef int grow_block(ShardMap* map, uint32_t slot) except -1:
+    cdef Block* block = block_at(map, slot)
+    cdef uint32_t key_size = block.key_size
+    cdef uint32_t capacity = block.capacity + block.capacity // 2 + 1
+    cdef uint64_t old_size = block_words(key_size, block.capacity)
+    # The last block grows in place, cell by cell: images grouped by SKU leave nothing behind.
+    if map.slots[slot].offset + old_size == map.words_used:
+        reserve_words(map, CELL_WORDS)
+        block = block_at(map, slot)
+        # A compaction inside may have cut the block to its count and moved another one behind it.
+        if map.slots[slot].offset + block_words(key_size, block.capacity) == map.words_used:
+            block.capacity += 1
+            map.words_used += CELL_WORDS
+            return 0
+    reserve_words(map, block_words(key_size, capacity))
+    block = block_at(map, slot)
+    old_size = block_words(key_size, block.capacity)
+    memcpy(map.words + map.words_used, block, old_size * 8)
+    map.slots[slot].offset = <uint32_t>map.words_used
+    block_at(map, slot).capacity = capacity
+    map.words_used += block_words(key_size, capacity)
+    map.words_dead += old_size
+    return 0
+
+
+cdef int put(ShardMap* map, Parsed* parsed) except -1:
+    # At most three quarters of the slots are taken, so that a miss ends soon.
+    if (<uint64_t>map.sku_count + 1) * 4 > (<uint64_t>map.slot_mask + 1) * 3:
+        grow_slots(map)
+    cdef uint32_t slot = find_slot(map, parsed.hash, parsed.key, parsed.key_size)
+    if map.slots[slot].offset == 0:
+        add_block(map, slot, parsed)
+    cdef Block* block = block_at(map, slot)
+    cdef uint32_t index = find_cell(block, parsed.cell.place)
+    if index == block.count or cells_of(block)[index].place != parsed.cell.place:
+        if block.count == block.capacity:
+            grow_block(map, slot)
+            block = block_at(map, slot)
+        memmove(
+            &cells_of(block)[index + 1],
+            &cells_of(block)[index],
+            <size_t>(block.count - index) * sizeof(Cell),
+        )
+        block.count += 1
+        map.cell_count += 1
+    cells_of(block)[index] = parsed.cell
+    return 0
+
+
+cdef int64_t read_number(str name, object value, int64_t maximum) except -1:
+    cdef int overflow = 0
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    cdef int64_t number = PyLong_AsLongLongAndOverflow(value, &overflow)
+    if overflow != 0 or not 0 <= number <= maximum:
+        raise ValueError(f"{name} {value} is outside 0..{maximum}")
+    return number
+
+
+cdef uint64_t map_size(ShardMap* map) noexcept:
+    if map.slots == NULL:
+        return 0
+    return map.words_capacity * 8 + (<uint64_t>map.slot_mask + 1) * sizeof(Slot)
+
+
+cdef Clock read_clock(object epoch, object sequence, object time_ms) except *:
+    cdef Clock clock
+    clock.epoch = read_number("epoch", epoch, COUNTER_MAX)
+    clock.sequence = read_number("sequence", sequence, COUNTER_MAX)
+    clock.time_ms = read_number("time_ms", time_ms, COUNTER_MAX)
+    return clock
+
+
+@cython.final
+cdef class AtsTable:
+    """In-memory index of all positions; see AtsTableCore."""
+
+    def __cinit__(self, int64_t shard_count, make_row):
+        if not 1 <= shard_count <= SHARD_COUNT_MAX:
+            raise ValueError(f"shard_count {shard_count} is outside 1..{SHARD_COUNT_MAX}")
+        self.shard_count = <uint32_t>shard_count
+        self.make_row = make_row
+        self.place_ids = {"": 0}
+        self.places = [""]
+        self.live = <ShardMap*>calloc(shard_count, sizeof(ShardMap))
+        self.staged = <ShardMap*>calloc(shard_count, sizeof(ShardMap))
+        self.clocks = <Clock*>calloc(shard_count, sizeof(Clock))
+        if self.live == NULL or self.staged == NULL or self.clocks == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        for i in range(self.shard_count):
+            if self.live != NULL:
+                map_close(&self.live[i])
+            if self.staged != NULL:
+                map_close(&self.staged[i])
+        free(self.live)
+        free(self.staged)
+        free(self.clocks)
+        free(self.parsed)
+        free(self.marks)
+        free(self.named)
+
+    def load(self, int64_t shard, epoch, sequence, time_ms, images):
+        self.check_shard(shard)
+        cdef int64_t count = self.parse(<uint32_t>shard, list(images))
+        cdef Clock clock = read_clock(epoch, sequence, time_ms)
+        cdef ShardMap* staged = &self.staged[shard]
+        self.write(staged, count)
+        if staged.words_dead * 8 > staged.words_used:
+            compact(staged, 0)
+        map_close(&self.live[shard])
+        self.live[shard] = staged[0]
+        memset(staged, 0, sizeof(ShardMap))
+        self.clocks[shard] = clock
+
+    def stage(self, int64_t shard, images):
+        self.check_shard(shard)
+        cdef int64_t count = self.parse(<uint32_t>shard, list(images))
+        self.write(&self.staged[shard], count)
+
+    def unstage(self, int64_t shard):
+        self.check_shard(shard)
+        map_close(&self.staged[shard])
+
+    def apply(self, int64_t shard, epoch, sequence, time_ms, images):
+        self.check_shard(shard)
+        cdef int64_t count = self.parse(<uint32_t>shard, list(images))
+        cdef Clock clock = read_clock(epoch, sequence, time_ms)
+        cdef Clock past = self.clocks[shard]
+        if clock.epoch < past.epoch or (
+            clock.epoch == past.epoch and clock.sequence < past.sequence
+        ):
+            raise ValueError(
+                f"shard {shard} stands at {(past.epoch, past.sequence)}, after {(epoch, sequence)}"
+            )
+        self.write(&self.live[shard], count)
+        clock.time_ms = max(clock.time_ms, past.time_ms)
+        self.clocks[shard] = clock
+
+    def clock(self, int64_t shard):
+        self.check_shard(shard)
+        cdef Clock clock = self.clocks[shard]
+        return clock.epoch, clock.sequence, clock.time_ms
+
+    def as_of(self, str sku not None):
+        cdef Py_ssize_t size
+        cdef const char* key = PyUnicode_AsUTF8AndSize(sku, &size)
+        cdef Clock clock = self.clocks[hash_bytes(key, size) % self.shard_count]
+        return clock.epoch, clock.sequence, clock.time_ms
+
+    def rows(self, str sku not None):
+        cdef Block* block = self.find(sku)
+        if block == NULL:
+            return None
+        # make_row is a caller's code and might write here: the cells are copied out first.
+        cdef list values = []
+        cdef uint32_t i
+        cdef Cell cell
+        for i in range(block.count):
+            cell = cells_of(block)[i]
+            values.append((
+                self.places[<Py_ssize_t>(cell.place >> 32)],
+                self.places[<Py_ssize_t>(cell.place & 0xFFFFFFFF)],
+                cell.on_hand,
+                cell.committed,
+                cell.held,
+                cell.safety_stock,
+            ))
+        cdef object make_row = self.make_row
+        return [make_row(row) for row in values]
+
+    def ats(self, str sku not None, node_ids=None):
+        # Named first: listing them may run a caller's code, and a block is valid until a write.
+        cdef int64_t count = -1 if node_ids is None else self.name_nodes(list(node_ids))
+        cdef Block* block = self.find(sku)
+        if block == NULL:
+            return 0
+        if node_ids is None:
+            return ats_of_all(block)
+        return ats_of_named(block, self.named, <uint32_t>count, self.marks, self.mark)
+
+    def ats_many(self, skus, str node_id not None):
+        cdef list result = []
+        cdef uint64_t place = <uint64_t>(<uint32_t>self.place_ids.get(node_id, 0)) << 32
+        cdef Block* block
+        cdef str sku
+        for sku in skus:
+            block = self.find(sku)
+            result.append(0 if block == NULL or place == 0 else ats_at(block, place))
+        return result
+
+    def sku_count(self):
+        cdef uint64_t total = 0
+        cdef uint32_t i
+        for i in range(self.shard_count):
+            total += self.live[i].sku_count
+        return total
+
+    def cell_count(self):
+        cdef uint64_t total = 0
+        cdef uint32_t i
+        for i in range(self.shard_count):
+            total += self.live[i].cell_count
+        return total
+
+    def memory_size(self):
+        cdef uint64_t total = 0
+        cdef uint32_t i
+        for i in range(self.shard_count):
+            total += map_size(&self.live[i]) + map_size(&self.staged[i])
+        return total
+
+    cdef int check_shard(self, int64_t shard) except -1:
+        if not 0 <= shard < self.shard_count:
+            raise ValueError(f"shard {shard} is outside 0..{self.shard_count - 1}")
+        return 0
+
+    cdef Block* find(self, str sku) except? NULL:
+        if sku is None:
+            raise TypeError("sku must be a str, not None")
+        cdef Py_ssize_t size
+        cdef const char* key = PyUnicode_AsUTF8AndSize(sku, &size)
+        if size > ID_LENGTH_MAX:
+            return NULL
+        cdef uint64_t hash = hash_bytes(key, size)
+        return find_block(&self.live[hash % self.shard_count], hash, key, <uint32_t>size)
+
+    cdef int64_t name_nodes(self, list node_ids) except -1:
+        """Mark and list the known ones among these nodes, each once; returns how many."""
+        self.reserve_marks()
+        if self.mark == 0xFFFFFFFF:
+            memset(self.marks, 0, self.marks_capacity * sizeof(uint32_t))
+            self.mark = 0
+        self.mark += 1
+        cdef uint32_t count = 0
+        cdef uint32_t place
+        cdef object known
+        cdef str node_id
+        for node_id in node_ids:
+            known = self.place_ids.get(node_id)
+            if known is None:
+                continue
+            place = known
+            if self.marks[place] != self.mark:
+                self.marks[place] = self.mark
+                self.named[count] = place
+                count += 1
+        return count
+
+    cdef int reserve_marks(self) except -1:
+        cdef size_t needed = len(self.places)
+        cdef size_t capacity = needed + needed // 4 + 16
+        cdef uint32_t* grown
+        if needed <= self.marks_capacity:
+            return 0
+        grown = <uint32_t*>realloc(self.named, capacity * sizeof(uint32_t))
+        if grown == NULL:
+            raise MemoryError
+        self.named = grown
+        grown = <uint32_t*>realloc(self.marks, capacity * sizeof(uint32_t))
+        if grown == NULL:
+            raise MemoryError
+        self.marks = grown
+        memset(
+            self.marks + self.marks_capacity,
+            0,
+            (capacity - self.marks_capacity) * sizeof(uint32_t),
+        )
+        self.marks_capacity = <uint32_t>capacity
+        return 0
+
+    cdef uint32_t intern(self, str name, str value) except? 0:
+        cdef object known = self.place_ids.get(value)
+        if known is not None:
+            return known
+        cdef Py_ssize_t size
+        PyUnicode_AsUTF8AndSize(value, &size)
+        if size > ID_LENGTH_MAX:
+            raise ValueError(f"{name} {value!r} is not 0..{ID_LENGTH_MAX} bytes long")
+        cdef Py_ssize_t place = len(self.places)
+        if place > PLACES_MAX:
+            raise MemoryError("the ATS table knows too many node ids and buckets")
+        self.places.append(value)
+        self.place_ids[value] = place
+        return <uint32_t>place
+
+    cdef int64_t parse(self, uint32_t shard, list images) except -1:
+        """Check all images into ``parsed``; their strings must live until they are written."""
+        cdef uint64_t count = len(images)
+        cdef Parsed* grown
+        if count > self.parsed_capacity:
+            grown = <Parsed*>realloc(self.parsed, count * sizeof(Parsed))
+            if grown == NULL:
+                raise MemoryError
+            self.parsed = grown
+            self.parsed_capacity = count
+        cdef uint64_t i = 0
+        for image in images:
+            self.parse_one(shard, image, &self.parsed[i])
+            i += 1
+        return <int64_t>count
+
+    cdef int parse_one(self, uint32_t shard, object image, Parsed* parsed) except -1:
+        cdef str sku
+        cdef str node_id
+        cdef str bucket
+        cdef Py_ssize_t size
+        # Named tuples are welcome, so no <tuple?>, which wants the exact type.
+        if not isinstance(image, tuple):
+            raise TypeError(f"an image must be a tuple, not {type(image).__name__}")
+        sku, node_id, bucket, counters = <tuple>image
+        if sku is None or node_id is None or bucket is None:
+            raise TypeError("sku, node_id and bucket must be str, not None")
+        parsed.key = PyUnicode_AsUTF8AndSize(sku, &size)
+        if not 1 <= size <= ID_LENGTH_MAX:
+            raise ValueError(f"sku {sku!r} is not 1..{ID_LENGTH_MAX} bytes long")
+        parsed.key_size = <uint32_t>size
+        parsed.hash = hash_bytes(parsed.key, size)
+        if parsed.hash % self.shard_count != shard:
+            raise ValueError(f"sku {sku!r} does not belong to shard {shard}")
+        if not node_id:
+            raise ValueError(f"node_id '' is not 1..{ID_LENGTH_MAX} bytes long")
+        parsed.cell.place = <uint64_t>self.intern("node_id", node_id) << 32
+        parsed.cell.place |= self.intern("bucket", bucket)
+        if not isinstance(counters, tuple):
+            raise TypeError(f"counters must be a tuple, not {type(counters).__name__}")
+        cdef tuple values = <tuple>counters
+        if len(values) < 4:
+            raise ValueError(f"counters are {len(values)}, not at least 4")
+        parsed.cell.on_hand = read_number("on_hand", values[0], QUANTITY_MAX)
+        parsed.cell.committed = read_number("committed", values[1], COUNTER_MAX)
+        parsed.cell.held = read_number("held", values[2], COUNTER_MAX)
+        parsed.cell.safety_stock = read_number("safety_stock", values[3], COUNTER_MAX)
+        return 0
+
+    cdef int write(self, ShardMap* map, int64_t count) except -1:
+        map_open(map)
+        cdef int64_t i
+        for i in range(count):
+            put(map, &self.parsed[i])
+        return 0

@@ -1,0 +1,269 @@
+"""The table's rules and limits, on specification and twin."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from native import _ats_table
+from promise_svc.application.ports import AtsRow
+from promise_svc.domain.ats_table import COUNTER_MAX
+from promise_svc.domain.events import PositionImage
+from promise_svc.domain.inventory import ID_LENGTH_MAX, QUANTITY_MAX, StockPosition
+
+NewTable = Callable[..., Any]
+LARGEST = (QUANTITY_MAX, COUNTER_MAX, COUNTER_MAX, COUNTER_MAX)
+
+
+def image(sku: str = "a", node_id: str = "n", bucket: str = "", on_hand: int = 5) -> Any:
+    return PositionImage(sku, node_id, bucket, StockPosition(on_hand=on_hand))
+
+
+def one_shard(new_table: NewTable) -> Any:
+    return new_table(shard_count=1, make_row=partial(tuple.__new__, AtsRow))
+
+
+def test_a_row_comes_back_as_what_make_row_builds(new_table: NewTable) -> None:
+    """The caller's row type is filled in the documented order."""
+    table = one_shard(new_table)
+    table.load(0, 1, 1, 9, [PositionImage("a", "n", "po-1", StockPosition(9, 1, 2, 3))])
+
+    (row,) = table.rows("a")
+
+    assert AtsRow("n", "po-1", 9, 1, 2, 3) == row
+    assert type(row) is AtsRow
+
+
+def test_a_staged_image_shows_only_after_load(new_table: NewTable) -> None:
+    """Readers see the old shard until the load, and none of it afterwards."""
+    table = one_shard(new_table)
+    table.load(0, 1, 1, 9, [image("old")])
+    table.stage(0, [image("new", on_hand=1), image("new", on_hand=2)])
+
+    assert table.rows("new") is None
+    table.load(0, 1, 7, 10, [image("new", on_hand=3)])
+    assert table.rows("old") is None
+    assert table.ats("new") == 3
+    assert table.clock(0) == (1, 7, 10)
+
+
+def test_an_unstaged_image_never_shows(new_table: NewTable) -> None:
+    """A load given up leaves nothing behind for the next one."""
+    table = one_shard(new_table)
+    table.stage(0, [image("a")])
+    table.unstage(0)
+    table.load(0, 1, 1, 1, [image("b")])
+
+    assert table.rows("a") is None
+
+
+def test_apply_never_goes_back(new_table: NewTable) -> None:
+    """An older point is refused whole; time stays where it was when a message brings less."""
+    table = one_shard(new_table)
+    table.apply(0, 2, 5, 100, [image()])
+    for older in ((2, 4), (1, 9)):
+        with pytest.raises(ValueError, match="stands at"):
+            table.apply(0, *older, 200, [image(on_hand=1)])
+    table.apply(0, 2, 5, 50, [])
+
+    assert table.ats("a") == 5
+    assert table.clock(0) == (2, 5, 100)
+
+
+def test_bad_input_changes_nothing(new_table: NewTable) -> None:
+    """One bad image refuses the whole call, whichever call it is."""
+    table = one_shard(new_table)
+    for call in (table.load, table.apply):
+        with pytest.raises(ValueError, match="on_hand"):
+            call(0, 1, 1, 1, [image("a"), image("b", on_hand=-1)])
+    with pytest.raises(ValueError, match="on_hand"):
+        table.stage(0, [image("a"), image("b", on_hand=QUANTITY_MAX + 1)])
+    table.load(0, 0, 0, 0, [])
+
+    assert table.sku_count() == 0
+    assert table.clock(0) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ("", "n", "", (0, 0, 0, 0)),
+        ("a" * (ID_LENGTH_MAX + 1), "n", "", (0, 0, 0, 0)),
+        ("é" * 33, "n", "", (0, 0, 0, 0)),
+        ("\ud800", "n", "", (0, 0, 0, 0)),
+        ("a", "", "", (0, 0, 0, 0)),
+        ("a", "n" * (ID_LENGTH_MAX + 1), "", (0, 0, 0, 0)),
+        ("a", "n", "p" * (ID_LENGTH_MAX + 1), (0, 0, 0, 0)),
+        ("a", "n", "", (QUANTITY_MAX + 1, 0, 0, 0)),
+        ("a", "n", "", (0, COUNTER_MAX + 1, 0, 0)),
+        ("a", "n", "", (0, 0, -1, 0)),
+        ("a", "n", "", (0, 0, 0, 2**70)),
+        ("a", "n", "", (0, 0, 0)),
+        ("a", "n", ""),
+    ],
+)
+def test_one_beyond_a_limit_is_refused(new_table: NewTable, bad: Any) -> None:
+    """The limits are exact, in bytes for ids, and a huge int is no different from a large one."""
+    with pytest.raises(ValueError, match=r"\S"):
+        one_shard(new_table).apply(0, 1, 1, 1, [bad])
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        (b"a", "n", "", (0, 0, 0, 0)),
+        ("a", "n", "", [0, 0, 0, 0]),
+        ("a", None, "", (0, 0, 0, 0)),
+        ("a", "n", "", (1.0, 0, 0, 0)),
+        ("a", "n", "", ("1", 0, 0, 0)),
+    ],
+)
+def test_a_wrong_type_is_refused(new_table: NewTable, bad: Any) -> None:
+    """Whatever the caller's types are, memory stays sound."""
+    with pytest.raises((TypeError, AttributeError)):
+        one_shard(new_table).apply(0, 1, 1, 1, [bad])
+
+
+def test_the_largest_values_are_kept(new_table: NewTable) -> None:
+    """Counters at their limits neither overflow nor show as ATS."""
+    table = one_shard(new_table)
+    sku = "z" * ID_LENGTH_MAX
+    table.load(0, COUNTER_MAX, COUNTER_MAX, COUNTER_MAX, [(sku, "n", "", LARGEST)])
+    table.apply(
+        0,
+        COUNTER_MAX,
+        COUNTER_MAX,
+        COUNTER_MAX,
+        [(sku, f"n{i}", "", (QUANTITY_MAX, 0, 0, 0)) for i in range(5000)],
+    )
+
+    assert table.ats(sku) == 5000 * QUANTITY_MAX
+    assert table.ats(sku, ["n"]) == 0
+    assert AtsRow("n", "", *LARGEST) in table.rows(sku)
+
+
+@pytest.mark.parametrize(("point", "name"), [((-1, 0, 0), "epoch"), ((0, 2**53 + 1, 0), "seq")])
+def test_a_point_beyond_its_limit_is_refused(
+    new_table: NewTable, point: tuple[int, int, int], name: str
+) -> None:
+    """Epoch, sequence and time have limits too."""
+    with pytest.raises(ValueError, match=name):
+        one_shard(new_table).load(0, *point, [])
+
+
+@pytest.mark.parametrize("shard_count", [0, -1, 4097])
+def test_an_illegal_shard_count_is_refused(new_table: NewTable, shard_count: int) -> None:
+    """A table has 1..SHARD_COUNT_MAX shards."""
+    with pytest.raises(ValueError, match="shard_count"):
+        new_table(shard_count=shard_count, make_row=tuple)
+
+
+@pytest.mark.parametrize("shard", [-1, 2, 2**31])
+def test_an_unknown_shard_is_refused(new_table: NewTable, shard: int) -> None:
+    """Every method that takes a shard checks it."""
+    table = new_table(shard_count=2, make_row=tuple)
+    for call in (
+        partial(table.load, shard, 0, 0, 0, []),
+        partial(table.apply, shard, 0, 0, 0, []),
+        partial(table.stage, shard, []),
+        partial(table.unstage, shard),
+        partial(table.clock, shard),
+    ):
+        with pytest.raises(ValueError, match="shard"):
+            call()
+
+
+def test_a_sku_of_another_shard_is_refused(new_table: NewTable) -> None:
+    """A misrouted image would never be found again."""
+    table = new_table(shard_count=64, make_row=tuple)
+    with pytest.raises(ValueError, match="does not belong"):
+        table.load(0, 1, 1, 1, [image("a")])
+
+
+def test_only_stock_here_now_counts(new_table: NewTable) -> None:
+    """Inbound buckets are rows but no ATS; a node named twice counts once; zero is the floor."""
+    table = one_shard(new_table)
+    table.load(
+        0,
+        1,
+        1,
+        1,
+        [
+            image("a", "n1", "", 4),
+            image("a", "n1", "po-1", 50),
+            ("a", "n2", "", (3, 2, 2, 0)),
+            image("a", "n3", "", 6),
+        ],
+    )
+
+    assert table.ats("a") == 10
+    assert table.ats("a", ["n1", "n1", "n2", "unknown", ""]) == 4
+    assert table.ats("a", []) == 0
+    assert table.ats_many(["a", "b", "a"], "n3") == [6, 0, 6]
+    assert table.ats_many(["a"], "po-1") == [0]
+
+
+def test_a_sku_at_many_nodes_answers_for_few_and_for_all(new_table: NewTable) -> None:
+    """Few named nodes are searched, many are scanned: one answer."""
+    table = one_shard(new_table)
+    node_ids = [f"n{number * 7919 % 2000}" for number in range(2000)]
+    table.load(0, 1, 1, 1, [image("a", node_id, "", int(node_id[1:])) for node_id in node_ids])
+
+    assert table.ats("a", ["n5", "n1999"]) == 2004
+    assert table.ats("a", node_ids) == sum(range(2000)) == table.ats("a")
+
+
+def test_memory_is_flat_over_many_writes() -> None:
+    """A hundred thousand writes over the same positions hold what the first thousand held."""
+    table = one_shard(_ats_table.AtsTable)
+    images = [image(f"s{i % 50}", f"n{i % 7}", "", i) for i in range(1000)]
+
+    def work(rounds: int) -> None:
+        for number in range(rounds):
+            table.apply(0, 1, 0, number, images)
+            table.stage(0, images)
+            if number % 3:
+                table.unstage(0)
+            else:
+                table.load(0, 1, 0, 0, images)
+            table.rows("s1")
+            table.ats_many(["s1", "s2"], "n1")
+            table.ats("s3", ["n1", "n2"])
+
+    work(5)
+    size = table.memory_size()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    work(50)
+    gc.collect()
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+
+    assert table.memory_size() == size
+    assert after - before < 4096
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident < 2048
+
+
+def test_a_table_frees_what_it_held() -> None:
+    """Tables made and dropped leave no memory behind."""
+    images = [image(f"s{i}", f"n{i % 20}") for i in range(20_000)]
+
+    def make() -> None:
+        table = one_shard(_ats_table.AtsTable)
+        table.load(0, 1, 1, 1, images)
+        assert table.memory_size() > 1_000_000
+
+    for _ in range(3):
+        make()
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(20):
+        make()
+
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident < 4096

@@ -1,0 +1,102 @@
+"""A random history written to both tables: every read agrees after every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from native import _ats_table
+from promise_svc.domain import ats_table
+from promise_svc.domain.inventory import ID_LENGTH_MAX, QUANTITY_MAX
+from promise_svc.domain.sharding import shard_of
+
+SHARD_COUNT = 3
+SKUS = ["a", "b", "c-7", "d" * 8, "e" * 9, "é" * (ID_LENGTH_MAX // 2), "z" * ID_LENGTH_MAX]
+SKUS += [f"s{number}" for number in range(30)]
+NODES = ["n", "b", "store-1", "n" * ID_LENGTH_MAX, *(f"n{number}" for number in range(12))]
+BUCKETS = ["", "", "", "po-1", "b", "p" * ID_LENGTH_MAX]
+
+counters = st.tuples(
+    st.integers(0, QUANTITY_MAX) | st.integers(0, 9),
+    st.integers(0, ats_table.COUNTER_MAX) | st.integers(0, 4),
+    st.integers(0, ats_table.COUNTER_MAX) | st.integers(0, 4),
+    st.integers(0, ats_table.COUNTER_MAX) | st.integers(0, 4),
+)
+images = st.lists(
+    st.tuples(st.sampled_from(SKUS), st.sampled_from(NODES), st.sampled_from(BUCKETS), counters),
+    max_size=40,
+)
+numbers = st.integers(0, ats_table.COUNTER_MAX) | st.integers(0, 5)
+shards = st.integers(0, SHARD_COUNT - 1)
+
+
+class BothTables(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = ats_table.AtsTable(SHARD_COUNT, tuple)
+        self.native = _ats_table.AtsTable(SHARD_COUNT, tuple)
+
+    def both(self, method: str, *arguments: Any) -> None:
+        answers = []
+        for table in (self.plain, self.native):
+            try:
+                answers.append(getattr(table, method)(*arguments))
+            except ValueError:
+                answers.append(ValueError)
+        assert answers[0] == answers[1]
+
+    @staticmethod
+    def of_shard(shard: int, chosen: list[Any]) -> list[Any]:
+        return [image for image in chosen if shard_of(image[0], SHARD_COUNT) == shard]
+
+    @rule(shard=shards, epoch=numbers, sequence=numbers, time_ms=numbers, chosen=images)
+    def load(self, shard: int, epoch: int, sequence: int, time_ms: int, chosen: list[Any]) -> None:
+        self.both("load", shard, epoch, sequence, time_ms, self.of_shard(shard, chosen))
+
+    @rule(shard=shards, chosen=images)
+    def stage(self, shard: int, chosen: list[Any]) -> None:
+        self.both("stage", shard, self.of_shard(shard, chosen))
+
+    @rule(shard=shards)
+    def unstage(self, shard: int) -> None:
+        self.both("unstage", shard)
+
+    @rule(shard=shards, steps=st.integers(0, 3), time_ms=numbers, chosen=images)
+    def apply(self, shard: int, steps: int, time_ms: int, chosen: list[Any]) -> None:
+        epoch, sequence, _ = self.plain.clock(shard)
+        sequence = min(sequence + steps, ats_table.COUNTER_MAX)
+        self.both("apply", shard, epoch, sequence, time_ms, self.of_shard(shard, chosen))
+
+    @rule(shard=shards, epoch=numbers, sequence=numbers, chosen=images)
+    def apply_anything(self, shard: int, epoch: int, sequence: int, chosen: list[Any]) -> None:
+        self.both("apply", shard, epoch, sequence, 0, chosen)
+
+    @precondition(lambda self: self.plain.cell_count() > 0)
+    @rule(node_ids=st.lists(st.sampled_from([*NODES, "", "unknown"]), max_size=20))
+    def read_by_nodes(self, node_ids: list[str]) -> None:
+        for sku in SKUS:
+            self.both("ats", sku, node_ids)
+
+    @rule(node_id=st.sampled_from([*NODES, "", "unknown", "po-1"]))
+    def read_many(self, node_id: str) -> None:
+        self.both("ats_many", [*SKUS, "unknown", "", "x" * 65, SKUS[0]], node_id)
+
+    @invariant()
+    def all_reads_agree(self) -> None:
+        for sku in [*SKUS, "unknown", "", "x" * 65]:
+            plain, native = self.plain.rows(sku), self.native.rows(sku)
+            assert (plain is None) == (native is None)
+            assert sorted(plain or []) == sorted(native or [])
+            assert self.plain.ats(sku) == self.native.ats(sku)
+            assert self.plain.as_of(sku) == self.native.as_of(sku)
+        for shard in range(SHARD_COUNT):
+            assert self.plain.clock(shard) == self.native.clock(shard)
+        assert self.plain.sku_count() == self.native.sku_count()
+        assert self.plain.cell_count() == self.native.cell_count()
+
+
+BothTables.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestBothTables = BothTables.TestCase
