@@ -6,8 +6,6 @@ BIN := $(VENV)/bin
 PYTHON ?=
 ARGS ?=
 NATIVE := $(wildcard native/_*.pyx native/_*.pxd)
-export PYTHON
-# Never write .pyc files of another interpreter's run into the tree's caches by accident.
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help setup demo serve test check lint types contracts bench protos build lock clean
@@ -18,7 +16,7 @@ help: ## print this list
 
 setup: $(VENV)/.native ## make the environment and compile native/ (every target does it first)
 
-$(VENV)/.packages: requirements/lock.txt .ci/setup
+$(VENV)/.packages: .ci/lock.txt .ci/setup
 	@PYTHON="$(PYTHON)" .ci/setup $(VENV)
 	@touch $@
 
@@ -48,7 +46,7 @@ types: setup
 	@echo "check: mypy --strict" && $(BIN)/mypy
 
 contracts: setup
-	@echo "check: import contracts" && $(BIN)/lint-imports
+	@echo "check: import contracts" && $(BIN)/lint-imports --no-logo
 	@echo "check: buf lint" && \
 		if compgen -G 'protos/promise_svc/v1/*.proto' >/dev/null; then \
 			$(BIN)/buf lint protos; else echo "  no protos yet"; fi
@@ -65,10 +63,10 @@ protos: setup ## regenerate promise_svc/v1 from protos/
 build: setup ## make a wheel in dist/
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 
-lock: ## renew requirements/lock.txt from pyproject.toml (needs a package index)
+lock: ## renew .ci/lock.txt from pyproject.toml (needs a package index)
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras \
 		--no-emit-index-url --no-header --no-annotate $(ARGS) \
-		--output-file requirements/lock.txt pyproject.toml
+		--output-file .ci/lock.txt pyproject.toml
 
 clean: ## remove the environment, builds and caches (keeps data folders)
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \

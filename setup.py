@@ -37,10 +37,22 @@ def native_extensions() -> list[Extension]:
     return cythonize(
         [Extension(f"native.{source.stem}", [str(source)]) for source in sources],
         compiler_directives=CHECKED_DIRECTIVES if checked else RELEASE_DIRECTIVES,
-        # Directives are no part of Cython's freshness test: without force the old C file,
-        # made under the other directives, is reused silently.
-        force=checked or os.environ.get("PROMISE_NATIVE_FORCE") == "1",
+        force=mode_changed("checked" if checked else "release"),
     )
+
+
+def mode_changed(mode: str) -> bool:
+    """Tell whether the C files were made in another mode, and remember this one.
+
+    Directives are no part of Cython's freshness test: without force the old C file, made under
+    the other directives, is reused silently.
+    """
+    record = Path("build") / "native-mode"
+    if record.exists() and record.read_text() == mode:
+        return False
+    record.parent.mkdir(exist_ok=True)
+    record.write_text(mode)
+    return True
 
 
 setup(ext_modules=native_extensions())

@@ -18,7 +18,7 @@ from promise_svc.errors import ConfigError
 PREFIX = "PROMISE_"
 READ_ELSEWHERE = frozenset(
     # native/ reads these before there is a configuration, the tests read the last.
-    {"PROMISE_PURE_PYTHON", "PROMISE_NATIVE_DEBUG", "PROMISE_NATIVE_FORCE", "PROMISE_TEST_SEED"}
+    {"PROMISE_PURE_PYTHON", "PROMISE_NATIVE_DEBUG", "PROMISE_TEST_SEED"}
 )
 BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 

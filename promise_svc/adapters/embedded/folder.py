@@ -17,7 +17,7 @@ PORT_RANGE = range(20_000, 32_000)
 PORT_ATTEMPTS_MAX = 200
 
 
-class DataFolder:
+class EngineFolder:
     """One engine's folder, held by at most one process at a time."""
 
     def __init__(self, path: Path, *, mode: int = 0o700) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from promise_svc.adapters.embedded.folder import DataFolder, free_port, write_private
+from promise_svc.adapters.embedded.folder import EngineFolder, free_port, write_private
 from promise_svc.adapters.embedded.process import EngineProcess, guarded
 from promise_svc.errors import Unavailable
 
@@ -39,7 +39,7 @@ class EmbeddedPostgres:
         progress: Callable[[str], None] = lambda _message: None,
     ) -> None:
         self._account = _Account.choose(Path(data_dir).absolute())
-        self._folder = DataFolder(Path(data_dir), mode=0o711 if self._account.other else 0o700)
+        self._folder = EngineFolder(Path(data_dir), mode=0o711 if self._account.other else 0o700)
         self._data = self._folder.path / "pgdata"
         self._progress = progress
         self._process: EngineProcess | None = None

@@ -13,7 +13,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from promise_svc.adapters.embedded.folder import DataFolder, free_port, write_private
+from promise_svc.adapters.embedded.folder import EngineFolder, free_port, write_private
 from promise_svc.adapters.embedded.process import EngineProcess
 from promise_svc.errors import ConfigError, Unavailable
 
@@ -50,7 +50,7 @@ class EmbeddedValkey:
             raise ConfigError(f"nodes must be 1..{NODES_MAX}, not {nodes}")
         if durability not in {"fsync", "memory"}:
             raise ConfigError(f"durability must be fsync or memory, not {durability!r}")
-        self._folder = DataFolder(Path(data_dir))
+        self._folder = EngineFolder(Path(data_dir))
         self._node_count = nodes
         self._durability = durability
         self._progress = progress
@@ -154,7 +154,7 @@ class _Node:
     """One Valkey process with its folder, its two ports and its share of the slots."""
 
     def __init__(
-        self, folder: DataFolder, index: int, durability: Durability, node_count: int
+        self, folder: EngineFolder, index: int, durability: Durability, node_count: int
     ) -> None:
         self._folder = folder
         self._name = f"node-{index}"
