@@ -1,0 +1,171 @@
+"""The network as the order store has it -> an immutable snapshot in memory, swapped whole."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from promise_svc.application.ports import Clock, OrderStore, StoredNetwork
+from promise_svc.domain.network import (
+    Calendar,
+    CarrierService,
+    Document,
+    Item,
+    Lane,
+    NetworkDocuments,
+    NetworkSnapshot,
+    Node,
+    NodeGroup,
+    build_snapshot,
+)
+from promise_svc.errors import InvariantBroken, PromiseServiceError, Unavailable
+
+POLL_SECONDS = 1.0
+"""How often the order store is asked for its network version."""
+
+KIND_TYPES: Mapping[str, type[Document]] = {
+    "node": Node,
+    "node_group": NodeGroup,
+    "item": Item,
+    "calendar": Calendar,
+    "carrier_service": CarrierService,
+    "lane": Lane,
+}
+"""Kind of a stored document -> its type."""
+
+_KINDS = {document_type: kind for kind, document_type in KIND_TYPES.items()}
+_encoder = msgspec.json.Encoder(order="deterministic")
+_decoders = {kind: msgspec.json.Decoder(KIND_TYPES[kind]) for kind in KIND_TYPES}
+
+
+def kind_of(document: Document) -> str:
+    """The kind a document is stored under."""
+    return _KINDS[type(document)]
+
+
+def id_of(document: Document) -> str:
+    """The id a document is stored under."""
+    match document:
+        case Node():
+            return document.node_id
+        case NodeGroup():
+            return document.node_group_id
+        case Item():
+            return document.sku
+        case Calendar():
+            return document.calendar_id
+        case CarrierService():
+            return document.carrier_service
+        case Lane():
+            return document.lane_id
+
+
+def encode_document(document: Document) -> str:
+    """JSON of a document; equal documents have equal JSON."""
+    builtins = msgspec.to_builtins(document, str_keys=True)  # dates as keys become text
+    return _encoder.encode(builtins).decode()
+
+
+def decode_document(kind: str, text: str) -> Document:
+    """The document of ``encode_document``. InvariantBroken when it is none: it was checked before
+    it was stored."""
+    try:
+        return _decoders[kind].decode(text)
+    except (KeyError, msgspec.MsgspecError) as error:
+        raise InvariantBroken(
+            f"stored network document is unreadable: {error}", kind=kind
+        ) from error
+
+
+def decode_network(stored: StoredNetwork) -> NetworkSnapshot:
+    """All documents, indexed. Kinds of a later version of the service are left out."""
+
+    def documents_of(kind: str) -> dict[str, Any]:
+        stored_documents = stored.documents.get(kind, {})
+        return {name: decode_document(kind, text) for name, text in stored_documents.items()}
+
+    documents = NetworkDocuments(
+        nodes=documents_of("node"),
+        node_groups=documents_of("node_group"),
+        items=documents_of("item"),
+        calendars=documents_of("calendar"),
+        carrier_services=documents_of("carrier_service"),
+        lanes=documents_of("lane"),
+    )
+    return build_snapshot(stored.version, documents)
+
+
+class NetworkSource:
+    """Serves the last snapshot, follows the order store's version, says how old it may be."""
+
+    def __init__(
+        self, store: OrderStore, clock: Clock, *, poll_seconds: float = POLL_SECONDS
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._poll_seconds = poll_seconds
+        self._snapshot: NetworkSnapshot | None = None
+        self._checked_ms = 0
+        self._refreshing = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self.problem = ""
+        """Why the last look at the order store failed; empty when it did not."""
+
+    def snapshot(self) -> NetworkSnapshot:
+        """The last snapshot. Unavailable before the first was read."""
+        if self._snapshot is None:
+            raise Unavailable("the network has not been read from the order store yet")
+        return self._snapshot
+
+    def age_ms(self) -> int:
+        """For how long the snapshot is not known to be the order store's; since 1970 before the
+        first."""
+        return max(0, self._clock.now_ms() - self._checked_ms)
+
+    async def refresh(self) -> NetworkSnapshot:
+        """Read the network if its version moved. Unavailable when the order store is away, the
+        snapshot then stays; InvariantBroken when a document is unreadable, likewise."""
+        async with self._refreshing:
+            asked_ms = self._clock.now_ms()
+            version = await self._store.network_version()
+            if self._snapshot is None or self._snapshot.version != version:
+                stored = await self._store.network()
+                # Tens of thousands of documents take longer than the loop may be blocked.
+                self._snapshot = await asyncio.to_thread(decode_network, stored)
+            self._checked_ms = asked_ms
+            self.problem = ""
+            return self._snapshot
+
+    async def upsert(self, documents: Iterable[Document]) -> NetworkSnapshot:
+        """Store checked documents and serve them. Each kind is one transaction of the store."""
+        by_kind: dict[str, dict[str, str]] = {}
+        for document in documents:
+            by_kind.setdefault(kind_of(document), {})[id_of(document)] = encode_document(document)
+        for kind, texts in by_kind.items():
+            await self._store.upsert_network(kind, texts)
+        return await self.refresh()
+
+    def start(self) -> None:
+        """Follow the order store until ``close``."""
+        assert self._task is None, "started once"
+        self._task = asyncio.create_task(self._follow(), name="network source")
+
+    async def close(self) -> None:
+        """Stop following."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self.refresh()
+            except PromiseServiceError as error:
+                self.problem = str(error)
+            await asyncio.sleep(self._poll_seconds)

@@ -1,0 +1,257 @@
+"""What makes a network document acceptable: in itself, and beside the documents it names.
+
+Field paths are those of the contract, relative to the document; callers put what is before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import NamedTuple
+
+from promise_svc.domain.calendar import zone_of
+from promise_svc.domain.delivery import BUSINESS_DAYS_MAX, HANDLING_MINUTES_MAX
+from promise_svc.domain.inventory import ID_LENGTH_MAX
+from promise_svc.domain.network import (
+    Calendar,
+    CarrierService,
+    Document,
+    Item,
+    Lane,
+    NetworkDocuments,
+    Node,
+    NodeGroup,
+    NodeMethod,
+)
+from promise_svc.errors import FieldViolation, NotFound
+
+NAME_BYTES_MAX = 128
+"""Longest name for people, in UTF-8."""
+
+REGION_BYTES_MAX = 8
+POSTAL_CODE_BYTES_MAX = 16
+
+WEIGHT_GRAMS_MAX = 10_000_000
+"""Heaviest base unit, ten tonnes."""
+
+COST_MICROS_MAX = 10**12
+"""Dearest base or per-kilogram cost, a million currency units."""
+
+EXCEPTIONS_MAX = 2_000
+"""Most dated exceptions of one calendar."""
+
+GROUP_NODES_MAX = 10_000
+"""Most nodes of one group."""
+
+_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:/-]{{0,{ID_LENGTH_MAX - 1}}}")
+_COUNTRY = re.compile("[A-Z]{2}")
+_CURRENCY = re.compile("[A-Z]{3}")
+
+_Violations = Iterator[FieldViolation]
+
+
+class ReferenceReason(StrEnum):
+    """Why a document does not fit beside the others, in the contract's order of precedence."""
+
+    UNKNOWN_CALENDAR = "UNKNOWN_CALENDAR"
+    UNKNOWN_NODE = "UNKNOWN_NODE"
+    UNKNOWN_NODE_GROUP = "UNKNOWN_NODE_GROUP"
+    UNKNOWN_CARRIER_SERVICE = "UNKNOWN_CARRIER_SERVICE"
+    CURRENCY_MISMATCH = "CURRENCY_MISMATCH"
+    SHARD_KEY_CHANGED = "SHARD_KEY_CHANGED"
+
+
+class BrokenReference(NamedTuple):
+    """What does not fit, and the name that could not be found (empty for the last two)."""
+
+    reason: ReferenceReason
+    missing_id: str
+
+
+def violations(document: Document) -> list[FieldViolation]:
+    """Everything wrong with a document in itself; empty when it is fine."""
+    match document:
+        case Node():
+            found = _of_node(document)
+        case NodeGroup():
+            found = _of_node_group(document)
+        case Item():
+            found = _of_item(document)
+        case Calendar():
+            found = _of_calendar(document)
+        case CarrierService():
+            found = _of_carrier_service(document)
+        case Lane():
+            found = _of_lane(document)
+    return list(found)
+
+
+def broken_reference(document: Document, known: NetworkDocuments) -> BrokenReference | None:
+    """The first reason why ``document`` does not fit beside ``known``; None when it does."""
+    reason = ReferenceReason
+    match document:
+        case Node(calendar_id=calendar_id) if calendar_id not in known.calendars:
+            return BrokenReference(reason.UNKNOWN_CALENDAR, calendar_id)
+        case NodeGroup():
+            for node_id in document.node_ids:
+                if node_id not in known.nodes:
+                    return BrokenReference(reason.UNKNOWN_NODE, node_id)
+        case Item() if (before := known.items.get(document.sku)) is not None:
+            if (before.shard_key or before.sku) != (document.shard_key or document.sku):
+                return BrokenReference(reason.SHARD_KEY_CHANGED, "")
+        case CarrierService():
+            return _misfit_of_carrier_service(document, known)
+        case Lane():
+            return _misfit_of_lane(document, known)
+    return None
+
+
+def _misfit_of_carrier_service(
+    service: CarrierService, known: NetworkDocuments
+) -> BrokenReference | None:
+    if service.calendar_id not in known.calendars:
+        return BrokenReference(ReferenceReason.UNKNOWN_CALENDAR, service.calendar_id)
+    others = (
+        s for s in known.carrier_services.values() if s.carrier_service != service.carrier_service
+    )
+    if any(other.currency_code != service.currency_code for other in others):
+        return BrokenReference(ReferenceReason.CURRENCY_MISMATCH, "")
+    return None
+
+
+def _misfit_of_lane(lane: Lane, known: NetworkDocuments) -> BrokenReference | None:
+    if lane.node_id and lane.node_id not in known.nodes:
+        return BrokenReference(ReferenceReason.UNKNOWN_NODE, lane.node_id)
+    if lane.node_group_id and lane.node_group_id not in known.node_groups:
+        return BrokenReference(ReferenceReason.UNKNOWN_NODE_GROUP, lane.node_group_id)
+    if lane.carrier_service not in known.carrier_services:
+        return BrokenReference(ReferenceReason.UNKNOWN_CARRIER_SERVICE, lane.carrier_service)
+    return None
+
+
+def _of_node(node: Node) -> _Violations:
+    yield from _id("node_id", node.node_id)
+    yield from _text("name", node.name, NAME_BYTES_MAX)
+    yield from _country("address.country", node.country)
+    yield from _text("address.region", node.region, REGION_BYTES_MAX)
+    yield from _text("address.postal_code", node.postal_code, POSTAL_CODE_BYTES_MAX)
+    coordinates = "address.coordinates"
+    yield from _range(f"{coordinates}.latitude_degrees", node.latitude, -90, 90)
+    yield from _range(f"{coordinates}.longitude_degrees", node.longitude, -180, 180)
+    try:
+        zone_of(node.time_zone)
+    except NotFound:
+        yield FieldViolation(
+            "time_zone",
+            "UNKNOWN_TIME_ZONE",
+            f"{node.time_zone!r} is not an IANA time zone, such as America/Chicago",
+        )
+    yield from _id("calendar_id", node.calendar_id)
+    seen = set()
+    for index, method in enumerate(node.methods):
+        path = f"methods[{index}]"
+        if method.fulfillment_method in seen:
+            yield FieldViolation(
+                f"{path}.fulfillment_method", "REPEATED", "each method may stand once"
+            )
+        seen.add(method.fulfillment_method)
+        yield from _of_method(path, method)
+
+
+def _of_method(path: str, method: NodeMethod) -> _Violations:
+    days = method.handling_business_days
+    yield from _range(f"{path}.handling_business_days", days, 0, BUSINESS_DAYS_MAX)
+    if method.handling_minutes is not None:
+        minutes = method.handling_minutes
+        yield from _range(f"{path}.handling_duration", minutes, 0, HANDLING_MINUTES_MAX)
+
+
+def _of_node_group(group: NodeGroup) -> _Violations:
+    yield from _id("node_group_id", group.node_group_id)
+    yield from _text("name", group.name, NAME_BYTES_MAX)
+    yield from _count("node_ids", len(group.node_ids), GROUP_NODES_MAX)
+    for index, node_id in enumerate(group.node_ids):
+        yield from _id(f"node_ids[{index}]", node_id)
+
+
+def _of_item(item: Item) -> _Violations:
+    yield from _id("sku", item.sku)
+    yield from _text("name", item.name, NAME_BYTES_MAX)
+    yield from _range("weight_grams", item.weight_grams, 0, WEIGHT_GRAMS_MAX)
+    if item.shard_key:
+        yield from _id("shard_key", item.shard_key)
+    if item.handling_class:
+        yield from _id("handling_class", item.handling_class)
+
+
+def _of_calendar(calendar: Calendar) -> _Violations:
+    yield from _id("calendar_id", calendar.calendar_id)
+    yield from _text("name", calendar.name, NAME_BYTES_MAX)
+    for day in sorted(calendar.working_days):
+        yield from _range("working_days", day, 1, 7)
+    yield from _count("exceptions", len(calendar.exceptions), EXCEPTIONS_MAX)
+
+
+def _of_carrier_service(service: CarrierService) -> _Violations:
+    yield from _id("carrier_service", service.carrier_service)
+    yield from _text("name", service.name, NAME_BYTES_MAX)
+    yield from _id("calendar_id", service.calendar_id)
+    if not _CURRENCY.fullmatch(service.currency_code):
+        yield FieldViolation(
+            "currency_code", "INVALID_CURRENCY_CODE", "must be an ISO 4217 code, such as USD"
+        )
+    yield from _range("base_cost_micros", service.base_cost_micros, 0, COST_MICROS_MAX)
+    kilogram = service.cost_per_kilogram_micros
+    yield from _range("cost_per_kilogram_micros", kilogram, 0, COST_MICROS_MAX)
+
+
+def _of_lane(lane: Lane) -> _Violations:
+    if bool(lane.node_id) == bool(lane.node_group_id):
+        yield FieldViolation("origin", "REQUIRED", "exactly one of node and node group is needed")
+    elif lane.node_id:
+        yield from _id("node_id", lane.node_id)
+    else:
+        yield from _id("node_group_id", lane.node_group_id)
+    yield from _country("country", lane.country)
+    yield from _text("postal_prefix", lane.postal_prefix, POSTAL_CODE_BYTES_MAX)
+    yield from _id("carrier_service", lane.carrier_service)
+    fewest, most = lane.transit_business_days_min, lane.transit_business_days_max
+    yield from _range("transit_business_days_min", fewest, 0, BUSINESS_DAYS_MAX)
+    yield from _range("transit_business_days_max", most, max(0, fewest), BUSINESS_DAYS_MAX)
+    if lane.base_cost_micros is not None:
+        yield from _range("base_cost_micros", lane.base_cost_micros, 0, COST_MICROS_MAX)
+
+
+def _id(path: str, value: str) -> _Violations:
+    if not _ID.fullmatch(value):
+        yield FieldViolation(
+            path,
+            "INVALID_ID",
+            f"must be 1 to {ID_LENGTH_MAX} letters, digits or ._:/- and begin with a letter or "
+            "digit",
+        )
+
+
+def _country(path: str, value: str) -> _Violations:
+    if not _COUNTRY.fullmatch(value):
+        yield FieldViolation(
+            path, "INVALID_COUNTRY", "must be an ISO 3166-1 alpha-2 code in capitals, such as US"
+        )
+
+
+def _text(path: str, value: str, bytes_max: int) -> _Violations:
+    if len(value.encode()) > bytes_max or any(ord(character) < 32 for character in value):
+        yield FieldViolation(
+            path, "INVALID_TEXT", f"must be at most {bytes_max} bytes without control characters"
+        )
+
+
+def _range(path: str, value: float, lowest: float, highest: float) -> _Violations:
+    if not lowest <= value <= highest:  # also false for NaN
+        yield FieldViolation(path, "OUT_OF_RANGE", f"must be {lowest} to {highest}, is {value}")
+
+
+def _count(path: str, count: int, highest: int) -> _Violations:
+    if count > highest:
+        yield FieldViolation(path, "TOO_MANY", f"at most {highest}, there are {count}")
