@@ -16,10 +16,11 @@ def best_plan(
     candidates: tuple[Candidate, ...],
     *,
     max_shipments: int,
-    work_max: int = WORK_MAX,
+    work: Work | None = None,
 ) -> SourcingPlan | None:
-    """The best plan, or None when there is none (or none was found within ``work_max`` steps)."""
-    plans = _Plans(demands, candidates, max_shipments, work_max)
+    """The best plan, or None when there is none (or none was found within
+    ``work``, 20,000 steps where it is left out)."""
+    plans = _Plans(demands, candidates, max_shipments, work or Work(WORK_MAX))
     best = plans.best()
     return None if best is None else plans.labelled(best)
 
@@ -29,14 +30,14 @@ def frontier(
     candidates: tuple[Candidate, ...],
     *,
     max_shipments: int,
-    work_max: int = WORK_MAX,
+    work: Work | None = None,
 ) -> list[SourcingPlan]:
     """For each date that can be kept the plan with the fewest shipments, then the least cost, less
     those another beats; best first, so the first is ``best_plan``.
 
     More shipments are offered for an earlier date only, never for cost alone.
     """
-    plans = _Plans(demands, candidates, max_shipments, work_max)
+    plans = _Plans(demands, candidates, max_shipments, work or Work(WORK_MAX))
     if plans.best() is None:
         return []
     kept: list[SourcingPlan] = []
@@ -69,11 +70,11 @@ class _Plans:
         demands: tuple[Demand, ...],
         candidates: tuple[Candidate, ...],
         max_shipments: int,
-        work_max: int,
+        work: Work,
     ) -> None:
         self.days = sorted({o.latest_delivery_date for c in candidates for o in c.options})
         self._inputs = demands, candidates, max_shipments
-        self._work = Work(work_max)
+        self._work = work
         self._kept_by: dict[date, SourcingPlan | None] = {}
         self._shipment_count_bound = 1
 

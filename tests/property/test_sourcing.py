@@ -15,6 +15,7 @@ from promise_svc.domain.sourcing import (
     DeliveryOption,
     Demand,
     SourcingPlan,
+    Work,
     shipment_cost_nanos,
 )
 
@@ -123,7 +124,7 @@ def test_a_search_cut_short_never_claims_more_than_it_knows(
     demands, candidates, max_shipments = cart
     keys = list(all_keys(demands, candidates, max_shipments))
 
-    plan = best_plan(demands, candidates, max_shipments=max_shipments, work_max=work_max)
+    plan = best_plan(demands, candidates, max_shipments=max_shipments, work=Work(work_max))
 
     if plan is not None:
         assert key_of(plan) in keys

@@ -1,0 +1,226 @@
+"""Which nodes can serve a destination, by which methods and services, when and at what cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+from promise_svc.domain.delivery import DeliveryDates, delivery_dates, pickup_times
+from promise_svc.domain.geography import distance_m
+from promise_svc.domain.network import (
+    PICKUP_METHODS,
+    Calendar,
+    FulfillmentMethod,
+    Lane,
+    NetworkSnapshot,
+    Node,
+    NodeMethod,
+    NodeStatus,
+)
+from promise_svc.domain.sourcing import DeliveryOption
+from promise_svc.errors import NoBusinessDay
+
+
+class UnfulfilledReason(IntEnum):
+    """Why a line cannot be promised; numbers are the contract's and the precedence."""
+
+    UNKNOWN_SKU = 10
+    UNKNOWN_NODE = 20
+    NODE_OFF = 30
+    METHOD_NOT_OFFERED = 40
+    NO_LANE = 50
+    NO_DATE = 60
+    INSUFFICIENT_STOCK = 70
+    SPLIT_LIMIT = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a shopper is: as much as lanes and distances need."""
+
+    country: str
+    postal_code: str
+    region: str = ""
+    latitude: float | None = None
+    longitude: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Where goods go and how they may get there. Exactly one of address and pickup node is set."""
+
+    address: Address | None = None
+    pickup_node_id: str = ""
+    fulfillment_methods: frozenset[FulfillmentMethod]
+    carrier_services: frozenset[str] = frozenset()
+    """Empty for all."""
+    order_ms: int
+    excluded_node_ids: frozenset[str] = frozenset()
+
+
+class Service(NamedTuple):
+    """One way a node could serve the destination, with the dates it would have."""
+
+    fulfillment_method: FulfillmentMethod
+    carrier_service: str
+    dates: DeliveryDates
+    ready_ms: int | None
+    base_cost_micros: int
+    cost_per_kilogram_micros: int
+
+    @property
+    def option(self) -> DeliveryOption:
+        """What the search needs of it."""
+        return DeliveryOption(
+            f"{self.fulfillment_method}>{self.carrier_service}",
+            self.dates.latest_delivery_date,
+            self.base_cost_micros,
+            self.cost_per_kilogram_micros,
+        )
+
+
+_DatesKey = tuple[str, str, NodeMethod, str, int, int]
+"""Time zone, node calendar, method, carrier calendar, transit: all that dates depend on."""
+
+
+class Reach:
+    """Answers for one order and destination, each node worked out once.
+
+    Cost: a few look-ups a node; dates are shared by nodes with equal terms.
+    """
+
+    def __init__(self, snapshot: NetworkSnapshot, wanted: Wanted) -> None:
+        self._snapshot = snapshot
+        self._wanted = wanted
+        self._services: dict[str, tuple[Service, ...] | UnfulfilledReason] = {}
+        self._dates: dict[_DatesKey, DeliveryDates | None] = {}
+
+    def services(self, node_id: str) -> tuple[Service, ...] | UnfulfilledReason:
+        """The ways in which the node can serve the destination, or why there is none."""
+        found = self._services.get(node_id)
+        if found is None:
+            found = self._services[node_id] = self._work_out(node_id)
+        return found
+
+    def served(self, node_id: str) -> bool:
+        """Whether the node can serve the destination."""
+        return isinstance(self.services(node_id), tuple)
+
+    def nowhere(self) -> UnfulfilledReason | None:
+        """Why no node at all can serve the destination: the step the furthest one failed at. None
+        when one can. Cost: all nodes in the worst case."""
+        if self._wanted.pickup_node_id:
+            found = self.services(self._wanted.pickup_node_id)
+            return None if isinstance(found, tuple) else found
+        furthest = UnfulfilledReason.METHOD_NOT_OFFERED
+        for node_id in self._snapshot.documents.nodes:
+            found = self.services(node_id)
+            if isinstance(found, tuple):
+                return None
+            furthest = max(furthest, found)
+        return furthest
+
+    def distance_meters(self, node_id: str) -> int:
+        """Whole meters from the node to the address; 0 where the address has no coordinates."""
+        node, address = self._snapshot.node(node_id), self._wanted.address
+        if node is None or address is None:
+            return 0
+        if address.latitude is None or address.longitude is None:
+            return 0
+        meters = distance_m(node.latitude, node.longitude, address.latitude, address.longitude)
+        return round(meters)
+
+    def _work_out(self, node_id: str) -> tuple[Service, ...] | UnfulfilledReason:
+        node = self._snapshot.node(node_id)
+        if node is None:
+            return UnfulfilledReason.UNKNOWN_NODE
+        if node.node_status is NodeStatus.OFF:
+            return UnfulfilledReason.NODE_OFF
+        methods = [m for m in node.methods if m.fulfillment_method in self._allowed(node_id)]
+        if not methods:
+            return UnfulfilledReason.METHOD_NOT_OFFERED
+        calendar = self._snapshot.calendar(node.calendar_id)
+        if self._wanted.address is None:
+            found = [self._pickup(node, method, calendar) for method in methods]
+        else:
+            lanes = self._lanes(node_id, self._wanted.address)
+            if not lanes:
+                return UnfulfilledReason.NO_LANE
+            found = [self._carried(node, m, calendar, lane) for m in methods for lane in lanes]
+        services = tuple(service for service in found if service is not None)
+        return services or UnfulfilledReason.NO_DATE
+
+    def _allowed(self, node_id: str) -> frozenset[FulfillmentMethod]:
+        """Methods asked for that this node could serve this destination by."""
+        if node_id in self._wanted.excluded_node_ids:
+            return frozenset()
+        if self._wanted.address is not None:
+            return self._wanted.fulfillment_methods & {FulfillmentMethod.SHIP_TO_ADDRESS}
+        if node_id != self._wanted.pickup_node_id:
+            return frozenset()
+        return self._wanted.fulfillment_methods & PICKUP_METHODS
+
+    def _lanes(self, node_id: str, address: Address) -> list[Lane]:
+        asked = self._wanted.carrier_services
+        return [
+            lane
+            for lane in self._snapshot.lanes(node_id, address.country, address.postal_code)
+            if not asked or lane.carrier_service in asked
+        ]
+
+    def _pickup(self, node: Node, method: NodeMethod, calendar: Calendar | None) -> Service | None:
+        if calendar is None:
+            return None
+        try:
+            times = pickup_times(
+                self._wanted.order_ms, node=node, method=method, node_calendar=calendar
+            )
+        except NoBusinessDay:
+            return None
+        day = times.ready_date
+        dates = DeliveryDates(day, day, day, times.order_by_ms)
+        return Service(method.fulfillment_method, "", dates, times.ready_ms, 0, 0)
+
+    def _carried(
+        self, node: Node, method: NodeMethod, calendar: Calendar | None, lane: Lane
+    ) -> Service | None:
+        service = self._snapshot.carrier_service(lane.carrier_service)
+        if service is None or calendar is None:
+            return None
+        carrier_calendar = self._snapshot.calendar(service.calendar_id)
+        if carrier_calendar is None:
+            return None
+        dates = self._shared_dates(node, method, (calendar, carrier_calendar), lane)
+        if dates is None:
+            return None
+        base = lane.base_cost_micros
+        return Service(
+            method.fulfillment_method,
+            lane.carrier_service,
+            dates,
+            None,
+            service.base_cost_micros if base is None else base,
+            service.cost_per_kilogram_micros,
+        )
+
+    def _shared_dates(
+        self, node: Node, method: NodeMethod, calendars: tuple[Calendar, Calendar], lane: Lane
+    ) -> DeliveryDates | None:
+        node_calendar, carrier_calendar = calendars
+        transit = lane.transit_business_days_min, lane.transit_business_days_max
+        terms = node.time_zone, node.calendar_id, method, carrier_calendar.calendar_id
+        key = (*terms, *transit)
+        if key not in self._dates:
+            try:
+                self._dates[key] = delivery_dates(
+                    self._wanted.order_ms,
+                    node=node,
+                    method=method,
+                    node_calendar=node_calendar,
+                    carrier_calendar=carrier_calendar,
+                    transit_business_days=transit,
+                )
+            except NoBusinessDay:
+                self._dates[key] = None
+        return self._dates[key]
