@@ -23,7 +23,7 @@ _ABSENT = -1
 """Default of the first and of the last field that every written record has."""
 
 
-class _ClaimEntry(NamedTuple):
+class ClaimEntry(NamedTuple):
     """``ClaimRecord`` or nothing; a test holds the fields equal."""
 
     layout: int = _ABSENT
@@ -41,7 +41,7 @@ class _ClaimEntry(NamedTuple):
     settled: int = _ABSENT
 
 
-class _LegEntry(NamedTuple):
+class LegEntry(NamedTuple):
     """``LegRecord`` or nothing; a test holds the fields equal."""
 
     layout: int = _ABSENT
@@ -60,8 +60,8 @@ class _EventEntry(NamedTuple):
     time_ms: int
     subject: str
     note: str = ""
-    claim: _ClaimEntry = _ClaimEntry()
-    leg: _LegEntry = _LegEntry()
+    claim: ClaimEntry = ClaimEntry()
+    leg: LegEntry = LegEntry()
     positions: tuple[PositionImage, ...] = ()
     previous: tuple[int, ...] = ()
 
@@ -87,8 +87,8 @@ def decode_event(payload: bytes) -> Event:
             time_ms,
             subject,
             note,
-            _claim(claim) if claim.layout != _ABSENT else (),
-            _leg(leg) if leg.layout != _ABSENT else (),
+            claim_or_empty(claim),
+            leg_or_empty(leg),
             positions,
             Position(*previous) if previous else (),
         )
@@ -114,14 +114,20 @@ def encode_leg(leg: LegRecord) -> bytes:
     return _encoder.encode(leg)
 
 
-def _claim(entry: _ClaimEntry) -> ClaimRecord:
+def claim_or_empty(entry: ClaimEntry) -> ClaimRecord | tuple[()]:
+    """The claim of an entry, or the empty tuple of an absent one; ValueError when cut short."""
+    if entry.layout == _ABSENT:
+        return ()
     if entry.settled == _ABSENT:
         raise ValueError("the claim is cut short")
     return ClaimRecord(*entry)
 
 
-def _leg(entry: _LegEntry) -> LegRecord:
+def leg_or_empty(entry: LegEntry) -> LegRecord | tuple[()]:
+    """The leg of an entry, or the empty tuple of an absent one; ValueError when cut short."""
     layout, state, attempt, plan_hash, expire_ms, multi, lines = entry
+    if layout == _ABSENT:
+        return ()
     if lines is None:
         raise ValueError("the leg is cut short")
     return LegRecord(layout, state, attempt, plan_hash, expire_ms, multi, lines)

@@ -408,9 +408,9 @@ class ShardLedger:
         alone = claim.legs == (self.shard,)
         self._set_claim(rid, claim._replace(state=target, settled=int(alone)))
         leg = self._leg_now(rid) if self.shard in claim.legs else None
-        if leg is not None and leg.attempt == claim.attempt:
-            if _leg_may_move(State(leg.state), target):
-                self._move_leg(rid, leg, target)
+        ours = leg is not None and leg.attempt == claim.attempt
+        if leg is not None and ours and _leg_may_move(State(leg.state), target):
+            self._move_leg(rid, leg, target)
         if alone:
             self.open_until.pop(rid, None)
         else:

@@ -1,0 +1,240 @@
+"""Many calls of one tick become one function call per shard and verb.
+
+Calls gather while earlier ones are under way: idle, a call leaves at the next turn of the loop;
+busy, the bounded window makes batches grow. Verbs that free or resolve leave before verbs that
+take, because a shard serves first in, first out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from contextlib import suppress
+from functools import partial
+
+from promise_svc.adapters.ats_index.connection import (
+    Access,
+    Command,
+    Connection,
+    Node,
+    Reply,
+)
+from promise_svc.errors import DeadlineExceeded, OutcomeUnknown, PromiseServiceError, Unavailable
+
+STEPS_MAX = 64
+"""Steps of one function call; 64 legs keep a shard busy for about a millisecond."""
+
+IN_FLIGHT_MAX = 16
+"""Function calls under way per node; more would only queue where nothing can be sorted."""
+
+QUEUED_STEPS_MAX = 20_000
+"""Steps waiting per node before new ones are refused."""
+
+_RECONNECT_SECONDS = (0.02, 1.0)
+
+_PRIORITY = {"resolve": 0, "follow": 0, "settle": 0, "mark_durable": 0, "create": 1}
+_LOWEST = 2
+
+
+class _Call:
+    """What one caller asked of one shard. Cancelling ``done`` gives up waiting, nothing else."""
+
+    __slots__ = ("args", "done", "sent")
+
+    def __init__(self, args: list[bytes], done: asyncio.Future[Reply]) -> None:
+        self.args = args
+        self.done = done
+        self.sent = False
+
+
+class _Batch:
+    __slots__ = ("calls", "function", "key", "size", "steps")
+
+    def __init__(self, function: bytes, key: bytes, steps: bool) -> None:
+        self.function = function
+        self.key = key
+        self.steps = steps
+        self.calls: list[_Call] = []
+        self.size = 0
+
+
+class Lane:
+    """The way to one node: its connection, what waits for it, what is under way."""
+
+    def __init__(self, node: Node, access: Access) -> None:
+        self.node = node
+        self._access = access
+        self._connection: Connection | None = None
+        self._gathering: dict[tuple[bytes, bytes], _Batch] = {}
+        self._queues: tuple[deque[_Batch], ...] = tuple(deque() for _ in range(_LOWEST + 1))
+        self._queued = 0
+        self._in_flight = 0
+        self._scheduled = False
+        self._connecting: asyncio.Task[None] | None = None
+        self._connected = asyncio.Event()
+        self._tried = asyncio.Event()
+        self._closing = False
+
+    async def call(
+        self, function: bytes, verb: str, key: bytes, args: list[bytes], timeout: float, steps: bool
+    ) -> Reply:
+        """Run a function. With ``steps``, ``args`` may share a call with others and the reply is
+        their part of it; otherwise the call is alone and the reply is whole.
+
+        Raises Unavailable or DeadlineExceeded where nothing was sent, OutcomeUnknown where it was.
+        """
+        if self._queued + len(args) > QUEUED_STEPS_MAX:
+            raise Unavailable("the queue to the index is full", node=str(self.node))
+        loop = asyncio.get_running_loop()
+        call = _Call(args, loop.create_future())
+        try:
+            async with asyncio.timeout(timeout):
+                if not self._connected.is_set():
+                    await self._wait_connected()
+                self._enqueue(call, function, verb, key, steps)
+                return await call.done
+        except TimeoutError:
+            if call.sent:
+                raise OutcomeUnknown("the index did not answer in time; ask again") from None
+            raise DeadlineExceeded("time ran out before anything was sent to the index") from None
+
+    async def command(self, command: Command, timeout: float) -> Reply:
+        """A plain read command beside the queue; Unavailable when it is not answered in time."""
+        try:
+            async with asyncio.timeout(timeout):
+                if not self._connected.is_set():
+                    await self._wait_connected()
+                if self._connection is None:
+                    raise Unavailable(f"index node {self.node.host}:{self.node.port} is away")
+                return await self._connection.send([command])[0]
+        except (TimeoutError, OutcomeUnknown):
+            raise Unavailable("the index did not answer a read in time") from None
+
+    def close(self) -> None:
+        self._closing = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._connection is not None:
+            self._connection.close()
+
+    # queueing
+
+    def _enqueue(self, call: _Call, function: bytes, verb: str, key: bytes, steps: bool) -> None:
+        batch = self._gathering.get((key, function)) if steps else None
+        if batch is None or batch.size + len(call.args) > STEPS_MAX:
+            batch = _Batch(function, key, steps)
+            self._queues[_PRIORITY.get(verb, _LOWEST)].append(batch)
+            if steps:
+                self._gathering[key, function] = batch
+        batch.calls.append(call)
+        batch.size += len(call.args)
+        self._queued += len(call.args)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self._connection is None:
+            self._refuse_queued()
+            return
+        batches: list[_Batch] = []
+        for queue in self._queues:
+            while queue and self._in_flight < IN_FLIGHT_MAX:
+                batch = queue.popleft()
+                if self._gathering.get((batch.key, batch.function)) is batch:
+                    del self._gathering[batch.key, batch.function]
+                self._queued -= batch.size
+                batch.calls = [call for call in batch.calls if not call.done.done()]
+                if batch.calls:
+                    self._in_flight += 1
+                    batches.append(batch)
+        if batches:
+            self._send(self._connection, batches)
+
+    def _send(self, connection: Connection, batches: list[_Batch]) -> None:
+        commands: list[Command] = []
+        for batch in batches:
+            args = [arg for call in batch.calls for arg in call.args]
+            commands.append((b"FCALL", batch.function, 1, batch.key, *args))
+            for call in batch.calls:
+                call.sent = True
+        try:
+            futures = connection.send(commands)
+        except Unavailable as error:
+            self._in_flight -= len(batches)
+            for batch in batches:
+                _fail(batch, error)
+            return
+        for batch, future in zip(batches, futures, strict=True):
+            future.add_done_callback(partial(self._answer, batch))
+
+    def _answer(self, batch: _Batch, future: asyncio.Future[Reply]) -> None:
+        self._in_flight -= 1
+        if any(self._queues):
+            self._schedule()
+        error = future.exception()
+        if error is not None:
+            assert isinstance(error, PromiseServiceError)
+            _fail(batch, error)
+            return
+        reply = future.result()
+        at = 0
+        for call in batch.calls:
+            part: Reply = reply
+            if batch.steps and isinstance(reply, list):
+                part = reply[at : at + len(call.args)]
+                at += len(call.args)
+            if not call.done.done():
+                call.done.set_result(part)
+
+    def _refuse_queued(self) -> None:
+        error = Unavailable(f"index node {self.node.host}:{self.node.port} is away")
+        self._gathering.clear()
+        self._queued = 0
+        for queue in self._queues:
+            while queue:
+                _fail(queue.popleft(), error)
+
+    # connecting
+
+    async def _wait_connected(self) -> None:
+        """The first caller waits for the first attempt; while the node is away, callers fail at
+        once and one task keeps trying."""
+        if self._connecting is None or self._connecting.done():
+            self._tried.clear()
+            self._connecting = asyncio.get_running_loop().create_task(self._keep_connected())
+        if not self._tried.is_set():
+            await self._tried.wait()
+        if not self._connected.is_set():
+            raise Unavailable(f"index node {self.node.host}:{self.node.port} is away")
+
+    async def _keep_connected(self) -> None:
+        delay, longest = _RECONNECT_SECONDS
+        while not self._closing:
+            try:
+                connection = await Connection.open(self.node, self._access)
+            except Unavailable:
+                self._tried.set()
+                await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+                delay = min(longest, delay * 2)
+                continue
+            self._connection = connection
+            delay = _RECONNECT_SECONDS[0]
+            self._connected.set()
+            self._tried.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(connection.closed)
+            self._connected.clear()
+            self._connection = None
+            self._refuse_queued()
+
+
+def _fail(batch: _Batch, error: PromiseServiceError) -> None:
+    for call in batch.calls:
+        if not call.done.done():
+            call.done.set_exception(error)

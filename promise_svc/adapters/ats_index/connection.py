@@ -1,0 +1,139 @@
+"""One multiplexed connection to one node of the cluster.
+
+Commands are answered in order, so replies are matched by a queue. A caller that goes away never
+touches the socket: its reply is read and dropped (cancelling a redis-py call drops the connection
+instead, which at load becomes a storm of reconnects).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import hiredis
+
+from promise_svc.errors import OutcomeUnknown, Unavailable
+
+Command = tuple[str | bytes | int, ...]
+Reply = bytes | int | list["Reply"] | hiredis.ReplyError | None
+
+
+class Node(NamedTuple):
+    """Where a node listens."""
+
+    host: str
+    port: int
+
+
+class Access(NamedTuple):
+    """How to be let in. The password appears in no message and no repr."""
+
+    username: str = ""
+    password: str = ""
+    tls: ssl.SSLContext | None = None
+    connect_timeout: float = 2.0
+
+    def __repr__(self) -> str:
+        return f"Access(username={self.username!r}, tls={self.tls is not None})"
+
+
+class Connection(asyncio.Protocol):
+    """RESP2 over one socket. Not thread-safe; lives on one loop."""
+
+    def __init__(self, node: Node, on_push: Callable[[list[Reply]], None] | None = None) -> None:
+        self.node = node
+        self.closed = asyncio.get_running_loop().create_future()
+        self._reader = hiredis.Reader()
+        self._waiting: deque[asyncio.Future[Reply]] = deque()
+        self._transport: asyncio.Transport | None = None
+        self._on_push = on_push
+
+    @classmethod
+    async def open(
+        cls,
+        node: Node,
+        access: Access,
+        on_push: Callable[[list[Reply]], None] | None = None,
+    ) -> Connection:
+        """Connect and authenticate. Unavailable when that takes longer than the connect timeout."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(access.connect_timeout):
+                _, connection = await loop.create_connection(
+                    lambda: cls(node, on_push), node.host, node.port, ssl=access.tls
+                )
+                if access.password:
+                    user = (access.username,) if access.username else ()
+                    reply = await connection.send([("AUTH", *user, access.password)])[0]
+                    if isinstance(reply, Exception):
+                        connection.close()
+                        raise Unavailable(f"{node.host}:{node.port} refused our credentials")
+        except (OSError, TimeoutError) as error:
+            raise Unavailable(
+                f"no connection to index node {node.host}:{node.port}: {type(error).__name__}"
+            ) from error
+        return connection
+
+    def send(self, commands: Sequence[Command]) -> list[asyncio.Future[Reply]]:
+        """Write commands at once; one future a reply. Error replies are results, not raised."""
+        if self._transport is None or self._transport.is_closing():
+            raise Unavailable(f"index node {self.node.host}:{self.node.port} is away")
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[Reply]] = [loop.create_future() for _ in commands]
+        self._waiting.extend(futures)
+        self._transport.write(b"".join([_pack(command) for command in commands]))
+        return futures
+
+    def post(self, command: Command) -> None:
+        """Write a command whose answers are pushes (subscriptions)."""
+        assert self._transport is not None
+        self._transport.write(_pack(command))
+
+    async def execute(self, *command: str | bytes | int) -> Reply:
+        """One command, one reply; error replies are raised as Unavailable with their text."""
+        reply = await self.send([command])[0]
+        if isinstance(reply, Exception):
+            raise Unavailable(f"{command[0]!s} refused by the index: {reply}")
+        return reply
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        while (reply := self._reader.gets()) is not False:
+            if self._on_push is not None and not self._waiting:
+                self._on_push(reply)
+                continue
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        error = OutcomeUnknown(
+            f"the connection to index node {self.node.host}:{self.node.port} broke before the "
+            "answer; ask again with the same key"
+        )
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_exception(error)
+                waiter.exception()  # Nobody may be waiting any more; that is no warning.
+        self._waiting.clear()
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+
+def _pack(command: Command) -> bytes:
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub wants a 1-tuple
+    return packed

@@ -1,0 +1,330 @@
+"""The ATS index over a Valkey or Redis cluster: AtsIndex of ``application/ports.py``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import hiredis
+
+from promise_svc.adapters.ats_index import codec
+from promise_svc.adapters.ats_index.coalescer import Lane
+from promise_svc.adapters.ats_index.connection import Access, Node, Reply
+from promise_svc.adapters.ats_index.functions import library
+from promise_svc.adapters.ats_index.keys import Keys
+from promise_svc.adapters.ats_index.topology import Topology
+from promise_svc.application.ports import OpenClaim, ShardMeta
+from promise_svc.domain.events import PositionImage, StoredEvent
+from promise_svc.domain.inventory import PositionKey, StockPosition
+from promise_svc.domain.reservation import (
+    AdjustRow,
+    ClaimRecord,
+    CreateStep,
+    FollowStep,
+    LegRecord,
+    ResolveStep,
+    SettleStep,
+    StepReply,
+    SupplyReply,
+    SupplyRow,
+    SweepReply,
+)
+from promise_svc.domain.sharding import Position
+from promise_svc.errors import (
+    InvariantBroken,
+    NotServing,
+    PreconditionFailed,
+    PromiseServiceError,
+    Unavailable,
+)
+
+_MOVED = ("MOVED", "ASK", "CLUSTERDOWN", "TRYAGAIN", "READONLY")
+_VERBS = (
+    "create",
+    "resolve",
+    "follow",
+    "settle",
+    "sweep",
+    "sync_supply",
+    "adjust_supply",
+    "read_claims",
+    "read_legs",
+    "read_positions",
+    "open_claims",
+    "read_meta",
+    "mark_durable",
+    "raise_network_floor",
+    "take_over",
+    "restore",
+)
+_AWAY = ("LOADING", "OOM", "NOAUTH", "NOPERM", "MASTERDOWN", "MISCONF", "NOREPLICAS", "BUSY")
+
+
+class ClusterAtsIndex:
+    """Speaks to each shard through one lane per node. Lives on one event loop.
+
+    ``recover`` is called with a shard that answered NOT_SERVING; the call is then tried once more.
+    Everything else is tried once: a mutation is never resent by this class unless the answer
+    proves that it was not carried out.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        access: Access,
+        *,
+        key_prefix: str,
+        shard_count: int,
+        window_ms: int,
+        outbox_kept: int,
+    ) -> None:
+        self.shard_count = shard_count
+        self.keys = Keys(key_prefix, shard_count)
+        self.topology = topology
+        self.recover: Callable[[int], Awaitable[None]] | None = None
+        self._access = access
+        self._library = library(window_ms)
+        self._outbox_kept = outbox_kept
+        self._lanes: dict[Node, Lane] = {}
+        self._refreshing: asyncio.Task[None] | None = None
+        self._functions = {verb: f"{self._library.name}_{verb}".encode() for verb in _VERBS}
+
+    async def start(self, *, fsync: bool) -> None:
+        """Find the cluster, refuse settings that break a promise, load the Functions."""
+        await self.topology.refresh()
+        await self.topology.check(fsync=fsync)
+        await self.topology.load(self._library)
+
+    def close(self) -> None:
+        for lane in self._lanes.values():
+            lane.close()
+
+    # steps
+
+    async def create(
+        self, shard: int, steps: Sequence[CreateStep], timeout: float
+    ) -> list[StepReply]:
+        return await self._steps(shard, "create", steps, timeout)
+
+    async def resolve(
+        self, shard: int, steps: Sequence[ResolveStep], timeout: float
+    ) -> list[StepReply]:
+        return await self._steps(shard, "resolve", steps, timeout)
+
+    async def follow(
+        self, shard: int, steps: Sequence[FollowStep], timeout: float
+    ) -> list[StepReply]:
+        return await self._steps(shard, "follow", steps, timeout)
+
+    async def settle(
+        self, shard: int, steps: Sequence[SettleStep], timeout: float
+    ) -> list[StepReply]:
+        return await self._steps(shard, "settle", steps, timeout)
+
+    async def sync_supply(
+        self, shard: int, rows: Sequence[SupplyRow], timeout: float
+    ) -> list[SupplyReply]:
+        replies = await self._list(shard, "sync_supply", codec.encode(rows), timeout)
+        return [codec.decode_supply_reply(raw) for raw in replies]
+
+    async def adjust_supply(
+        self, shard: int, rows: Sequence[AdjustRow], timeout: float
+    ) -> list[SupplyReply]:
+        replies = await self._list(shard, "adjust_supply", codec.encode(rows), timeout, steps=True)
+        return [codec.decode_supply_reply(raw) for raw in replies]
+
+    # reads
+
+    async def read_claims(
+        self, shard: int, reservation_ids: Sequence[str], timeout: float
+    ) -> list[StepReply]:
+        args = [rid.encode() for rid in reservation_ids]
+        replies = await self._list(shard, "read_claims", args, timeout, steps=True)
+        return [codec.decode_step_reply(raw) for raw in replies]
+
+    async def read_legs(
+        self, shard: int, reservation_ids: Sequence[str], timeout: float
+    ) -> list[LegRecord | tuple[()]]:
+        args = [rid.encode() for rid in reservation_ids]
+        replies = await self._list(shard, "read_legs", args, timeout, steps=True)
+        return [codec.decode_leg(raw) for raw in replies]
+
+    async def read_positions(
+        self, shard: int, skus: Sequence[str], timeout: float
+    ) -> tuple[Position, int, list[list[PositionImage]]]:
+        args = [sku.encode() for sku in skus]
+        head, *rest = await self._list(shard, "read_positions", args, timeout)
+        epoch, sequence, time_ms = codec.decode_integers(head)
+        images = [sorted(codec.decode_images(raw), key=_place) for raw in rest]
+        return Position(epoch, sequence), time_ms, images
+
+    async def open_claims(self, shard: int, limit: int, timeout: float) -> list[OpenClaim]:
+        replies = await self._list(shard, "open_claims", [b"%d" % limit], timeout)
+        return [OpenClaim(*codec.decode_open_claim(raw)) for raw in replies]
+
+    async def read_meta(self, shard: int, timeout: float) -> ShardMeta:
+        return codec.decode_meta(await self._bytes(shard, "read_meta", [], timeout))
+
+    # workers' verbs
+
+    async def sweep(self, shard: int, limit: int, timeout: float) -> SweepReply:
+        return codec.decode_sweep(await self._bytes(shard, "sweep", [b"%d" % limit], timeout))
+
+    async def mark_durable(self, shard: int, at: Position, timeout: float) -> None:
+        args = [b"%d" % at.epoch, b"%d" % at.sequence, b"%d" % self._outbox_kept]
+        await self._call(shard, "mark_durable", args, timeout)
+
+    async def raise_network_floor(self, shard: int, version: int, timeout: float) -> None:
+        await self._call(shard, "raise_network_floor", [b"%d" % version], timeout)
+
+    async def take_over(self, shard: int, expected: Position, timeout: float) -> Position:
+        args = [b"%d" % number for number in (shard, *expected)]
+        epoch, sequence = codec.decode_integers(
+            await self._bytes(shard, "take_over", args, timeout)
+        )
+        return Position(epoch, sequence)
+
+    async def restore(self, shard: int, events: Sequence[StoredEvent], timeout: float) -> None:
+        args = [b"%d" % shard]
+        for event in events:
+            args += [b"%d" % event.at.epoch, b"%d" % event.at.sequence, event.payload]
+        await self._call(shard, "restore", args, timeout)
+
+    async def read_outbox(
+        self, shard: int, after: Position, limit: int, timeout: float
+    ) -> list[StoredEvent]:
+        entries = await self._command(
+            shard,
+            timeout,
+            b"XRANGE",
+            self.keys.outbox[shard],
+            b"(%d-%d" % after,
+            b"+",
+            b"COUNT",
+            limit,
+        )
+        assert isinstance(entries, list)
+        return [
+            codec.stored_event(shard, codec.decode_stream_id(entry[0]), entry[1][1])  # type: ignore[index,arg-type]
+            for entry in entries
+        ]
+
+    async def scan(
+        self, shard: int
+    ) -> tuple[dict[PositionKey, StockPosition], dict[str, LegRecord], dict[str, ClaimRecord]]:
+        base = self.keys.bases[shard]
+        positions: dict[PositionKey, StockPosition] = {}
+        legs: dict[str, LegRecord] = {}
+        claims: dict[str, ClaimRecord] = {}
+        node = self.topology.node_of(self.keys.slots[shard])
+        for key in sorted(await self.topology.scan(node, f"{base}[plc]:*")):
+            kind, name = key[len(base) :].decode().split(":", 1)
+            if kind == "p":
+                fields = await self._command(shard, 5.0, b"HGETALL", key)
+                assert isinstance(fields, list)
+                for field, raw in zip(fields[::2], fields[1::2], strict=True):
+                    node_id, _, bucket = field.decode().partition("\t")  # type: ignore[union-attr]
+                    positions[PositionKey(name, node_id, bucket)] = codec.decode_row(raw)  # type: ignore[arg-type]
+                continue
+            raw_record = await self._command(shard, 5.0, b"GET", key)
+            if isinstance(raw_record, bytes) and kind == "l":
+                if leg := codec.decode_leg(raw_record):
+                    legs[name] = leg
+            elif isinstance(raw_record, bytes) and (claim := codec.decode_claim(raw_record)):
+                claims[name] = claim
+        return positions, legs, claims
+
+    # the way there
+
+    async def _steps(
+        self, shard: int, verb: str, steps: Sequence[tuple[object, ...]], timeout: float
+    ) -> list[StepReply]:
+        replies = await self._list(shard, verb, codec.encode(steps), timeout, steps=True)
+        return [codec.decode_step_reply(raw) for raw in replies]
+
+    async def _list(
+        self, shard: int, verb: str, args: list[bytes], timeout: float, *, steps: bool = False
+    ) -> list[bytes]:
+        reply = await self._call(shard, verb, args, timeout, steps=steps)
+        assert isinstance(reply, list), reply
+        return reply  # type: ignore[return-value]
+
+    async def _bytes(self, shard: int, verb: str, args: list[bytes], timeout: float) -> bytes:
+        reply = await self._call(shard, verb, args, timeout)
+        assert isinstance(reply, bytes), reply
+        return reply
+
+    async def _call(
+        self, shard: int, verb: str, args: list[bytes], timeout: float, *, steps: bool = False
+    ) -> Reply:
+        deadline = asyncio.get_running_loop().time() + timeout
+        last: PromiseServiceError | None = None
+        for attempt in range(2):
+            left = deadline - asyncio.get_running_loop().time()
+            lane = self._lane(shard)
+            reply = await lane.call(
+                self._functions[verb], verb, self.keys.meta[shard], args, left, steps
+            )
+            if not isinstance(reply, hiredis.ReplyError):
+                return reply
+            last = await self._recovered(shard, str(reply), attempt, deadline)
+        assert last is not None
+        raise last
+
+    async def _recovered(
+        self, shard: int, text: str, attempt: int, deadline: float
+    ) -> PromiseServiceError:
+        """Repair what an error names and return it for the second attempt; raise what is final.
+
+        Each of these errors says that the function did not run.
+        """
+        code = text.split(" ", 1)[0]
+        if code in _MOVED:
+            await self._refresh()
+            return Unavailable(f"the index moved shard {shard}: {code}")
+        if "Function not found" in text:
+            await self.topology.load(self._library)
+            return Unavailable(f"shard {shard} lost its Functions")
+        if code == "NOT_SERVING":
+            error = NotServing(f"shard {shard} awaits a takeover", shard=shard)
+            if self.recover is None or attempt > 0:
+                raise error
+            left = deadline - asyncio.get_running_loop().time()
+            try:
+                await asyncio.wait_for(
+                    asyncio.shield(asyncio.ensure_future(self.recover(shard))), left
+                )
+            except TimeoutError:
+                raise error from None
+            return error
+        if code in ("SERVING", "MOVED_ON"):
+            raise PreconditionFailed(text, shard=shard)
+        if code in _AWAY:
+            raise Unavailable(f"shard {shard} cannot write now: {code}", shard=shard)
+        raise InvariantBroken(f"shard {shard}: {text}"[:300], shard=shard)
+
+    async def _command(self, shard: int, timeout: float, *command: str | bytes | int) -> Reply:
+        lane = self._lane(shard)
+        reply = await lane.command(command, timeout)
+        if isinstance(reply, hiredis.ReplyError):
+            if str(reply).split(" ", 1)[0] in _MOVED:
+                await self._refresh()
+            raise Unavailable(f"shard {shard}: {reply}"[:200], shard=shard)
+        return reply
+
+    def _lane(self, shard: int) -> Lane:
+        node = self.topology.node_of(self.keys.slots[shard])
+        lane = self._lanes.get(node)
+        if lane is None:
+            lane = self._lanes[node] = Lane(node, self._access)
+        return lane
+
+    async def _refresh(self) -> None:
+        """Single flight: a burst of MOVED replies asks for the map once."""
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.ensure_future(self.topology.refresh())
+        await asyncio.shield(self._refreshing)
+
+
+def _place(image: PositionImage) -> tuple[str, str]:
+    return image.node_id, image.bucket

@@ -1,0 +1,114 @@
+-- create: open claims, take legs. KEYS meta; ARGV one CreateStep each; reply one StepReply each.
+-- O(lines), plus due legs given back where a line would not fit.
+
+local function check_claim(step)
+  local draft = step[8]
+  if not draft or #draft == 0 then return DONE end
+  local claim = claim_now(step[1])
+  if not claim then
+    local late = draft[2] > 0 and S.time - draft[2] > WINDOW_MS
+    return late and WINDOW_PASSED or DONE
+  end
+  if claim[C_STATE] == ABORTED then
+    if claim[C_SETTLED] ~= 1 then return UNSETTLED end
+    return step[2] > claim[C_ATTEMPT] and DONE or STALE_ATTEMPT
+  end
+  if claim[C_BODY_HASH] ~= draft[1] then return BODY_DIFFERS end
+  if claim[C_ATTEMPT] == step[2] and claim[C_PLAN] == step[3] then return REPEATED end
+  return EXISTS
+end
+
+local function meet_leg(leg, step)
+  local state = leg[L_STATE]
+  if leg[L_ATTEMPT] == step[2] and state ~= ABORTED then
+    if leg[L_PLAN] ~= step[3] then return OTHER_PLAN end
+    return ALIVE[state] and REPEATED or RESOLVED
+  end
+  if leg[L_ATTEMPT] >= step[2] then return RESOLVED end
+  if ALIVE[state] then return OTHER_PLAN end
+end
+
+-- Due legs of a SKU come oldest first; the cursor stands for those already expired in this call,
+-- which leave the list only at commit.
+local function make_room(sku, node, bucket, quantity)
+  local row = get_row(sku, node, bucket)
+  local free = left(row)
+  while free < quantity and row do
+    local cursor = S.cursors[sku] or 0
+    local found = call('ZRANGEBYSCORE', S.base .. 'd:' .. sku, '-inf', S.time, 'LIMIT', cursor, 16)
+    if #found == 0 then break end
+    for i = 1, #found do
+      cursor = cursor + 1
+      local leg = get_leg(found[i])
+      if leg and due(leg[L_STATE], leg[L_EXPIRE]) then
+        expire_leg(found[i], leg)
+        free = left(row)
+        if free >= quantity then break end
+      end
+    end
+    S.cursors[sku] = cursor
+  end
+  return free, row
+end
+
+local function check_leg(step)
+  local lines = step[7]
+  if #lines == 0 then return REPEATED end
+  local leg = leg_now(step[1])
+  if leg then
+    local outcome = meet_leg(leg, step)
+    if outcome then return outcome end
+  end
+  if step[5] < S.floor then return NETWORK_CHANGED end
+  local shortfalls, contended = {}, 0
+  for i = 1, #lines do
+    local line = lines[i]
+    local free, row = make_room(line[1], line[2], line[3], line[4])
+    if free < line[4] then
+      shortfalls[#shortfalls + 1] = {i - 1, free > 0 and free or 0, row and 1 or 0}
+      if row and row[MULTI_HOLD_MS] > S.time - CONTENDED_MS then contended = 1 end
+    end
+  end
+  if #shortfalls > 0 then return INSUFFICIENT, shortfalls, contended end
+  return DONE
+end
+
+local function take_leg(step)
+  local multi = step[6]
+  for _, line in ipairs(step[7]) do
+    local row = get_row(line[1], line[2], line[3])
+    row[HELD_UNITS] = row[HELD_UNITS] + line[4]
+    if multi == 1 then row[MULTI_HOLD_MS] = S.time end
+    touch_row(line[1], line[2], line[3], row)
+  end
+  local leg = {1, HELD, step[2], step[3], S.time + step[4], multi, step[7]}
+  set_leg(step[1], leg)
+  S.touched_leg = leg
+end
+
+local function open_claim(step, state)
+  local draft, rid, multi = step[8], step[1], step[6]
+  local claim = {1, state, step[2], 1, draft[1], step[3], S.time, S.time + step[4], draft[3], draft[4],
+    0, 0, 1 - multi}
+  set_claim(rid, claim)
+  S.touched_claim = claim
+  if multi == 1 then S.open_at[rid] = S.time + RESOLVE_AFTER_MS end
+end
+
+verb('create', each(function(step)
+  local rid = step[1]
+  local outcome = check_claim(step)
+  if outcome ~= DONE and outcome ~= REPEATED then return reply(outcome, rid) end
+  local opening = outcome == DONE and step[8] and #step[8] > 0
+  local leg_outcome, shortfalls, contended = check_leg(step)
+  if leg_outcome ~= DONE and leg_outcome ~= REPEATED then
+    if opening and step[6] == 1 then
+      open_claim(step, ABORTED)
+      emit(rid)
+    end
+    return reply(leg_outcome, rid, shortfalls, contended)
+  end
+  if leg_outcome == DONE and #step[7] > 0 then take_leg(step) end
+  if opening then open_claim(step, step[6] == 1 and PENDING or HELD) end
+  return reply(emit(rid) and DONE or REPEATED, rid)
+end), {})

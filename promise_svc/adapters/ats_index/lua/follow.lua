@@ -1,0 +1,25 @@
+-- follow: make legs follow their claims, or probe them. KEYS meta; ARGV one FollowStep each; reply
+-- one StepReply each. O(lines of the leg).
+
+verb('follow', each(function(step)
+  local rid, attempt, target = step[1], step[2], step[3]
+  local leg = leg_now(rid)
+  if leg and leg[L_ATTEMPT] ~= attempt then
+    if leg[L_ATTEMPT] > attempt or ALIVE[leg[L_STATE]] then return leg_reply(OTHER_PLAN, leg) end
+    leg = false
+  end
+  if not leg then
+    if target == PENDING or LETTING_GO[target] then
+      set_leg(rid, {1, ABORTED, attempt, '', 0, 1, {}})
+    end
+    return reply(MISSING)
+  end
+  local state = leg[L_STATE]
+  if target == PENDING then return leg_reply(DONE, leg) end
+  if state == target or target == PINNED and state == CONFIRMED then return leg_reply(REPEATED, leg) end
+  if LETTING_GO[target] and not ALIVE[state] then return leg_reply(REPEATED, leg) end
+  if not leg_may_move(state, target) then return leg_reply(REFUSED, leg) end
+  local moved = move_leg(rid, leg, target)
+  emit(rid)
+  return leg_reply(DONE, moved)
+end), {'allow-oom'})

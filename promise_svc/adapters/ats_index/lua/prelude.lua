@@ -1,0 +1,372 @@
+-- Shared by all verbs: constants, the fence, the overlay, the commit.
+-- Twin of promise_svc/domain/ledger.py; rules are explained there and not again here.
+--
+-- A Function is isolated, not rolled back. So a verb works on an overlay (S): it reads and checks
+-- everything there, and commit() then writes, outbox first, with commands that cannot fail.
+-- Keys are built from KEYS[1] as promise_svc/adapters/ats_index/keys.py lays them out.
+
+-- These do not exist while a library loads; load_meta(), where every verb begins, fetches them.
+local call, pack, unpack_
+
+-- Names carry the hash of this source: two versions of the service can run side by side.
+local function verb(name, callback, flags)
+  redis.register_function{function_name = '@LIBRARY@_' .. name, callback = callback, flags = flags}
+end
+
+local PENDING, HELD, PINNED, CONFIRMED, RELEASED = 1, 2, 3, 4, 5
+local CANCELLED, EXPIRED, SUPERSEDED, FULFILLED, ABORTED = 6, 7, 8, 9, 10
+
+local DONE, REPEATED, EXISTS, BODY_DIFFERS, WINDOW_PASSED = 1, 2, 3, 4, 5
+local STALE_ATTEMPT, UNSETTLED, OTHER_PLAN, RESOLVED, INSUFFICIENT = 6, 7, 8, 9, 10
+local NETWORK_CHANGED, MISSING, NEEDS_PINS, NEEDS_FOLLOW, REFUSED = 11, 12, 14, 15, 16
+local UNCHANGED, STALE_SEQUENCE, BELOW_ZERO, ABOVE_MAXIMUM, REVISION_DIFFERS = 17, 18, 19, 20, 21
+
+-- Fields of the records, in the order of the NamedTuples.
+local L_STATE, L_ATTEMPT, L_PLAN, L_EXPIRE, L_MULTI, L_LINES = 2, 3, 4, 5, 6, 7
+local C_STATE, C_ATTEMPT, C_REVISION, C_BODY_HASH, C_PLAN, C_EXPIRE = 2, 3, 4, 5, 6, 8
+local C_LEGS, C_EPOCH, C_SEQUENCE, C_SETTLED = 9, 11, 12, 13
+local ON_HAND, COMMITTED, HELD_UNITS, SAFETY, CONFIRMED_TOTAL, CANCELLED_TOTAL = 1, 2, 3, 4, 5, 6
+local SOURCE, SOURCE_SEQUENCE, MULTI_HOLD_MS = 8, 9, 10
+
+local QUANTITY_MAX = 2147483647
+local RESOLVE_AFTER_MS = 2000
+local CONTENDED_MS = 250
+local WINDOW_MS = @WINDOW_MS@
+-- A tombstone outlives any message that could still be on its way.
+local TOMBSTONE_MS = 600000
+
+local EVENT_EPOCH_STARTED, EVENT_SUPPLY_SYNCED, EVENT_SUPPLY_ADJUSTED = 1, 2, 3
+local CLAIM_EVENT = {10, 11, 12, 13, 14, 15, 16, 16, 16, 17}
+local LEG_EVENT = {0, 31, 32, 33, 34, 35, 36, 36, 36, 37}
+
+local OPEN = {[PENDING] = true, [HELD] = true, [PINNED] = true}
+local ALIVE = {[PENDING] = true, [HELD] = true, [PINNED] = true, [CONFIRMED] = true}
+local LETTING_GO = {[RELEASED] = true, [EXPIRED] = true, [ABORTED] = true}
+local MOVES = {
+  [PENDING] = {[HELD] = true, [PINNED] = true, [RELEASED] = true, [EXPIRED] = true, [ABORTED] = true},
+  [HELD] = {[PINNED] = true, [CONFIRMED] = true, [RELEASED] = true, [EXPIRED] = true},
+  [PINNED] = {[HELD] = true, [CONFIRMED] = true, [RELEASED] = true, [EXPIRED] = true, [ABORTED] = true},
+  [CONFIRMED] = {[CANCELLED] = true},
+}
+
+-- The process this library lives in. A library is loaded anew by every process, so the cached
+-- value can never be another process's: that is the fence after a restart or failover.
+local process
+local function this_process()
+  if not process then
+    process = string.match(call('INFO', 'server'), 'run_id:(%x+)')
+  end
+  return process
+end
+
+-- The overlay of the call that runs now; single-threaded, reset by open().
+local S
+
+local function now_ms()
+  local time = call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function load_meta(key)
+  if not call then call, pack, unpack_ = redis.call, cmsgpack.pack, cmsgpack.unpack end
+  local meta = call('HMGET', key, 'owner', 'epoch', 'sequence', 'time', 'floor', 'depoch', 'dsequence', 'shard')
+  local stored = tonumber(meta[4]) or 0
+  local time = now_ms()
+  S = {
+    meta = key, base = string.sub(key, 1, -5), owner = meta[1],
+    epoch = tonumber(meta[2]) or 0, sequence = tonumber(meta[3]) or 0,
+    time = time > stored and time or stored, floor = tonumber(meta[5]) or 0,
+    depoch = tonumber(meta[6]) or 0, dsequence = tonumber(meta[7]) or 0, shard = tonumber(meta[8]),
+    events = {}, rows = {}, row_dirty = {}, legs = {}, leg_before = {}, leg_dirty = {},
+    claims = {}, claim_before = {}, claim_dirty = {}, open_at = {}, keys = {},
+    touched = {}, touched_leg = false, touched_claim = false, cursors = {}, adjusted = {},
+  }
+end
+
+-- Every verb but the takeover's own begins here.
+local function open(key)
+  load_meta(key)
+  if S.owner ~= this_process() then
+    return redis.error_reply('NOT_SERVING the shard is owned by another process until a takeover')
+  end
+end
+
+-- Rows -------------------------------------------------------------------------------------
+
+local function row_id(sku, node, bucket) return sku .. '\n' .. node .. '\t' .. bucket end
+
+local function get_row(sku, node, bucket)
+  local id = row_id(sku, node, bucket)
+  local row = S.rows[id]
+  if row == nil then
+    local raw = call('HGET', S.base .. 'p:' .. sku, node .. '\t' .. bucket)
+    row = raw and unpack_(raw) or false
+    S.rows[id] = row
+  end
+  return row
+end
+
+-- Rows are changed in place; events pack their images at once, so no image can change later.
+local function touch_row(sku, node, bucket, row)
+  local id = row_id(sku, node, bucket)
+  S.rows[id] = row
+  local touched = S.touched
+  if not touched[id] then
+    touched[id] = true
+    touched[#touched + 1] = {sku, node, bucket, row}
+  end
+  S.row_dirty[id] = {sku, node .. '\t' .. bucket, row}
+end
+
+local function left(row)
+  if not row then return 0 end
+  return row[ON_HAND] - row[SAFETY] - row[COMMITTED] - row[HELD_UNITS]
+end
+
+-- Legs and claims --------------------------------------------------------------------------
+
+local function get_leg(rid)
+  local leg = S.legs[rid]
+  if leg == nil then
+    local raw = call('GET', S.base .. 'l:' .. rid)
+    leg = raw and unpack_(raw) or false
+    S.legs[rid] = leg
+    S.leg_before[rid] = leg
+  end
+  return leg
+end
+
+local function set_leg(rid, leg)
+  if S.leg_before[rid] == nil then get_leg(rid) end
+  S.legs[rid] = leg
+  S.leg_dirty[rid] = true
+end
+
+local function get_claim(rid)
+  local claim = S.claims[rid]
+  if claim == nil then
+    local raw = call('GET', S.base .. 'c:' .. rid)
+    claim = raw and unpack_(raw) or false
+    S.claims[rid] = claim
+    S.claim_before[rid] = claim
+  end
+  return claim
+end
+
+local function set_claim(rid, claim)
+  if S.claim_before[rid] == nil then get_claim(rid) end
+  S.claims[rid] = claim
+  S.claim_dirty[rid] = true
+end
+
+local function copy(record)
+  local other = {}
+  for i = 1, #record do other[i] = record[i] end
+  return other
+end
+
+local function due(state, expire)
+  return (state == HELD or state == PENDING) and S.time >= expire
+end
+
+-- Events -----------------------------------------------------------------------------------
+
+local function append(event)
+  S.sequence = S.sequence + 1
+  S.events[#S.events + 1] = pack(event)
+end
+
+-- Records what was touched as one event; says whether anything was.
+local function emit(subject, supply, note)
+  local claim, leg, touched = S.touched_claim, S.touched_leg, S.touched
+  if not claim and not leg and #touched == 0 then return false end
+  local kind = supply
+  if claim then
+    claim[C_EPOCH], claim[C_SEQUENCE] = S.epoch, S.sequence + 1
+    kind = CLAIM_EVENT[claim[C_STATE]]
+  elseif leg then
+    kind = LEG_EVENT[leg[L_STATE]]
+  end
+  local images = {}
+  for i = 1, #touched do images[i] = touched[i] end
+  append({kind, S.time, subject, note or '', claim or {}, leg or {}, images, {}})
+  S.touched, S.touched_leg, S.touched_claim = {}, false, false
+  return true
+end
+
+local function leg_may_move(source, target)
+  if OPEN[source] then
+    return target ~= PENDING and (target ~= HELD or source == PINNED)
+  end
+  return source == CONFIRMED and target == CANCELLED
+end
+
+local function move_leg(rid, leg, target)
+  local source = leg[L_STATE]
+  for _, line in ipairs(leg[L_LINES]) do
+    local row, quantity, from = get_row(line[1], line[2], line[3]), line[4], source
+    if not (OPEN[from] and OPEN[target]) then
+      if OPEN[from] then
+        row[HELD_UNITS] = row[HELD_UNITS] - quantity
+        if target == CONFIRMED or target == CANCELLED then
+          row[COMMITTED] = row[COMMITTED] + quantity
+          row[CONFIRMED_TOTAL] = row[CONFIRMED_TOTAL] + quantity
+        end
+        from = CONFIRMED
+      end
+      if target == CANCELLED then
+        row[COMMITTED] = row[COMMITTED] - quantity
+        row[CANCELLED_TOTAL] = row[CANCELLED_TOTAL] + quantity
+      end
+    end
+    if row[HELD_UNITS] < 0 or row[COMMITTED] < 0 then error('INVARIANT_BROKEN counters below zero') end
+    touch_row(line[1], line[2], line[3], row)
+  end
+  local moved = copy(leg)
+  moved[L_STATE] = target
+  set_leg(rid, moved)
+  S.touched_leg = moved
+  return moved
+end
+
+local function expire_leg(rid, leg)
+  local touched, touched_leg, touched_claim = S.touched, S.touched_leg, S.touched_claim
+  S.touched, S.touched_leg, S.touched_claim = {}, false, false
+  local moved = move_leg(rid, leg, EXPIRED)
+  emit(rid)
+  S.touched, S.touched_leg, S.touched_claim = touched, touched_leg, touched_claim
+  return moved
+end
+
+local function leg_now(rid)
+  local leg = get_leg(rid)
+  if leg and due(leg[L_STATE], leg[L_EXPIRE]) then return expire_leg(rid, leg) end
+  return leg
+end
+
+local function put_claim(rid, claim, state, settled)
+  local changed = copy(claim)
+  changed[C_STATE], changed[C_SETTLED] = state, settled
+  set_claim(rid, changed)
+  S.touched_claim = changed
+  return changed
+end
+
+local function expire_claim(rid, claim)
+  local changed = put_claim(rid, claim, EXPIRED, 1)
+  S.open_at[rid] = false
+  emit(rid)
+  return changed
+end
+
+local function claim_now(rid)
+  local claim = get_claim(rid)
+  if claim and due(claim[C_STATE], claim[C_EXPIRE]) then return expire_claim(rid, claim) end
+  return claim
+end
+
+local function reply(outcome, rid, shortfalls, contended)
+  local claim = rid and S.claims[rid]
+  return pack({outcome, S.epoch, S.sequence, S.time, claim and claim[C_STATE] or 0,
+    claim or {}, shortfalls or {}, contended or 0})
+end
+
+local function leg_reply(outcome, leg)
+  return pack({outcome, S.epoch, S.sequence, S.time, leg[L_STATE], {}, {}, 0})
+end
+
+-- Commit -----------------------------------------------------------------------------------
+
+local function commit_rows()
+  local by_sku = {}
+  for _, dirty in pairs(S.row_dirty) do
+    local sku = dirty[1]
+    local fields = by_sku[sku]
+    if not fields then
+      fields = {'HSET', S.base .. 'p:' .. sku}
+      by_sku[sku] = fields
+    end
+    fields[#fields + 1] = dirty[2]
+    fields[#fields + 1] = pack(dirty[3])
+  end
+  for _, fields in pairs(by_sku) do call(unpack(fields)) end
+end
+
+local function commit_leg(rid)
+  local leg, before = S.legs[rid], S.leg_before[rid]
+  local key = S.base .. 'l:' .. rid
+  local state = leg[L_STATE]
+  if ALIVE[state] then
+    call('SET', key, pack(leg))
+  else
+    call('SET', key, pack(leg), 'PX', leg[L_PLAN] == '' and TOMBSTONE_MS or WINDOW_MS + TOMBSTONE_MS)
+  end
+  local was, is = before and before[L_STATE] == HELD, state == HELD
+  if is then
+    call('ZADD', S.base .. 'legs-due', leg[L_EXPIRE], rid)
+    for _, line in ipairs(leg[L_LINES]) do call('ZADD', S.base .. 'd:' .. line[1], leg[L_EXPIRE], rid) end
+  elseif was then
+    call('ZREM', S.base .. 'legs-due', rid)
+    for _, line in ipairs(before[L_LINES]) do call('ZREM', S.base .. 'd:' .. line[1], rid) end
+  end
+end
+
+local function expiring(claim)
+  return claim and (claim[C_STATE] == PENDING or claim[C_STATE] == HELD)
+end
+
+local function commit_claim(rid)
+  local claim, before = S.claims[rid], S.claim_before[rid]
+  local key = S.base .. 'c:' .. rid
+  if claim[C_SETTLED] == 1 and not ALIVE[claim[C_STATE]] then
+    call('SET', key, pack(claim), 'PX', WINDOW_MS)
+  else
+    call('SET', key, pack(claim))
+  end
+  if expiring(claim) then
+    if not expiring(before) then call('ZADD', S.base .. 'claims-due', claim[C_EXPIRE], rid) end
+  elseif expiring(before) then
+    call('ZREM', S.base .. 'claims-due', rid)
+  end
+end
+
+-- One message per call: [epoch, sequence, durable epoch, durable sequence, time, [event ...]].
+-- The events are packed already, so the outer array is written by hand around them.
+local function publish()
+  local count = #S.events
+  local head = count < 16 and string.char(0x90 + count)
+    or string.char(0xdc, math.floor(count / 256), count % 256)
+  call('SPUBLISH', S.base .. 'news', string.char(0x96) .. pack(S.epoch) .. pack(S.sequence)
+    .. pack(S.depoch) .. pack(S.dsequence) .. pack(S.time) .. head .. table.concat(S.events))
+end
+
+local function commit()
+  local count = #S.events
+  local first = S.sequence - count
+  for i = 1, count do
+    call('XADD', S.base .. 'out', S.epoch .. '-' .. (first + i), 'e', S.events[i])
+  end
+  commit_rows()
+  for rid in pairs(S.leg_dirty) do commit_leg(rid) end
+  for rid in pairs(S.claim_dirty) do commit_claim(rid) end
+  for rid, at in pairs(S.open_at) do
+    if at then call('ZADD', S.base .. 'open', at, rid) else call('ZREM', S.base .. 'open', rid) end
+  end
+  for _, other in ipairs(S.keys) do call(unpack(other)) end
+  if count > 0 then
+    call('HSET', S.meta, 'sequence', string.format('%d', S.sequence), 'time', string.format('%d', S.time))
+    publish()
+  end
+end
+
+-- A verb over an array of steps: one packed reply each.
+local function each(step_of)
+  return function(keys, args)
+    local refused = open(keys[1])
+    if refused then return refused end
+    local replies = {}
+    for i = 1, #args do replies[i] = step_of(unpack_(args[i])) end
+    commit()
+    return replies
+  end
+end

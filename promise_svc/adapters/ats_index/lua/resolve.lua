@@ -1,0 +1,56 @@
+-- resolve: move claims at their home shard. KEYS meta; ARGV one ResolveStep each; reply one
+-- StepReply each. O(lines of the home leg).
+
+local function has(list, value)
+  for i = 1, #list do
+    if list[i] == value then return true end
+  end
+  return false
+end
+
+local function decide(rid, claim, target)
+  local legs = claim[C_LEGS]
+  local alone = #legs == 1 and legs[1] == S.shard
+  put_claim(rid, claim, target, alone and 1 or 0)
+  local leg = has(legs, S.shard) and leg_now(rid)
+  if leg and leg[L_ATTEMPT] == claim[C_ATTEMPT] and leg_may_move(leg[L_STATE], target) then
+    move_leg(rid, leg, target)
+  end
+  S.open_at[rid] = not alone and S.time + RESOLVE_AFTER_MS
+  emit(rid)
+  return reply(alone and DONE or NEEDS_FOLLOW, rid)
+end
+
+local function confirm(rid, claim, pinned)
+  if not OPEN[claim[C_STATE]] then return reply(REFUSED, rid) end
+  local legs = claim[C_LEGS]
+  local here = has(legs, S.shard)
+  local leg = here and leg_now(rid)
+  if here and (not leg or leg[L_ATTEMPT] ~= claim[C_ATTEMPT] or not OPEN[leg[L_STATE]]) then
+    decide(rid, claim, EXPIRED)
+    return reply(REFUSED, rid)
+  end
+  if here and #legs == 1 or pinned == 1 and claim[C_STATE] == PINNED then
+    return decide(rid, claim, CONFIRMED)
+  end
+  if claim[C_STATE] ~= PINNED then
+    put_claim(rid, claim, PINNED, 0)
+    if leg then move_leg(rid, leg, PINNED) end
+    S.open_at[rid] = S.time + RESOLVE_AFTER_MS
+    emit(rid)
+  end
+  return reply(NEEDS_PINS, rid)
+end
+
+verb('resolve', each(function(step)
+  local rid, target = step[1], step[2]
+  local claim = claim_now(rid)
+  if not claim then return reply(MISSING, rid) end
+  if step[3] ~= 0 and step[3] ~= claim[C_ATTEMPT] then return reply(OTHER_PLAN, rid) end
+  if step[4] ~= 0 and step[4] ~= claim[C_REVISION] then return reply(REVISION_DIFFERS, rid) end
+  if claim[C_STATE] == target then return reply(REPEATED, rid) end
+  if target == CONFIRMED then return confirm(rid, claim, step[5]) end
+  local moves = MOVES[claim[C_STATE]]
+  if target == HELD or not (moves and moves[target]) then return reply(REFUSED, rid) end
+  return decide(rid, claim, target)
+end), {'allow-oom'})

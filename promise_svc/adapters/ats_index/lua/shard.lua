@@ -1,0 +1,69 @@
+-- Life of a shard. KEYS meta. O(1) but restore, which is O(events).
+
+-- mark_durable: ARGV epoch, sequence, entries kept behind it. Trims the outbox; never moves back.
+verb('mark_durable', function(keys, args)
+  local refused = open(keys[1])
+  if refused then return refused end
+  local epoch, sequence, keep = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
+  if epoch > S.depoch or epoch == S.depoch and sequence > S.dsequence then
+    S.depoch, S.dsequence = epoch, sequence
+    call('HSET', S.meta, 'depoch', args[1], 'dsequence', args[2])
+    if sequence > keep then
+      call('XTRIM', S.base .. 'out', 'MINID', '~', args[1] .. '-' .. string.format('%d', sequence - keep))
+    end
+    publish()
+  end
+  return 1
+end, {'allow-oom'})
+
+-- raise_network_floor: ARGV version.
+verb('raise_network_floor', function(keys, args)
+  local refused = open(keys[1])
+  if refused then return refused end
+  if tonumber(args[1]) > S.floor then call('HSET', S.meta, 'floor', args[1]) end
+  return 1
+end, {'allow-oom'})
+
+-- take_over: ARGV shard, expected epoch, expected sequence. The only way to become the owner.
+verb('take_over', function(keys, args)
+  load_meta(keys[1])
+  if S.owner == this_process() then return redis.error_reply('SERVING the shard already serves') end
+  if S.epoch ~= tonumber(args[2]) or S.sequence ~= tonumber(args[3]) then
+    return redis.error_reply('MOVED_ON the shard stands at ' .. S.epoch .. '-' .. S.sequence)
+  end
+  local previous = {S.epoch, S.sequence}
+  S.epoch, S.sequence, S.shard = S.epoch + 1, 0, tonumber(args[1])
+  append({EVENT_EPOCH_STARTED, S.time, '', '', {}, {}, {}, previous})
+  commit()
+  call('HSET', S.meta, 'owner', this_process(), 'epoch', string.format('%d', S.epoch), 'shard', args[1])
+  return pack({S.epoch, S.sequence})
+end, {'allow-oom'})
+
+-- restore: ARGV shard, then epoch, sequence and payload of each event. After-images only; no rules.
+verb('restore', function(keys, args)
+  load_meta(keys[1])
+  if S.owner == this_process() then return redis.error_reply('SERVING the shard already serves') end
+  S.shard = tonumber(args[1])
+  for i = 2, #args, 3 do
+    S.epoch, S.sequence = tonumber(args[i]), tonumber(args[i + 1])
+    local event = unpack_(args[i + 2])
+    if event[2] > S.time then S.time = event[2] end
+    for _, image in ipairs(event[7]) do touch_row(image[1], image[2], image[3], image[4]) end
+    if #event[6] > 0 then set_leg(event[3], event[6]) end
+    local claim = event[5]
+    if #claim > 0 then
+      set_claim(event[3], claim)
+      S.open_at[event[3]] = claim[C_SETTLED] == 0 and S.time + RESOLVE_AFTER_MS
+    end
+    if event[1] == EVENT_SUPPLY_ADJUSTED then
+      local row = event[7][1][4]
+      local free = left(row)
+      local record = pack({event[4], row[ON_HAND], free > 0 and free or 0})
+      S.keys[#S.keys + 1] = {'SET', S.base .. 'a:' .. event[3], record, 'PX', WINDOW_MS}
+    end
+  end
+  commit()
+  call('HSET', S.meta, 'epoch', string.format('%d', S.epoch), 'sequence', string.format('%d', S.sequence),
+    'time', string.format('%d', S.time), 'shard', args[1])
+  return 1
+end, {'allow-oom'})
