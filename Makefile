@@ -61,6 +61,7 @@ protos: setup ## regenerate promise_svc/v1 from protos/
 	@$(BIN)/python protos/generate.py
 
 build: setup ## make a wheel in dist/
+	@rm -rf build/lib* build/bdist*
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 
 lock: ## renew .ci/lock.txt from pyproject.toml (needs a package index)
