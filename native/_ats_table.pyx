@@ -229,6 +229,17 @@ cdef int reserve_words(ShardMap* map, uint64_t count) except -1:
     return 0
 
 
+cdef int trim(ShardMap* map) except -1:
+    """Give back what the arena has beyond its blocks."""
+    if map.words_dead * 8 > map.words_used:
+        return compact(map, 0)
+    cdef uint64_t* words = <uint64_t*>realloc(map.words, map.words_used * 8)
+    if words != NULL:
+        map.words = words
+        map.words_capacity = map.words_used
+    return 0
+
+
 cdef int add_block(ShardMap* map, uint32_t slot, Parsed* parsed) except -1:
     cdef uint64_t size = block_words(parsed.key_size, 1)
     reserve_words(map, size)
@@ -356,8 +367,7 @@ cdef class AtsTable:
         cdef Clock clock = read_clock(epoch, sequence, time_ms)
         cdef ShardMap* staged = &self.staged[shard]
         self.write(staged, count)
-        if staged.words_dead * 8 > staged.words_used:
-            compact(staged, 0)
+        trim(staged)
         map_close(&self.live[shard])
         self.live[shard] = staged[0]
         memset(staged, 0, sizeof(ShardMap))
