@@ -1,0 +1,157 @@
+"""Configuration: defaults are valid, limits are exact, complaints name the setting."""
+
+from pathlib import Path
+
+import pytest
+
+from promise_svc.cli.settings import load_settings
+from promise_svc.config import ClusterConfig, ProcessConfig, host_and_port
+from promise_svc.errors import ConfigError
+
+RANGES: tuple[tuple[type[ClusterConfig] | type[ProcessConfig], str, float, float], ...] = (
+    (ClusterConfig, "shard_count", 1, 4096),
+    (ClusterConfig, "idempotency_window_seconds", 60, 86_400),
+    (ClusterConfig, "ttl_default_seconds", 1, 14_400),
+    (ClusterConfig, "outbox_events_kept", 0, 1_000_000),
+    (ProcessConfig, "embedded_nodes", 1, 64),
+    (ProcessConfig, "workers", 1, 1),
+    (ProcessConfig, "deadline_seconds_max", 0.1, 300),
+    (ProcessConfig, "message_bytes_max", 65_536, 67_108_864),
+    (ProcessConfig, "calls_in_flight_max", 1, 100_000),
+    (ProcessConfig, "order_store_connections_max", 1, 1_000),
+    (ProcessConfig, "lame_duck_seconds", 0, 60),
+    (ProcessConfig, "drain_seconds", 0, 300),
+)
+
+
+@pytest.mark.parametrize(("config", "name", "low", "high"), RANGES)
+def test_a_number_is_taken_up_to_its_limits_and_not_beyond(
+    config: type[ClusterConfig] | type[ProcessConfig], name: str, low: float, high: float
+) -> None:
+    """Both ends of the range are in, the next values out, and the complaint names the setting."""
+    assert getattr(config(**{name: low}), name) == low
+    assert getattr(config(**{name: high}), name) == high
+    for outside in (low - 1, high + 1):
+        with pytest.raises(ConfigError, match=name):
+            config(**{name: outside})
+
+
+def test_not_a_number_is_in_no_range() -> None:
+    """NaN compares false with everything; it must not slip through."""
+    with pytest.raises(ConfigError, match="drain_seconds"):
+        ProcessConfig(drain_seconds=float("nan"))
+
+
+def test_a_default_ttl_above_the_maximum_is_a_contradiction() -> None:
+    """Both are in range by themselves."""
+    with pytest.raises(ConfigError, match=r"ttl_default_seconds must be 1\.\.600"):
+        ClusterConfig(ttl_max_seconds=600, ttl_default_seconds=601)
+
+
+@pytest.mark.parametrize("prefix", ["", "A", "a{b}", "a:b", "x" * 33, "a b"])
+def test_a_key_prefix_that_would_break_keys_is_refused(prefix: str) -> None:
+    """A brace in it would move every key to another slot."""
+    with pytest.raises(ConfigError, match="key_prefix"):
+        ClusterConfig(key_prefix=prefix)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("reserve_durability", "recorded"),
+        ("reserve_durability", "replicated"),
+        ("confirm_durability", "replicated"),
+        ("confirm_durability", "certain"),
+        ("log_level", "loud"),
+    ],
+)
+def test_a_choice_that_is_not_offered_is_refused_with_those_that_are(name: str, value: str) -> None:
+    """The message lists the choices."""
+    with pytest.raises(ConfigError, match=f"{name} must be one of .*, not '{value}'"):
+        ProcessConfig(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1:50051", ("127.0.0.1", 50051)),
+        ("[::1]:0", ("::1", 0)),
+        ("localhost:65535", ("localhost", 65535)),
+    ],
+)
+def test_an_address_is_host_and_port(address: str, expected: tuple[str, int]) -> None:
+    """Port 0 asks for a free one."""
+    assert host_and_port("listen", address) == expected
+
+
+@pytest.mark.parametrize(
+    "address", ["", "127.0.0.1", ":50051", "host:65536", "host:x", "::1:50051", "u@h:1", "h:1/x"]
+)
+def test_an_address_without_host_or_port_is_refused(address: str) -> None:
+    """The message names the setting and what was given."""
+    with pytest.raises(ConfigError, match=r"listen must be host:port"):
+        ProcessConfig(listen=address)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("order_store_url", "mysql://u:secret@h/d"),
+        ("order_store_url", "secret"),
+        ("index_urls", ("redis://h:1", "http://u:secret@h:1")),
+        ("index_urls", ("redis://",)),
+        ("index_urls", ("redis://:secret@h:99999",)),
+    ],
+)
+def test_a_wrong_url_is_refused_without_being_shown(name: str, value: object) -> None:
+    """It may hold a password, and messages end in logs."""
+    with pytest.raises(ConfigError, match=name) as refusal:
+        ProcessConfig(**{name: value})  # type: ignore[arg-type]
+
+    assert "secret" not in str(refusal.value)
+
+
+def test_a_printed_configuration_shows_no_password() -> None:
+    """The same for the object itself, which ends in logs too."""
+    config = ProcessConfig(
+        order_store_url="postgresql://u:secret@h/d", index_urls=("redis://:secret@h:1",)
+    )
+
+    assert "secret" not in repr(config)
+
+
+def test_a_flag_wins_over_its_variable_and_that_over_the_default() -> None:
+    """And a flag that was not given (None) does not hide the variable."""
+    environment = {
+        "PROMISE_SHARD_COUNT": "128",
+        "PROMISE_DATA_DIR": "elsewhere",
+        "PROMISE_REFLECTION": "no",
+        "PROMISE_DRAIN_SECONDS": "2.5",
+        "PROMISE_INDEX_URLS": "redis://a:1, redis://b:2",
+        "HOME": "ignored",
+    }
+
+    cluster, process = load_settings({"shard_count": 16, "data_dir": None}, environment)
+
+    assert cluster == ClusterConfig(shard_count=16)
+    assert process == ProcessConfig(
+        data_dir=Path("elsewhere"),
+        reflection=False,
+        drain_seconds=2.5,
+        index_urls=("redis://a:1", "redis://b:2"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"), [("PROMISE_SHARD_COUNT", "many"), ("PROMISE_REFLECTION", "maybe")]
+)
+def test_a_variable_that_cannot_be_read_is_named(variable: str, text: str) -> None:
+    """With what it says."""
+    with pytest.raises(ConfigError, match=f"{variable} must be .*, not '{text}'"):
+        load_settings({}, {variable: text})
+
+
+def test_a_mistyped_variable_is_refused_with_the_nearest_name() -> None:
+    """Silence would leave the default in force, unseen."""
+    with pytest.raises(ConfigError, match="did you mean PROMISE_SHARD_COUNT"):
+        load_settings({}, {"PROMISE_SHARDS_COUNT": "8"})
