@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -22,7 +22,8 @@ from promise_svc.domain.network import (
     NodeGroup,
     build_snapshot,
 )
-from promise_svc.errors import InvariantBroken, PromiseServiceError, Unavailable
+from promise_svc.domain.network_validation import broken_reference, violations
+from promise_svc.errors import FieldViolation, InvariantBroken, PromiseServiceError, Unavailable
 
 POLL_SECONDS = 1.0
 """How often the order store is asked for its network version."""
@@ -64,10 +65,11 @@ def id_of(document: Document) -> str:
             return document.lane_id
 
 
-def encode_document(document: Document) -> str:
-    """JSON of a document; equal documents have equal JSON."""
+def encode_document(document: Document, *, omit: frozenset[str] = frozenset()) -> str:
+    """JSON of a document less the fields in ``omit``; equal documents have equal JSON."""
     builtins = msgspec.to_builtins(document, str_keys=True)  # dates as keys become text
-    return _encoder.encode(builtins).decode()
+    kept = {field: value for field, value in builtins.items() if field not in omit}
+    return _encoder.encode(kept).decode()
 
 
 def decode_document(kind: str, text: str) -> Document:
@@ -140,14 +142,14 @@ class NetworkSource:
             self.problem = ""
             return self._snapshot
 
-    async def upsert(self, documents: Iterable[Document]) -> NetworkSnapshot:
-        """Store checked documents and serve them. Each kind is one transaction of the store."""
-        by_kind: dict[str, dict[str, str]] = {}
-        for document in documents:
-            by_kind.setdefault(kind_of(document), {})[id_of(document)] = encode_document(document)
-        for kind, texts in by_kind.items():
-            await self._store.upsert_network(kind, texts)
-        return await self.refresh()
+    def check(self, kind: str, documents: Mapping[str, str]) -> list[FieldViolation]:
+        """Everything wrong with documents (JSON by id) in themselves and beside the snapshot."""
+        known = self.snapshot().documents
+        return [
+            FieldViolation(f"{kind}[{name}].{field}", reason, description)
+            for name, text in documents.items()
+            for field, reason, description in _complaints(kind, name, text, known)
+        ]
 
     def start(self) -> None:
         """Follow the order store until ``close``."""
@@ -169,3 +171,19 @@ class NetworkSource:
             except PromiseServiceError as error:
                 self.problem = str(error)
             await asyncio.sleep(self._poll_seconds)
+
+
+def _complaints(
+    kind: str, name: str, text: str, known: NetworkDocuments
+) -> Iterator[FieldViolation]:
+    try:
+        document = decode_document(kind, text)
+    except InvariantBroken as error:
+        yield FieldViolation("", "MALFORMED", str(error))
+        return
+    if id_of(document) != name:
+        yield FieldViolation("", "MALFORMED", f"is stored as {name!r}, says {id_of(document)!r}")
+    yield from violations(document)
+    misfit = broken_reference(document, known)
+    if misfit is not None:
+        yield FieldViolation("", misfit.reason, f"does not fit the network: {misfit.missing_id}")

@@ -80,7 +80,7 @@ class Node:
     name: str = ""
     methods: tuple[NodeMethod, ...] = ()
     """Each method at most once; without any the node holds stock and sells none."""
-    node_status: NodeStatus = NodeStatus.ON
+    status: NodeStatus = NodeStatus.ON
 
     def method(self, fulfillment_method: FulfillmentMethod) -> NodeMethod | None:
         """How the node offers the method, switched on or not; None when it does not."""
@@ -234,7 +234,7 @@ class NetworkSnapshot:
     def switched_on(self, node_id: str) -> bool:
         """Whether the node is known and may be sold from."""
         node = self.documents.nodes.get(node_id)
-        return node is not None and node.node_status is NodeStatus.ON
+        return node is not None and node.status is NodeStatus.ON
 
     def lanes(self, node_id: str, country: str, postal_code: str) -> list[Lane]:
         """At most one lane a carrier service, by service: the node's own before its groups', then

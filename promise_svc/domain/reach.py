@@ -135,7 +135,7 @@ class Reach:
         node = self._snapshot.node(node_id)
         if node is None:
             return UnfulfilledReason.UNKNOWN_NODE
-        if node.node_status is NodeStatus.OFF:
+        if node.status is NodeStatus.OFF:
             return UnfulfilledReason.NODE_OFF
         methods = [m for m in node.methods if m.fulfillment_method in self._allowed(node_id)]
         if not methods:

@@ -1,0 +1,221 @@
+"""Stock figures of many SKUs, as fresh as the caller asked for: table first, shards if need be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+from promise_svc.application.ports import AtsIndex, AtsReader, AtsRow, Clock
+from promise_svc.domain.events import PositionImage
+from promise_svc.domain.network import NetworkSnapshot
+from promise_svc.domain.sharding import Position
+from promise_svc.errors import PromiseServiceError, Unavailable
+from promise_svc.hotpath import shard_of
+
+FEED_BEHIND_MS = 5_000
+"""Age from which the table says it is behind: five missed heartbeats of a second."""
+
+SHARD_READS_MAX = 64
+"""Shard reads under way at once for answers that may be stale; beyond it they stay stale."""
+
+
+class DegradedReason(IntEnum):
+    """Why an answer is degraded; numbers are the contract's, 0 where it is not."""
+
+    NONE = 0
+    FEED_BEHIND = 1
+    INDEX_UNREACHABLE = 2
+    READ_BUDGET_SPENT = 3
+
+
+class Consistency(NamedTuple):
+    """How fresh an answer must be; without a bound the table answers, however old it is."""
+
+    max_age_ms: int | None = None
+    strong: bool = False
+
+
+class AsOf(NamedTuple):
+    """The point in a shard's history that a SKU's figures come from."""
+
+    shard_id: int
+    at: Position
+    time_ms: int
+    """Shard time up to which they are current, ms since 1970."""
+
+
+class Freshness(NamedTuple):
+    """How fresh an answer is: its oldest part."""
+
+    as_of_ms: int
+    age_ms: int
+    degraded: bool = False
+    degraded_reason: DegradedReason = DegradedReason.NONE
+
+
+class SkuStock(NamedTuple):
+    """All positions of one SKU; None when it never had one."""
+
+    rows: Sequence[AtsRow] | None
+    as_of: AsOf
+
+
+class Stock(NamedTuple):
+    """What one call computes with."""
+
+    by_sku: Mapping[str, SkuStock]
+    freshness: Freshness
+
+
+class StockSource:
+    """Reads stock for the use cases. One a process; its budget is shared by all calls."""
+
+    def __init__(
+        self,
+        *,
+        table: AtsReader,
+        index: AtsIndex,
+        network: Callable[[], NetworkSnapshot],
+        clock: Clock,
+        feed_behind_ms: int = FEED_BEHIND_MS,
+        shard_reads_max: int = SHARD_READS_MAX,
+    ) -> None:
+        self._table = table
+        self._index = index
+        self._network = network
+        self._clock = clock
+        self._feed_behind_ms = feed_behind_ms
+        self._shard_reads_max = shard_reads_max
+        self._flights: dict[str, asyncio.Task[dict[str, SkuStock]]] = {}
+        self._shard_read_count = 0
+
+    async def read(self, skus: Iterable[str], consistency: Consistency, timeout: float) -> Stock:
+        """Stock of ``skus``; ``timeout`` in seconds bounds reads of shards.
+
+        Raises what ``AtsIndex.read_positions`` raises for a strong read, and Unavailable where the
+        table never heard of a shard that cannot be read either. Cost: a look-up a SKU, plus one
+        round trip where a shard must be asked (shards in parallel).
+        """
+        wanted = list(dict.fromkeys(skus))
+        if consistency.strong:
+            return self._answer(await self._read_shards(wanted, timeout), DegradedReason.NONE)
+        known = {sku: self._in_table(sku) for sku in wanted}
+        stale = [sku for sku in wanted if self._too_old(known[sku].as_of, consistency)]
+        reason = DegradedReason.NONE
+        if stale:
+            fresh, reason = await self._refreshed(stale, timeout)
+            known |= fresh
+            self._refuse_unknown(known)
+        return self._answer(known, reason)
+
+    def table(self, skus: Iterable[str]) -> Stock:
+        """Stock as the table has it: no I/O, no bound."""
+        known = {sku: self._in_table(sku) for sku in skus}
+        return self._answer(known, DegradedReason.NONE)
+
+    def _in_table(self, sku: str) -> SkuStock:
+        at, time_ms = self._table.as_of(sku)
+        return SkuStock(self._table.rows(sku), AsOf(self._shard(sku), at, time_ms))
+
+    def _shard(self, sku: str) -> int:
+        return shard_of(self._network().shard_key(sku), self._index.shard_count)
+
+    def _too_old(self, as_of: AsOf, consistency: Consistency) -> bool:
+        if as_of.time_ms == 0:  # the table never heard of the shard: it cannot answer at all
+            return True
+        age_ms = self._clock.now_ms() - as_of.time_ms
+        return consistency.max_age_ms is not None and age_ms > consistency.max_age_ms
+
+    def _refuse_unknown(self, known: Mapping[str, SkuStock]) -> None:
+        missing = sorted({s.as_of.shard_id for s in known.values() if s.as_of.time_ms == 0})
+        if missing:
+            raise Unavailable(
+                f"shards {missing} are neither in the table yet nor to be reached",
+                shards=",".join(map(str, missing)),
+            )
+
+    def _answer(self, known: Mapping[str, SkuStock], reason: DegradedReason) -> Stock:
+        now_ms = self._clock.now_ms()
+        as_of_ms = min((stock.as_of.time_ms for stock in known.values()), default=now_ms)
+        age_ms = max(0, now_ms - as_of_ms)
+        if not reason and age_ms > self._feed_behind_ms:
+            reason = DegradedReason.FEED_BEHIND
+        return Stock(known, Freshness(as_of_ms, age_ms, bool(reason), reason))
+
+    async def _refreshed(
+        self, skus: Sequence[str], timeout: float
+    ) -> tuple[dict[str, SkuStock], DegradedReason]:
+        """What could be read of the shards, and why the rest could not. Reads of a SKU already
+        under way are joined."""
+        flights = {self._flights[sku] for sku in skus if sku in self._flights}
+        reason = DegradedReason.NONE
+        for shard, shard_skus in self._by_shard(s for s in skus if s not in self._flights).items():
+            if self._shard_read_count >= self._shard_reads_max:
+                reason = DegradedReason.READ_BUDGET_SPENT
+            else:
+                flights.add(self._take_off(shard, shard_skus, timeout))
+        if flights:
+            # A caller that gives up cancels its waiting, never a read that others joined.
+            await asyncio.wait(flights, timeout=timeout)
+        fresh: dict[str, SkuStock] = {}
+        for flight in flights:
+            if flight.done() and not flight.cancelled() and flight.exception() is None:
+                fresh |= flight.result()
+            else:
+                reason = DegradedReason.INDEX_UNREACHABLE
+        return {sku: fresh[sku] for sku in skus if sku in fresh}, reason
+
+    def _take_off(
+        self, shard: int, skus: Sequence[str], timeout: float
+    ) -> asyncio.Task[dict[str, SkuStock]]:
+        flight = asyncio.create_task(self._read_shard(shard, skus, timeout))
+        self._shard_read_count += 1
+        self._flights |= dict.fromkeys(skus, flight)
+
+        def land(flight: asyncio.Task[dict[str, SkuStock]]) -> None:
+            self._shard_read_count -= 1
+            for sku in skus:
+                del self._flights[sku]
+            if not flight.cancelled():
+                flight.exception()  # seen, also when every caller has gone
+
+        flight.add_done_callback(land)
+        return flight
+
+    async def _read_shards(self, skus: Sequence[str], timeout: float) -> dict[str, SkuStock]:
+        by_shard = self._by_shard(skus)
+        reads = (self._read_shard(shard, some, timeout) for shard, some in by_shard.items())
+        answers = await asyncio.gather(*reads, return_exceptions=True)
+        failed = [answer for answer in answers if isinstance(answer, BaseException)]
+        if failed:
+            # Ours first: they say whether the same call may be sent again.
+            raise min(failed, key=lambda error: not isinstance(error, PromiseServiceError))
+        return {
+            sku: stock
+            for answer in answers
+            if not isinstance(answer, BaseException)
+            for sku, stock in answer.items()
+        }
+
+    async def _read_shard(
+        self, shard: int, skus: Sequence[str], timeout: float
+    ) -> dict[str, SkuStock]:
+        at, time_ms, answers = await self._index.read_positions(shard, skus, timeout)
+        as_of = AsOf(shard, at, time_ms)
+        return {
+            sku: SkuStock(_rows(images), as_of) for sku, images in zip(skus, answers, strict=True)
+        }
+
+    def _by_shard(self, skus: Iterable[str]) -> dict[int, list[str]]:
+        found: dict[int, list[str]] = defaultdict(list)
+        for sku in skus:
+            found[self._shard(sku)].append(sku)
+        return found
+
+
+def _rows(images: Sequence[PositionImage]) -> list[AtsRow] | None:
+    rows = [AtsRow(image.node_id, image.bucket, *image.row[:4]) for image in images]
+    return rows or None
