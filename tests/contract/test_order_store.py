@@ -346,6 +346,17 @@ async def test_concurrent_network_edits_are_counted_one_by_one(order_store: Orde
     assert sorted(await asyncio.gather(*edits)) == list(range(1, 11))
 
 
+async def test_an_edit_of_an_older_version_is_refused(order_store: PostgresOrderStore) -> None:
+    """Read, change, write: whoever read before somebody else wrote must read again."""
+    assert await order_store.upsert_network("node", {"n": '{"a": 1}'}, 0) == 1
+
+    with pytest.raises(PreconditionFailed):
+        await order_store.upsert_network("node", {"n": '{"a": 2}'}, 0)
+
+    assert json.loads((await order_store.network()).documents["node"]["n"]) == {"a": 1}
+    assert await order_store.upsert_network("node", {"n": '{"a": 2}'}, 1) == 2
+
+
 @pytest.mark.parametrize("document", ["", "{", "nope", '{"a": NaN}', '"\\u0000"'])
 async def test_what_is_no_json_is_the_callers_mistake(
     order_store: OrderStore, document: str

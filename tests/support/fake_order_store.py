@@ -85,16 +85,19 @@ class FakeOrderStore:
         self._fail()
         return self._version
 
-    async def upsert_network(self, kind: str, documents: Mapping[str, str]) -> int:
+    async def upsert_network(
+        self, kind: str, documents: Mapping[str, str], expected_version: int | None = None
+    ) -> int:
         self._fail()
         parsed = {}
         for document_id, document in documents.items():
             try:
-                parsed[document_id] = json.dumps(json.loads(document), sort_keys=True)
-                assert "NaN" not in document and "\\u0000" not in document
-            except (ValueError, AssertionError):
+                parsed[document_id] = _canonical(document)
+            except ValueError:
                 violation = FieldViolation(f"documents[{document_id!r}]", "INVALID_JSON", "no JSON")
                 raise InvalidRequest([violation]) from None
+        if expected_version not in (None, self._version):
+            raise PreconditionFailed(f"the network is at version {self._version}")
         old = self._documents.get(kind, {})
         if any(old.get(key) != value for key, value in parsed.items()):
             self._documents[kind] = old | parsed
@@ -130,6 +133,13 @@ class FakeOrderStore:
         error, self.fail_after_next = self.fail_after_next, None
         if error is not None:
             raise error
+
+
+def _canonical(document: str) -> str:
+    value = json.loads(document)
+    if "\\u0000" in document:
+        raise ValueError("a NUL character")
+    return json.dumps(value, sort_keys=True, allow_nan=False)
 
 
 def _follows(after: Position, stored: StoredEvent) -> bool:

@@ -145,9 +145,12 @@ class PostgresOrderStore:
         async with borrowed(self._pool, self._timeout) as connection:
             return int(await connection.fetchval(queries.READ_NETWORK_VERSION))
 
-    async def upsert_network(self, kind: str, documents: Mapping[str, str]) -> int:
+    async def upsert_network(
+        self, kind: str, documents: Mapping[str, str], expected_version: int | None = None
+    ) -> int:
         """See ``OrderStore.upsert_network``. InvalidRequest names a document that is not JSON.
 
+        With ``expected_version``: PreconditionFailed unless the network is at that version.
         OutcomeUnknown when the connection was lost before the answer; repeating it is safe.
         """
         _refuse_unstorable(kind, documents)
@@ -158,6 +161,10 @@ class PostgresOrderStore:
             connection.transaction(),
         ):
             version = int(await connection.fetchval(queries.LOCK_NETWORK_VERSION))
+            if expected_version not in (None, version):
+                raise PreconditionFailed(
+                    f"the network is at version {version}, not {expected_version}"
+                )
             changed = await connection.fetch(
                 queries.UPSERT_DOCUMENTS, kind, ids, values, version + 1
             )
