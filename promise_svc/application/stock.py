@@ -101,7 +101,10 @@ class StockSource:
         """
         wanted = list(dict.fromkeys(skus))
         if consistency.strong:
-            return self._answer(await self._read_shards(wanted, timeout), DegradedReason.NONE)
+            known = await self._read_shards(wanted, timeout)
+            now_ms = self._clock.now_ms()
+            as_of_ms = min((stock.as_of.time_ms for stock in known.values()), default=now_ms)
+            return Stock(known, Freshness(as_of_ms, 0))
         known = {sku: self._in_table(sku) for sku in wanted}
         stale = [sku for sku in wanted if self._too_old(known[sku].as_of, consistency)]
         reason = DegradedReason.NONE

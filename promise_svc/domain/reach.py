@@ -35,6 +35,14 @@ class UnfulfilledReason(IntEnum):
     SPLIT_LIMIT = 80
 
 
+class Line(NamedTuple):
+    """A line of a cart; the same SKU may stand on several."""
+
+    line_id: str
+    sku: str
+    quantity: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
     """Where a shopper is: as much as lanes and distances need."""

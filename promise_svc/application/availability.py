@@ -1,0 +1,192 @@
+"""How many can be sold now, and where.
+
+Only nodes of the network that are ON may be sold from: an OFF node counts as 0 and is listed as
+OFF, a position at a node the network does not know is not counted. Inbound stock (a bucket that is
+not empty) is never part of ATS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from promise_svc.application.ports import AtsRow
+from promise_svc.application.stock import AsOf, Consistency, Freshness, SkuStock, StockSource
+from promise_svc.domain.inventory import ats, shortage
+from promise_svc.domain.network import NetworkSnapshot, Node, NodeStatus
+
+ENTRIES_MAX = 1_000
+"""Most look-ups of one call."""
+
+
+class AvailabilityView(IntEnum):
+    """How much to tell."""
+
+    TOTAL = 1
+    NODES = 2
+    BREAKDOWN = 3
+
+
+class AvailabilityOutcome(IntEnum):
+    """What happened to one look-up; numbers are the contract's and the precedence."""
+
+    OK = 1
+    UNKNOWN_SKU = 10
+    UNKNOWN_NODE_GROUP = 20
+    UNKNOWN_NODE = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AvailabilityQuery:
+    """One look-up: a SKU over named nodes, over a group, or (neither) over all nodes."""
+
+    sku: str
+    entry_id: str = ""
+    node_ids: tuple[str, ...] | None = None
+    node_group_id: str | None = None
+    segment: str = ""
+    """Accepted; nothing is protected for segments yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeAvailability:
+    """ATS of one SKU at one node and the figures it follows from."""
+
+    node_id: str
+    ats: int
+    """0 where ``status`` is OFF."""
+    on_hand: int
+    reserved: int
+    """As the table has it: a hold past its expiry may count until it is swept."""
+    committed: int
+    safety_stock: int
+    shortage: int
+    status: NodeStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Availability:
+    """ATS of one SKU over one scope; figures are 0 and ``as_of`` None unless OK."""
+
+    entry_id: str
+    sku: str
+    outcome: AvailabilityOutcome
+    ats: int = 0
+    nodes: tuple[NodeAvailability, ...] = ()
+    as_of: AsOf | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AvailabilityReply:
+    """Answers in the order of the entries."""
+
+    entries: tuple[Availability, ...]
+    freshness: Freshness
+
+
+class AvailabilityReader:
+    """Look-ups of ATS. Nothing here holds or changes anything."""
+
+    def __init__(
+        self,
+        *,
+        stock: StockSource,
+        network: Callable[[], NetworkSnapshot],
+    ) -> None:
+        self._stock = stock
+        self._network = network
+
+    async def query(
+        self,
+        entries: Sequence[AvailabilityQuery],
+        *,
+        consistency: Consistency,
+        view: AvailabilityView,
+        timeout: float,
+    ) -> AvailabilityReply:
+        """ATS of each entry over its scope. Raises what ``StockSource.read`` raises.
+
+        Cost: a few microseconds an entry and a look-up for each node of its scope or position.
+        """
+        snapshot = self._network()
+        stock = await self._stock.read((entry.sku for entry in entries), consistency, timeout)
+        answers = (_answer(snapshot, entry, stock.by_sku[entry.sku], view) for entry in entries)
+        return AvailabilityReply(entries=tuple(answers), freshness=stock.freshness)
+
+
+def here_now_ats(row: AtsRow) -> int:
+    """ATS of one position; 0 for inbound stock."""
+    return 0 if row.bucket else ats(row.on_hand, row.committed, row.held, row.safety_stock)
+
+
+def _answer(
+    snapshot: NetworkSnapshot, entry: AvailabilityQuery, stock: SkuStock, view: AvailabilityView
+) -> Availability:
+    outcome = _outcome(snapshot, entry, stock)
+    if outcome is not AvailabilityOutcome.OK:
+        return Availability(entry_id=entry.entry_id, sku=entry.sku, outcome=outcome)
+    rows = {row.node_id: row for row in stock.rows or () if not row.bucket}
+    scope = _scope(snapshot, entry, rows)
+    total = sum(here_now_ats(rows[n]) for n in scope if n in rows and snapshot.switched_on(n))
+    nodes: tuple[NodeAvailability, ...] = ()
+    if view is not AvailabilityView.TOTAL:
+        named = entry.node_ids is not None
+        nodes = tuple(
+            _at_node(snapshot.documents.nodes[node_id], rows.get(node_id))
+            for node_id in scope
+            if named or node_id in rows
+        )
+    return Availability(
+        entry_id=entry.entry_id,
+        sku=entry.sku,
+        outcome=outcome,
+        ats=total,
+        nodes=nodes,
+        as_of=stock.as_of,
+    )
+
+
+def unknown_sku(snapshot: NetworkSnapshot, sku: str, stock: SkuStock) -> bool:
+    """Whether neither an item nor a position of the SKU is known."""
+    return stock.rows is None and snapshot.item(sku) is None
+
+
+def _outcome(
+    snapshot: NetworkSnapshot, entry: AvailabilityQuery, stock: SkuStock
+) -> AvailabilityOutcome:
+    if unknown_sku(snapshot, entry.sku, stock):
+        return AvailabilityOutcome.UNKNOWN_SKU
+    if entry.node_group_id is not None and snapshot.node_group(entry.node_group_id) is None:
+        return AvailabilityOutcome.UNKNOWN_NODE_GROUP
+    if any(snapshot.node(node_id) is None for node_id in entry.node_ids or ()):
+        return AvailabilityOutcome.UNKNOWN_NODE
+    return AvailabilityOutcome.OK
+
+
+def _scope(
+    snapshot: NetworkSnapshot, entry: AvailabilityQuery, rows: Mapping[str, AtsRow]
+) -> Iterable[str]:
+    """Known nodes of the scope, each once: as named, else by id."""
+    if entry.node_ids is not None:
+        return dict.fromkeys(entry.node_ids)
+    if entry.node_group_id is None:
+        return [node_id for node_id in sorted(rows) if snapshot.node(node_id) is not None]
+    group = snapshot.node_group(entry.node_group_id)
+    members = () if group is None else set(group.node_ids)
+    return [n for n in sorted(members) if n in rows and snapshot.node(n) is not None]
+
+
+def _at_node(node: Node, row: AtsRow | None) -> NodeAvailability:
+    on_hand, committed, held, safety_stock = (0, 0, 0, 0) if row is None else row[2:]
+    figures = on_hand, committed, held, safety_stock
+    return NodeAvailability(
+        node_id=node.node_id,
+        ats=ats(*figures) if node.status is NodeStatus.ON else 0,
+        on_hand=on_hand,
+        reserved=held,
+        committed=committed,
+        safety_stock=safety_stock,
+        shortage=shortage(*figures),
+        status=node.status,
+    )

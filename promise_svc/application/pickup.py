@@ -1,0 +1,196 @@
+"""Where a cart could be collected: nodes near the shopper, what each has, when it is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from promise_svc.application.availability import AvailabilityOutcome, here_now_ats, unknown_sku
+from promise_svc.application.ports import AtsRow, Clock
+from promise_svc.application.stock import Consistency, Freshness, SkuStock, StockSource
+from promise_svc.domain.delivery import PickupTimes, pickup_times
+from promise_svc.domain.network import (
+    PICKUP_METHODS,
+    FulfillmentMethod,
+    NetworkSnapshot,
+    Node,
+    NodeStatus,
+)
+from promise_svc.domain.reach import Address, Line
+from promise_svc.errors import FieldViolation, InvalidRequest, NoBusinessDay
+
+RADIUS_METERS_DEFAULT = 50_000
+PICKUP_LIMIT_DEFAULT = 20
+
+Locate = Callable[[str, str], tuple[float, float] | None]
+"""Country and postal code in, latitude and longitude out, None where unknown."""
+
+
+class FindPickupNodesOutcome(IntEnum):
+    """What happened to a search for pickup nodes."""
+
+    OK = 1
+    UNKNOWN_ORIGIN = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindPickupNodesRequest:
+    """Where a cart could be collected, nearest first."""
+
+    origin: Address
+    lines: tuple[Line, ...]
+    radius_meters: int = RADIUS_METERS_DEFAULT
+    limit: int = PICKUP_LIMIT_DEFAULT
+    fulfillment_method: FulfillmentMethod = FulfillmentMethod.PICKUP_IN_STORE
+    segment: str = ""
+    order_ms: int | None = None
+    """None for now."""
+    consistency: Consistency = Consistency()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PickupLine:
+    """What one node has of one line."""
+
+    line_id: str
+    ats: int
+    outcome: AvailabilityOutcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PickupNode:
+    """A node where the shopper could collect."""
+
+    node: Node
+    distance_meters: int
+    lines: tuple[PickupLine, ...]
+    complete: bool
+    """Whether the node alone has every line, repeats of a SKU summed."""
+    ready_ms: int | None
+    """None when the node's calendar has no business day within a year."""
+    order_by_ms: int | None
+    """The last instant at which an order is ready on the same business day."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindPickupNodesReply:
+    """Nodes that are ON and offer the method, also those that have too little."""
+
+    outcome: FindPickupNodesOutcome
+    nodes: tuple[PickupNode, ...]
+    network_version: int
+    freshness: Freshness
+
+
+class PickupFinder:
+    """Looks for pickup nodes. Holds and changes nothing."""
+
+    def __init__(
+        self,
+        *,
+        stock: StockSource,
+        network: Callable[[], NetworkSnapshot],
+        clock: Clock,
+        locate: Locate = lambda country, postal_code: None,
+    ) -> None:
+        """``locate`` knows postal codes; by default none."""
+        self._stock = stock
+        self._network = network
+        self._clock = clock
+        self._locate = locate
+
+    async def find(
+        self, request: FindPickupNodesRequest, *, timeout: float
+    ) -> FindPickupNodesReply:
+        """The nearest ``limit`` nodes within the radius, by distance, then id."""
+        _require_pickup(request.fulfillment_method)
+        snapshot = self._network()
+        skus = {line.sku for line in request.lines}
+        stock = await self._stock.read(skus, request.consistency, timeout)
+        origin = self._coordinates(request.origin)
+        outcome = FindPickupNodesOutcome.OK if origin else FindPickupNodesOutcome.UNKNOWN_ORIGIN
+        near = snapshot.nodes_within(*origin, request.radius_meters) if origin else []
+        offering = [
+            (meters, node)
+            for meters, node in near
+            if node.status is NodeStatus.ON and node.method(request.fulfillment_method)
+        ]
+        order_ms = self._clock.now_ms() if request.order_ms is None else request.order_ms
+        return FindPickupNodesReply(
+            outcome=outcome,
+            nodes=tuple(
+                _pickup_node(snapshot, node, meters, request, order_ms, stock.by_sku)
+                for meters, node in offering[: request.limit]
+            ),
+            network_version=snapshot.version,
+            freshness=stock.freshness,
+        )
+
+    def _coordinates(self, origin: Address) -> tuple[float, float] | None:
+        if origin.latitude is not None and origin.longitude is not None:
+            return origin.latitude, origin.longitude
+        return self._locate(origin.country, origin.postal_code)
+
+
+def _require_pickup(method: FulfillmentMethod) -> None:
+    if method not in PICKUP_METHODS:
+        raise InvalidRequest(
+            [
+                FieldViolation(
+                    "fulfillment_method",
+                    "METHOD_NOT_SUPPORTED",
+                    "must be PICKUP_IN_STORE or CURBSIDE",
+                )
+            ]
+        )
+
+
+def _pickup_node(
+    snapshot: NetworkSnapshot,
+    node: Node,
+    meters: float,
+    request: FindPickupNodesRequest,
+    order_ms: int,
+    stock: Mapping[str, SkuStock],
+) -> PickupNode:
+    wanted: dict[str, int] = {}
+    for line in request.lines:
+        wanted[line.sku] = wanted.get(line.sku, 0) + line.quantity
+    at_node = {sku: _ats_at(node.node_id, stock[sku].rows) for sku in wanted}
+    ready = _ready(snapshot, node, request.fulfillment_method, order_ms)
+    return PickupNode(
+        node=node,
+        distance_meters=round(meters),
+        lines=tuple(
+            PickupLine(
+                line_id=line.line_id,
+                ats=at_node[line.sku],
+                outcome=(
+                    AvailabilityOutcome.UNKNOWN_SKU
+                    if unknown_sku(snapshot, line.sku, stock[line.sku])
+                    else AvailabilityOutcome.OK
+                ),
+            )
+            for line in request.lines
+        ),
+        complete=all(at_node[sku] >= quantity for sku, quantity in wanted.items()),
+        ready_ms=ready.ready_ms if ready else None,
+        order_by_ms=ready.order_by_ms if ready else None,
+    )
+
+
+def _ats_at(node_id: str, rows: Sequence[AtsRow] | None) -> int:
+    return sum(here_now_ats(row) for row in rows or () if row.node_id == node_id)
+
+
+def _ready(
+    snapshot: NetworkSnapshot, node: Node, fulfillment_method: FulfillmentMethod, order_ms: int
+) -> PickupTimes | None:
+    method, calendar = node.method(fulfillment_method), snapshot.calendar(node.calendar_id)
+    if method is None or calendar is None:
+        return None
+    try:
+        return pickup_times(order_ms, node=node, method=method, node_calendar=calendar)
+    except NoBusinessDay:
+        return None
