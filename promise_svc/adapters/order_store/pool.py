@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
@@ -101,9 +101,8 @@ async def open_pool(config: PoolConfig) -> ConnectionPool:
         raise ConfigError("the order store's URL or limits cannot be read") from None
     try:
         return await pool
-    except asyncpg.exceptions.ClientConfigurationError:
-        raise ConfigError("the order store's URL cannot be read") from None
-    except ValueError:
+    except (asyncpg.exceptions.ClientConfigurationError, ValueError, OverflowError):
+        # OverflowError is asyncio's answer to a port above 65535.
         raise ConfigError("the order store's URL cannot be read") from None
     except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
         raise EngineRefused(f"{place(config.url)} refused our credentials") from error
@@ -151,7 +150,9 @@ async def borrowed(
     except FAILURES as error:
         raise translated(error, writing=writing) from error
     finally:
-        await _give_back(pool, connection)
+        # A connection that cannot be reset is cut by the pool itself.
+        with suppress(*FAILURES):
+            await pool.release(connection)
 
 
 async def health(pool: ConnectionPool, timeout: float) -> Health:
@@ -192,13 +193,6 @@ def translated(error: BaseException, *, writing: bool) -> PromiseServiceError:
     if state.startswith(("21", "22", "23")):
         return InvariantBroken(f"the order store refused a value: {_name(error)}", sqlstate=state)
     return Unavailable(f"the order store refused for now: {_name(error)}", sqlstate=state)
-
-
-async def _give_back(pool: ConnectionPool, connection: Connection) -> None:
-    try:
-        await pool.release(connection)
-    except FAILURES:
-        connection.terminate()
 
 
 async def _reset(connection: Any) -> None:

@@ -1,0 +1,321 @@
+"""The order store on a real PostgreSQL: tables, migrations, settings, losses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import msgspec
+import pytest
+
+from promise_svc.adapters.embedded import EmbeddedPostgres
+from promise_svc.adapters.order_store import PoolConfig, PostgresOrderStore
+from promise_svc.adapters.order_store.pool import open_pool
+from promise_svc.adapters.order_store.schema import Migration, load_migrations, migrate
+from promise_svc.application.relay import Relay
+from promise_svc.domain.inventory import StockPosition
+from promise_svc.domain.reservation import ClaimRecord, LegRecord, State
+from promise_svc.domain.sharding import START, Position
+from promise_svc.errors import (
+    ConfigError,
+    EngineRefused,
+    InvariantBroken,
+    OutcomeUnknown,
+    Unavailable,
+)
+from promise_svc.workers.relay_loop import RelayLoop
+from tests.support.fake_outbox import FakeOutbox, Observed
+from tests.support.stored_events import History
+
+
+@pytest.fixture
+async def store(database: str) -> AsyncIterator[PostgresOrderStore]:
+    opened = await PostgresOrderStore.open(PoolConfig(url=database, lock_timeout_seconds=0.2))
+    yield opened
+    await opened.close()
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Any]:
+    """A connection of the test's own."""
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+# -- tables ---------------------------------------------------------------------------------
+
+
+async def test_a_reservation_is_a_row_people_can_read(
+    store: PostgresOrderStore, database: str
+) -> None:
+    """Owner and order reference come from the claim's body; legs and tombstones have rows."""
+    history = History(5)
+    events = [history.start_epoch(), history.move("r", State.HELD), history.tombstone("t")]
+
+    await store.append(5, START, events)
+
+    async with connected(database) as connection:
+        row = dict(await connection.fetchrow("SELECT * FROM reservations"))
+        legs = await connection.fetch("SELECT * FROM legs ORDER BY reservation_id")
+    claim = msgspec.msgpack.decode(row.pop("claim"), type=ClaimRecord)
+    assert claim == events[1].event.claim
+    assert row == {
+        "reservation_id": "r", "home": 5, "state": State.HELD, "revision": 1,
+        "owner_id": "owner", "order_reference": "order", "create_ms": 10, "expire_ms": 20,
+        "update_ms": events[1].event.time_ms, "epoch": 1, "sequence": 2,
+    }  # fmt: skip
+    assert [(leg["reservation_id"], leg["state"]) for leg in legs] == [
+        ("r", State.HELD),
+        ("t", State.ABORTED),
+    ]
+    tombstone = msgspec.msgpack.decode(legs[1]["leg"], type=LegRecord)
+    assert tombstone.lines == ()
+
+
+@pytest.mark.parametrize("body", ["", "[]", "nope", '{"owner_id": 5}', '{"other": 1}'])
+async def test_a_body_without_an_owner_is_kept_all_the_same(
+    store: PostgresOrderStore, body: str
+) -> None:
+    """The body is not the order store's business: it must never hold up the relay."""
+    history = History(0)
+    start, held = history.start_epoch(), history.move("r", State.HELD)
+    assert held.event.claim
+    event = held.event._replace(claim=held.event.claim._replace(body=body))
+
+    await store.append(0, START, [start, held._replace(event=event)])
+
+    stored = await store.reservation("r")
+    assert stored is not None and stored.claim.body == body
+
+
+async def test_every_counter_of_a_position_has_a_column(
+    store: PostgresOrderStore, database: str
+) -> None:
+    """A counter added to the domain needs a migration: else a rebuild would forget it."""
+    async with connected(database) as connection:
+        rows = await connection.fetch(
+            "SELECT column_name FROM information_schema.columns"
+            " WHERE table_name = 'positions' ORDER BY ordinal_position"
+        )
+
+    assert tuple(row[0] for row in rows[4:-2]) == StockPosition._fields
+
+
+async def test_a_value_that_cannot_be_stored_breaks_an_invariant(store: PostgresOrderStore) -> None:
+    """NUL in an id should have been refused at the door; trying again cannot help."""
+    history = History(0)
+
+    with pytest.raises(InvariantBroken):
+        await store.append(0, START, [history.start_epoch(), history.sync("a\0b", 1)])
+
+    assert await store.cursor(0) == START
+
+
+# -- migrations -----------------------------------------------------------------------------
+
+
+async def test_migrations_run_once_however_often_and_concurrently_they_are_asked_for(
+    database: str,
+) -> None:
+    """Five processes start at the same time; one of them makes the schema."""
+    pools = [await open_pool(PoolConfig(url=database)) for _ in range(5)]
+
+    applied = await asyncio.gather(*(migrate(pool, 5.0) for pool in pools))
+    again = await migrate(pools[0], 5.0)
+
+    assert sorted(applied) == [[], [], [], [], ["0001_order_store"]]
+    assert again == []
+    for pool in pools:
+        await pool.close()
+
+
+async def test_a_failing_migration_leaves_nothing_behind(database: str) -> None:
+    """All pending migrations are one transaction."""
+    pool = await open_pool(PoolConfig(url=database))
+    broken = [*load_migrations(), Migration(2, "broken", "CREATE TABLE x (); SELECT 1 / 0;")]
+
+    with pytest.raises(InvariantBroken):
+        await migrate(pool, 5.0, broken)
+
+    async with connected(database) as connection:
+        tables = await connection.fetchval(
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+        )
+    assert tables == 0
+    await pool.close()
+
+
+async def test_a_newer_schema_is_refused_by_name(store: PostgresOrderStore, database: str) -> None:
+    """An old program must not write to tables it does not know."""
+    async with connected(database) as connection:
+        await connection.execute(
+            "INSERT INTO schema_migrations (version, name, checksum) VALUES (2, 'later', 'x')"
+        )
+
+    with pytest.raises(EngineRefused, match="0002_later"):
+        await PostgresOrderStore.open(PoolConfig(url=database))
+
+
+async def test_an_edited_migration_is_refused_by_name(
+    store: PostgresOrderStore, database: str
+) -> None:
+    """The text that was applied is the text we have."""
+    async with connected(database) as connection:
+        await connection.execute("UPDATE schema_migrations SET checksum = 'other'")
+
+    with pytest.raises(EngineRefused, match="0001_order_store"):
+        await PostgresOrderStore.open(PoolConfig(url=database))
+
+
+# -- settings and addresses -------------------------------------------------------------------
+
+
+async def test_a_server_that_may_forget_is_refused_by_name(database: str) -> None:
+    """``recorded`` would be a lie."""
+    async with connected(database) as connection:
+        name = await connection.fetchval("SELECT current_database()")
+        await connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+
+    with pytest.raises(EngineRefused, match="synchronous_commit"):
+        await PostgresOrderStore.open(PoolConfig(url=database))
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("postgresql://user:s3cret@127.0.0.1:1/db", Unavailable),
+        ("postgresql://user:s3/cret@127.0.0.1:5432/db", ConfigError),
+        ("mysql://user:s3cret@127.0.0.1:1/db", ConfigError),
+        ("postgresql://user:s3cret@127.0.0.1:99999/db", ConfigError),
+        ("postgresql://user:s3cret@no.such.host.invalid:5432/db", Unavailable),
+    ],
+)
+async def test_a_password_is_never_told(url: str, error: type[Exception]) -> None:
+    """Neither by an error, nor by its notes, nor by the settings' text."""
+    config = PoolConfig(url=url, connect_timeout_seconds=2.0)
+
+    with pytest.raises(error) as caught:
+        await PostgresOrderStore.open(config)
+
+    told = f"{caught.value} {caught.value.__cause__} {config}"
+    assert "s3" not in told and "cret" not in told
+
+
+async def test_wrong_credentials_are_refused_by_name(database: str) -> None:
+    """Waiting does not help, so it is not Unavailable."""
+    head, tail = database.split("://")[1].split("@")
+    user = head.split(":")[0]
+
+    with pytest.raises(EngineRefused, match="credentials"):
+        await PostgresOrderStore.open(PoolConfig(url=f"postgresql://{user}:s3cret@{tail}"))
+
+
+@pytest.mark.parametrize("changes", [{"connections_max": 0}, {"lock_timeout_seconds": 0.0}])
+def test_limits_out_of_range_are_refused(changes: dict[str, Any]) -> None:
+    """Before anything is opened."""
+    with pytest.raises(ConfigError):
+        PoolConfig(url="postgresql://h/d", **changes)
+
+
+async def test_it_works_without_prepared_statements_and_session_settings(database: str) -> None:
+    """As behind a transaction pooler."""
+    config = PoolConfig(url=database, prepared_statements=False, session_settings=False)
+    store = await PostgresOrderStore.open(config)
+    history = History(0)
+
+    await store.append(0, START, [history.start_epoch(), history.move("r", State.HELD)])
+    await store.upsert_network("node", {"n": "{}"})
+
+    assert await store.cursor(0) == Position(1, 2)
+    await store.close()
+
+
+async def test_health_tells_the_round_trip(store: PostgresOrderStore) -> None:
+    """For the doctor and the metrics."""
+    health = await store.health(1.0)
+
+    assert health.round_trip_ms > 0
+    assert health.connection_count >= 1
+
+
+# -- losses -----------------------------------------------------------------------------------
+
+
+async def test_waiting_too_long_for_a_lock_did_nothing(
+    store: PostgresOrderStore, database: str
+) -> None:
+    """Another relay hangs inside its transaction: Unavailable, and it works afterwards."""
+    history = History(0)
+    at = await store.append(0, START, [history.start_epoch()])
+    batch = [history.sync("a", 1)]
+    async with connected(database) as connection, connection.transaction():
+        await connection.execute("SELECT * FROM cursors WHERE shard = 0 FOR UPDATE")
+        with pytest.raises(Unavailable):
+            await store.append(0, at, batch)
+
+    assert await store.append(0, at, batch) == batch[-1].at
+
+
+async def test_a_connection_lost_while_writing_leaves_the_outcome_unknown(
+    store: PostgresOrderStore, database: str
+) -> None:
+    """Cut while the append waits for a lock; the next use has a new connection."""
+    history = History(0)
+    at = await store.append(0, START, [history.start_epoch()])
+    batch = [history.sync("a", 1)]
+    async with connected(database) as connection, connection.transaction():
+        await connection.execute("SELECT * FROM cursors WHERE shard = 0 FOR UPDATE")
+        append = asyncio.create_task(store.append(0, at, batch))
+        while not await connection.fetchval(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        ):
+            await asyncio.sleep(0)
+        with pytest.raises(OutcomeUnknown):
+            await append
+
+    assert await store.cursor(0) == at
+    assert await store.append(0, at, batch) == batch[-1].at
+
+
+@pytest.mark.fault
+async def test_a_server_killed_and_started_again_loses_nothing(tmp_path: Path) -> None:
+    """Away: errors of ours and no alarm. Back: the loop carries on, acknowledged rows are there."""
+    outbox, observed, history = FakeOutbox(), Observed(), History(0)
+    stop = asyncio.Event()
+    with EmbeddedPostgres(tmp_path / "postgres") as engine:
+        store = await PostgresOrderStore.open(PoolConfig(url=engine.dsn))
+        relay = Relay(outbox, store, observed)  # type: ignore[arg-type]
+        loop = RelayLoop(relay, 4, observed, poll_seconds=0.02)
+        task = asyncio.create_task(loop.run(stop))
+        outbox.write(history.start_epoch(), history.sync("a", 1))
+        await _until(observed, lambda: observed.carried_counts.get(0) == 2)
+
+        engine.kill()
+        outbox.write(history.sync("a", 2))
+        await _until(observed, lambda: len(observed.failures) >= 3)
+        with pytest.raises((Unavailable, OutcomeUnknown)):
+            await store.health(1.0)
+        await asyncio.to_thread(engine.restart)
+        await _until(observed, lambda: observed.carried_counts[0] == 3)
+        stop.set()
+        await task
+
+        assert outbox.durable == {0: Position(1, 3)}
+        assert len(await store.read_events(0, START, 10)) == 3
+        assert observed.alarms == []
+        assert {reason for _, reason in observed.failures} <= {"UNAVAILABLE", "OUTCOME_UNKNOWN"}
+        await store.close()
+
+
+async def _until(observed: Observed, condition: Any) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            observed.seen.clear()
+            await observed.seen.wait()
