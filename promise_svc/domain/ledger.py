@@ -52,6 +52,16 @@ _LEG_EVENT = {
     State.EXPIRED: EventType.LEG_EXPIRED,
     State.ABORTED: EventType.LEG_ABORTED,
 }
+_FOLLOWED = frozenset(
+    {
+        State.PINNED,
+        State.CONFIRMED,
+        State.RELEASED,
+        State.CANCELLED,
+        State.EXPIRED,
+        State.ABORTED,
+    }
+)
 _LETTING_GO = frozenset({State.RELEASED, State.EXPIRED, State.ABORTED})
 
 
@@ -80,22 +90,23 @@ class ShardLedger:
         """Open a claim, take a leg, or both: everything the step names, or nothing of it."""
         self._advance(now_ms)
         rid = step.reservation_id
+        home = rid if step.claim else ""
         claim_outcome = self._check_claim(step)
         if claim_outcome not in (Outcome.DONE, Outcome.REPEATED):
-            return self._reply(claim_outcome, rid)
+            return self._reply(claim_outcome, home)
         opening = bool(step.claim) and claim_outcome is Outcome.DONE
         leg_outcome, shortfalls, contended = self._check_leg(step)
         if leg_outcome not in (Outcome.DONE, Outcome.REPEATED):
             if opening and step.multi:
                 self._open_claim(step, State.ABORTED)
                 self._emit(rid)
-            return self._reply(leg_outcome, rid, shortfalls, contended)
+            return self._reply(leg_outcome, home, shortfalls, contended)
         if step.lines and leg_outcome is Outcome.DONE:
             self._take_leg(step)
         if opening:
             self._open_claim(step, State.PENDING if step.multi else State.HELD)
         done = self._emit(rid)
-        return self._reply(Outcome.DONE if done else Outcome.REPEATED, rid)
+        return self._reply(Outcome.DONE if done else Outcome.REPEATED, home)
 
     def resolve(self, step: ResolveStep, now_ms: int) -> StepReply:
         """Move a claim, once; the home shard's own leg follows in the same step."""
@@ -577,7 +588,7 @@ def _meet_leg(leg: LegRecord, step: CreateStep) -> Outcome | None:
 def _leg_may_move(source: State, target: State) -> bool:
     """Legs follow decisions already taken at home, so they may skip the states in between."""
     if source in OPEN:
-        return target is not State.PENDING and (target is not State.HELD or source is State.PINNED)
+        return target in _FOLLOWED or (target is State.HELD and source is State.PINNED)
     return source is State.CONFIRMED and target is State.CANCELLED
 
 

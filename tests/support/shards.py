@@ -56,10 +56,10 @@ async def running_index(
 
 
 class ShardClock:
-    """Stops the clocks of all shards of an index a day ahead, and moves them together."""
+    """Stops the clocks of some shards (all, if none is named) a day ahead, and moves them."""
 
-    def __init__(self, index: ClusterAtsIndex, url: str) -> None:
-        self._index = index
+    def __init__(self, index: ClusterAtsIndex, url: str, *shards: int) -> None:
+        self._keys = [index.keys.meta[shard] for shard in shards or range(index.shard_count)]
         self._client = redis.Redis.from_url(url)
         self.now_ms = int(time.time() * 1000) + 86_400_000
         self.advance(0)
@@ -67,7 +67,7 @@ class ShardClock:
     def advance(self, milliseconds: int) -> None:
         self.now_ms += milliseconds
         pipeline = self._client.pipeline(transaction=False)
-        for key in self._index.keys.meta:
+        for key in self._keys:
             pipeline.hset(key, "time", str(self.now_ms))
         pipeline.execute()
 

@@ -3,7 +3,7 @@
 
 local function check_claim(step)
   local draft = step[8]
-  if not draft or #draft == 0 then return DONE end
+  if #draft == 0 then return DONE end
   local claim = claim_now(step[1])
   if not claim then
     local late = draft[2] > 0 and S.time - draft[2] > WINDOW_MS
@@ -97,18 +97,19 @@ end
 
 verb('create', each(function(step)
   local rid = step[1]
+  local home = #step[8] > 0 and rid
   local outcome = check_claim(step)
-  if outcome ~= DONE and outcome ~= REPEATED then return reply(outcome, rid) end
-  local opening = outcome == DONE and step[8] and #step[8] > 0
+  if outcome ~= DONE and outcome ~= REPEATED then return reply(outcome, home) end
+  local opening = outcome == DONE and home
   local leg_outcome, shortfalls, contended = check_leg(step)
   if leg_outcome ~= DONE and leg_outcome ~= REPEATED then
     if opening and step[6] == 1 then
       open_claim(step, ABORTED)
       emit(rid)
     end
-    return reply(leg_outcome, rid, shortfalls, contended)
+    return reply(leg_outcome, home, shortfalls, contended)
   end
   if leg_outcome == DONE and #step[7] > 0 then take_leg(step) end
   if opening then open_claim(step, step[6] == 1 and PENDING or HELD) end
-  return reply(emit(rid) and DONE or REPEATED, rid)
+  return reply(emit(rid) and DONE or REPEATED, home)
 end), {})

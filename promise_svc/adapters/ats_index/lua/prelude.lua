@@ -36,11 +36,14 @@ local WINDOW_MS = @WINDOW_MS@
 local TOMBSTONE_MS = 600000
 
 local EVENT_EPOCH_STARTED, EVENT_SUPPLY_SYNCED, EVENT_SUPPLY_ADJUSTED = 1, 2, 3
-local CLAIM_EVENT = {10, 11, 12, 13, 14, 15, 16, 16, 16, 17}
-local LEG_EVENT = {0, 31, 32, 33, 34, 35, 36, 36, 36, 37}
+-- By state; 0 where no move leads yet.
+local CLAIM_EVENT = {10, 11, 12, 13, 14, 15, 16, 0, 0, 17}
+local LEG_EVENT = {0, 31, 32, 33, 34, 35, 36, 0, 0, 37}
 
 local OPEN = {[PENDING] = true, [HELD] = true, [PINNED] = true}
 local ALIVE = {[PENDING] = true, [HELD] = true, [PINNED] = true, [CONFIRMED] = true}
+local FOLLOWED = {[PINNED] = true, [CONFIRMED] = true, [RELEASED] = true, [CANCELLED] = true,
+  [EXPIRED] = true, [ABORTED] = true}
 local LETTING_GO = {[RELEASED] = true, [EXPIRED] = true, [ABORTED] = true}
 local MOVES = {
   [PENDING] = {[HELD] = true, [PINNED] = true, [RELEASED] = true, [EXPIRED] = true, [ABORTED] = true},
@@ -196,7 +199,7 @@ end
 
 local function leg_may_move(source, target)
   if OPEN[source] then
-    return target ~= PENDING and (target ~= HELD or source == PINNED)
+    return FOLLOWED[target] or target == HELD and source == PINNED
   end
   return source == CONFIRMED and target == CANCELLED
 end

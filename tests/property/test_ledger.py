@@ -1,0 +1,329 @@
+"""The rules of one shard, over the reference ledger and over the real Functions.
+
+Every step drawn here is carried out by the ledger. The twin machine carries it out by the
+Functions too, and demands the same reply, the same records and the same events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from promise_svc.adapters.ats_index.index import ClusterAtsIndex
+from promise_svc.adapters.embedded import EmbeddedValkey
+from promise_svc.domain.inventory import QUANTITY_MAX
+from promise_svc.domain.ledger import ShardLedger
+from promise_svc.domain.reservation import (
+    OPEN,
+    AdjustRow,
+    ClaimDraft,
+    CreateStep,
+    FollowStep,
+    LegLine,
+    ResolveStep,
+    SettleStep,
+    State,
+    SupplyRow,
+)
+from promise_svc.domain.sharding import START
+from tests.support.engines import flush
+from tests.support.shards import TIMEOUT, WINDOW_MS, ShardClock, new_index
+
+SHARD = 3
+OTHER_SHARD = 5
+
+skus = st.sampled_from(["A", "B"])
+nodes = st.sampled_from(["n1", "n2"])
+buckets = st.sampled_from(["", "", "po-1"])
+ids = st.sampled_from(["r1", "r2", "r3"])
+attempts = st.integers(1, 4)
+quantities = st.integers(1, 4)
+
+
+@st.composite
+def legs(draw: st.DrawFn) -> tuple[LegLine, ...]:
+    places = draw(st.lists(st.tuples(skus, nodes, buckets), max_size=3, unique=True))
+    return tuple(LegLine(*place, draw(quantities)) for place in places)
+
+
+@st.composite
+def creates(draw: st.DrawFn) -> CreateStep:
+    lines = draw(legs())
+    attempt = draw(attempts)
+    multi = draw(st.integers(0, 1))
+    here = (SHARD,) if lines else ()
+    shards = (*here, OTHER_SHARD) if multi else here
+    draft = ClaimDraft(
+        draw(st.sampled_from(["x", "y"])), draw(st.sampled_from([0, 1])), shards, "{}"
+    )
+    claim = draft if shards and (not multi or draw(st.booleans())) else ()
+    plan = draw(st.sampled_from(["p", "q"]))
+    ttl = draw(st.sampled_from([1_000, 5_000]))
+    version = draw(st.integers(0, 2))
+    return CreateStep(draw(ids), attempt, plan, ttl, version, multi, lines, claim)
+
+
+targets = st.sampled_from(list(State))
+
+
+class Steps(RuleBasedStateMachine):
+    """Every step a shard knows, carried out by the reference ledger."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = ShardLedger(SHARD, WINDOW_MS)
+        self.now_ms = 1_000_000_000
+        self.resolved: dict[tuple[str, int], int] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        self.ledger.take_over(self.now_ms)
+
+    def both(self, verb: str, steps: list[Any]) -> None:
+        self.on_ledger(verb, steps)
+
+    def on_ledger(self, verb: str, steps: list[Any]) -> list[Any]:
+        if verb in ("sync_supply", "adjust_supply"):
+            return list(getattr(self.ledger, verb)(steps, self.now_ms))
+        return [getattr(self.ledger, verb)(step, self.now_ms) for step in steps]
+
+    @rule(steps=st.lists(creates(), min_size=1, max_size=3))
+    def create(self, steps: list[CreateStep]) -> None:
+        # The client's create_time is drawn as "none" or "older than the window".
+        old = self.now_ms - WINDOW_MS - 1
+        self.both(
+            "create",
+            [
+                step._replace(claim=step.claim._replace(create_ms=old))
+                if step.claim and step.claim.create_ms
+                else step
+                for step in steps
+            ],
+        )
+
+    @rule(
+        rid=ids,
+        to=targets,
+        attempt=st.integers(0, 2),
+        revision=st.integers(0, 2),
+        pinned=st.integers(0, 1),
+    )
+    def resolve(self, rid: str, to: int, attempt: int, revision: int, pinned: int) -> None:
+        self.both("resolve", [ResolveStep(rid, to, attempt, revision, pinned)])
+
+    @rule(rid=ids, to=targets)
+    def resolve_any(self, rid: str, to: int) -> None:
+        self.both("resolve", [ResolveStep(rid, to)])
+
+    @rule(steps=st.lists(st.builds(FollowStep, ids, attempts, targets), min_size=1, max_size=3))
+    def follow(self, steps: list[FollowStep]) -> None:
+        self.both("follow", steps)
+
+    @rule(rid=ids, attempt=attempts, state=targets)
+    def settle(self, rid: str, attempt: int, state: int) -> None:
+        self.both("settle", [SettleStep(rid, attempt, state)])
+
+    @rule(
+        rows=st.lists(
+            st.builds(
+                SupplyRow,
+                skus,
+                nodes,
+                buckets,
+                st.integers(0, 8),
+                st.integers(-1, 2),
+                st.sampled_from(["", "erp", "wms"]),
+                st.integers(0, 3),
+            ),
+            min_size=1,
+            max_size=4,
+        )
+    )
+    def sync_supply(self, rows: list[SupplyRow]) -> None:
+        self.both("sync_supply", rows)
+
+    @rule(
+        rows=st.lists(
+            st.builds(
+                AdjustRow,
+                skus,
+                nodes,
+                buckets,
+                st.integers(-5, 5) | st.just(QUANTITY_MAX),
+                st.sampled_from(["k1", "k2", "k3"]),
+                st.sampled_from(["b1", "b2"]),
+            ),
+            min_size=1,
+            max_size=3,
+        )
+    )
+    def adjust_supply(self, rows: list[AdjustRow]) -> None:
+        self.both("adjust_supply", rows)
+
+    @rule(limit=st.integers(1, 3))
+    def sweep(self, limit: int) -> None:
+        self.both("sweep", [limit])
+
+    @rule(milliseconds=st.sampled_from([1, 249, 250, 999, 1_000, 2_000, 5_000]))
+    def advance(self, milliseconds: int) -> None:
+        self.now_ms += milliseconds
+
+    @rule(version=st.integers(0, 2))
+    def raise_network_floor(self, version: int) -> None:
+        self.ledger.raise_network_floor(version)
+
+
+class LedgerMachine(Steps):
+    """The reference ledger alone: invariants that must hold after every step."""
+
+    @invariant()
+    def held_and_committed_are_the_sums_of_the_legs(self) -> None:
+        held: dict[tuple[str, ...], int] = {}
+        committed: dict[tuple[str, ...], int] = {}
+        for leg in self.ledger.legs.values():
+            sums = held if leg.state in OPEN else committed if leg.state == State.CONFIRMED else {}
+            for line in leg.lines:
+                sums[line[:3]] = sums.get(line[:3], 0) + line.quantity
+        for key, row in self.ledger.positions.items():
+            assert (row.held, row.committed) == (held.get(key, 0), committed.get(key, 0))
+
+    @invariant()
+    def no_grant_oversells(self) -> None:
+        """An event that raises held must leave committed + held within on hand less safety."""
+        before: dict[tuple[str, ...], int] = {}
+        for _, event in self.ledger.events:
+            for image in event.positions:
+                row, key = image.row, image[:3]
+                if row.held > before.get(key, 0):
+                    assert row.committed + row.held <= row.on_hand - row.safety_stock
+                before[key] = row.held
+
+    @invariant()
+    def a_claim_resolves_once(self) -> None:
+        for _, event in self.ledger.events:
+            if event.claim and event.claim.state not in OPEN:
+                key = event.subject, event.claim.attempt
+                allowed = {event.claim.state}
+                if event.claim.state == State.CANCELLED:
+                    allowed.add(State.CONFIRMED)
+                before = self.resolved.get(key, event.claim.state)
+                assert before in allowed or event.claim.state == before
+        self.resolved = {
+            (event.subject, event.claim.attempt): event.claim.state
+            for _, event in self.ledger.events
+            if event.claim and event.claim.state not in OPEN
+        }
+
+    @invariant()
+    def the_sequence_has_no_gaps(self) -> None:
+        expected = [(1, index + 1) for index in range(len(self.ledger.events))]
+        assert [tuple(at) for at, _ in self.ledger.events] == expected
+
+    @invariant()
+    def replaying_the_events_rebuilds_the_shard(self) -> None:
+        other = ShardLedger(SHARD, WINDOW_MS)
+        other.restore(self.ledger.events)
+        counters = {key: row[:7] for key, row in self.ledger.positions.items()}
+        assert {key: row[:7] for key, row in other.positions.items()} == counters
+        assert other.at == self.ledger.at
+        states = {rid: claim.state for rid, claim in self.ledger.claims.items()}
+        assert {rid: claim.state for rid, claim in other.claims.items()} == states
+
+
+class TwinMachine(Steps):
+    """The same steps by the Functions: same replies, same records, same events."""
+
+    index: ClusterAtsIndex
+    runner: asyncio.Runner
+    engine: EmbeddedValkey
+
+    def begin(self) -> None:
+        flush(self.engine)
+        self.clock = ShardClock(self.index, self.engine.urls[0], SHARD)
+        self.now_ms = self.clock.now_ms
+        self.run(self.index.take_over(SHARD, START, TIMEOUT))
+        self.ledger.take_over(self.now_ms)
+
+    def run(self, step: Coroutine[Any, Any, Any]) -> Any:
+        return self.runner.run(step)
+
+    def both(self, verb: str, steps: list[Any]) -> None:
+        expected = self.on_ledger(verb, steps)
+        call = getattr(self.index, verb)
+        if verb == "sweep":
+            assert self.run(call(SHARD, steps[0], TIMEOUT)) == expected[0]
+            return
+        assert self.run(call(SHARD, steps, TIMEOUT)) == expected
+
+    @rule(milliseconds=st.sampled_from([1, 249, 250, 999, 1_000, 2_000, 5_000]))
+    def advance(self, milliseconds: int) -> None:
+        self.now_ms += milliseconds
+        self.clock.advance(milliseconds)
+
+    @rule(version=st.integers(0, 2))
+    def raise_network_floor(self, version: int) -> None:
+        super().raise_network_floor(version)
+        self.run(self.index.raise_network_floor(SHARD, version, TIMEOUT))
+
+    @rule(rid=ids, sku=skus, limit=st.integers(1, 3))
+    def read(self, rid: str, sku: str, limit: int) -> None:
+        assert self.run(self.index.read_claims(SHARD, [rid], TIMEOUT)) == [
+            self.ledger.read_claim(rid, self.now_ms)
+        ]
+        assert self.run(self.index.read_legs(SHARD, [rid], TIMEOUT)) == [
+            self.ledger.read_leg(rid, self.now_ms)
+        ]
+        at, time_ms, images = self.run(self.index.read_positions(SHARD, [sku], TIMEOUT))
+        assert (at, time_ms) == (self.ledger.at, self.now_ms)
+        assert images == [self.ledger.read_positions(sku, self.now_ms)]
+        opened = self.run(self.index.open_claims(SHARD, limit, TIMEOUT))
+        assert [tuple(claim) for claim in opened] == self.ledger.open_claims(self.now_ms, limit)
+
+    def teardown(self) -> None:
+        positions, leg_records, claims = self.run(self.index.scan(SHARD))
+        outbox = self.run(self.index.read_outbox(SHARD, START, 10_000, TIMEOUT))
+        self.clock.close()
+
+        assert positions == self.ledger.positions
+        assert leg_records == self.ledger.legs
+        assert claims == self.ledger.claims
+        assert [(entry.at, entry.event) for entry in outbox] == self.ledger.events
+
+
+def test_the_ledger_keeps_its_invariants() -> None:
+    """Never oversold, resolved once, gapless, replayable: after every step of any run."""
+    run_state_machine_as_test(
+        LedgerMachine, settings=settings(max_examples=150, stateful_step_count=40)
+    )
+
+
+@pytest.fixture
+def twin(valkey: EmbeddedValkey, key_prefix: str) -> Iterator[type[TwinMachine]]:
+    with asyncio.Runner() as runner:
+        index = new_index(valkey.urls, key_prefix)
+        runner.run(index.start(fsync=True))
+        yield type("Twin", (TwinMachine,), {"index": index, "runner": runner, "engine": valkey})
+        index.close()
+
+
+def test_the_functions_do_exactly_what_the_ledger_does(twin: type[TwinMachine]) -> None:
+    """Same replies, records and events from Lua as from the specification."""
+    run_state_machine_as_test(
+        twin,
+        settings=settings(
+            max_examples=120,
+            stateful_step_count=40,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
