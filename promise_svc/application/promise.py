@@ -1,0 +1,231 @@
+"""By when a cart can be with the shopper, from where, at what cost; and which nodes to hold it at.
+
+``promise_cart`` answers the shopper, ``plan`` sources a reservation. Both run the same domain
+code over the same stock figures, so an unchanged world gives both the same first choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple
+
+from promise_svc.application.availability import here_now_ats
+from promise_svc.application.ports import AtsReader, AtsRow, Clock
+from promise_svc.application.stock import Consistency, Freshness, StockSource
+from promise_svc.domain.cart import Cart, UnfulfilledLine
+from promise_svc.domain.cart import promise_cart as promise
+from promise_svc.domain.delivery import DeliveryPromise
+from promise_svc.domain.network import PICKUP_METHODS, FulfillmentMethod, NetworkSnapshot
+from promise_svc.domain.reach import Address, Line, Wanted
+from promise_svc.domain.sourcing import SHIPMENTS_MAX
+from promise_svc.errors import FieldViolation, InvalidRequest
+
+MAX_OPTIONS_DEFAULT = 3
+MAX_SHIPMENTS_DEFAULT = 3
+
+
+class PromiseOutcome(IntEnum):
+    """How much of a cart is promised; numbers are the contract's."""
+
+    COMPLETE = 1
+    PARTIAL = 2
+    NONE = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromiseCartRequest:
+    """Plans for a cart. Exactly one of address and pickup node is set."""
+
+    lines: tuple[Line, ...]
+    address: Address | None = None
+    pickup_node_id: str = ""
+    fulfillment_methods: tuple[FulfillmentMethod, ...] = ()
+    """Empty means SHIP_TO_ADDRESS or PICKUP_IN_STORE."""
+    carrier_services: tuple[str, ...] = ()
+    """Empty means all."""
+    segment: str = ""
+    """Accepted; nothing is protected for segments yet."""
+    order_ms: int | None = None
+    """None for now."""
+    max_options: int = MAX_OPTIONS_DEFAULT
+    max_shipments: int = MAX_SHIPMENTS_DEFAULT
+    """The split limit, 1..20."""
+    excluded_node_ids: frozenset[str] = frozenset()
+    consistency: Consistency = Consistency()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromiseCartReply:
+    """Plans, best first, and the lines in none of them."""
+
+    outcome: PromiseOutcome
+    options: tuple[DeliveryPromise, ...]
+    unfulfilled_lines: tuple[UnfulfilledLine, ...]
+    network_version: int
+    currency_code: str
+    freshness: Freshness
+    order_ms: int
+
+    @property
+    def expire_ms(self) -> int | None:
+        """The first cutoff that any option relies on; None without options."""
+        return min((option.expire_ms for option in self.options), default=None)
+
+
+class CartPromiser:
+    """The use case of PromiseService. Writes and holds nothing."""
+
+    def __init__(
+        self, *, stock: StockSource, network: Callable[[], NetworkSnapshot], clock: Clock
+    ) -> None:
+        self._stock = stock
+        self._network = network
+        self._clock = clock
+
+    async def promise_cart(
+        self, request: PromiseCartRequest, *, timeout: float
+    ) -> PromiseCartReply:
+        """The best plans. InvalidRequest where a method does not fit the destination or is not
+        built; otherwise raises what ``StockSource.read`` raises."""
+        snapshot = self._network()
+        order_ms = self._clock.now_ms() if request.order_ms is None else request.order_ms
+        wanted = Wanted(
+            address=request.address,
+            pickup_node_id=request.pickup_node_id,
+            fulfillment_methods=_methods(request.fulfillment_methods, request.address),
+            carrier_services=frozenset(request.carrier_services),
+            order_ms=order_ms,
+            excluded_node_ids=request.excluded_node_ids,
+        )
+        skus = {line.sku for line in request.lines}
+        stock = await self._stock.read(skus, request.consistency, timeout)
+        promised = promise(
+            snapshot,
+            Cart(
+                lines=request.lines,
+                stock={sku: _here_now(found.rows or ()) for sku, found in stock.by_sku.items()},
+                wanted=wanted,
+                max_shipments=request.max_shipments,
+                max_options=request.max_options,
+            ),
+        )
+        return PromiseCartReply(
+            outcome=_outcome(promised.options, promised.unfulfilled_lines),
+            options=promised.options,
+            unfulfilled_lines=promised.unfulfilled_lines,
+            network_version=snapshot.version,
+            currency_code=snapshot.currency_code,
+            freshness=stock.freshness,
+            order_ms=order_ms,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """Lines to find nodes for. Exactly one of address and pickup node is set."""
+
+    lines: tuple[Line, ...]
+    """``line_id`` is unique."""
+    fulfillment_method: FulfillmentMethod
+    address: Address | None = None
+    pickup_node_id: str = ""
+    segment: str = ""
+    """Accepted; nothing is protected for segments yet."""
+    excluded_node_ids: frozenset[str] = frozenset()
+    order_ms: int
+    taken: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(SKU, node) -> units the same reservation takes there by name; they count as gone."""
+    max_shipments: int = SHIPMENTS_MAX
+
+
+class PlannedUnits(NamedTuple):
+    """Units of one line at one position."""
+
+    node_id: str
+    bucket: str
+    quantity: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Nodes for every line, or why there are none: one of the two is empty."""
+
+    units: Mapping[str, tuple[PlannedUnits, ...]]
+    """Line id -> where; the quantities add up to the line's."""
+    unfulfilled_lines: tuple[UnfulfilledLine, ...]
+    """In request order; lines not named here could have been planned."""
+    network_version: int
+
+
+def plan(snapshot: NetworkSnapshot, table: AtsReader, request: PlanRequest) -> Plan:
+    """The best plan for all lines, all or nothing; no I/O.
+
+    InvalidRequest where the method does not fit the destination or is not built.
+    """
+    wanted = Wanted(
+        address=request.address,
+        pickup_node_id=request.pickup_node_id,
+        fulfillment_methods=_methods((request.fulfillment_method,), request.address),
+        order_ms=request.order_ms,
+        excluded_node_ids=request.excluded_node_ids,
+    )
+    stock = {line.sku: _here_now(table.rows(line.sku) or ()) for line in request.lines}
+    for (sku, node_id), quantity in request.taken.items():
+        if node_id in stock.get(sku, {}):
+            stock[sku][node_id] = max(0, stock[sku][node_id] - quantity)
+    cart = Cart(
+        lines=request.lines,
+        stock=stock,
+        wanted=wanted,
+        max_shipments=request.max_shipments,
+        max_options=1,
+    )
+    promised = promise(snapshot, cart)
+    units: dict[str, tuple[PlannedUnits, ...]] = {}
+    if not promised.unfulfilled_lines:
+        for shipment in promised.options[0].shipments if promised.options else ():
+            for line_id, _, quantity in shipment.lines:
+                here = PlannedUnits(shipment.node_id, "", quantity)
+                units[line_id] = (*units.get(line_id, ()), here)
+    return Plan(
+        units=units,
+        unfulfilled_lines=promised.unfulfilled_lines,
+        network_version=snapshot.version,
+    )
+
+
+def _methods(
+    asked: Sequence[FulfillmentMethod], address: Address | None
+) -> frozenset[FulfillmentMethod]:
+    """The methods to consider. LOCAL_DELIVERY and SHIP_TO_STORE are not built."""
+    carried = FulfillmentMethod.SHIP_TO_ADDRESS
+    if not asked:
+        return frozenset({FulfillmentMethod.PICKUP_IN_STORE if address is None else carried})
+    fitting = PICKUP_METHODS if address is None else frozenset({carried})
+    violations = [
+        FieldViolation(
+            f"fulfillment_methods[{index}]", "METHOD_NOT_SUPPORTED", _not_supported(method, address)
+        )
+        for index, method in enumerate(asked)
+        if method not in fitting
+    ]
+    if violations:
+        raise InvalidRequest(violations)
+    return frozenset(asked)
+
+
+def _not_supported(method: FulfillmentMethod, address: Address | None) -> str:
+    destination = "a pickup node" if address is None else "an address"
+    return f"{method} is not supported with {destination} as destination"
+
+
+def _here_now(rows: Iterable[AtsRow]) -> dict[str, int]:
+    return {row.node_id: here_now_ats(row) for row in rows if not row.bucket}
+
+
+def _outcome(options: Sequence[object], unfulfilled: Sequence[object]) -> PromiseOutcome:
+    if not options:
+        return PromiseOutcome.NONE
+    return PromiseOutcome.PARTIAL if unfulfilled else PromiseOutcome.COMPLETE

@@ -1,0 +1,247 @@
+"""A cart, a destination and stock figures -> delivery promises, and why lines are in none.
+
+A line is promised whole or not at all. Lines are taken in request order: where stock or the split
+limit cannot serve all, earlier lines win. The set kept is one that no refused line could join, not
+always the largest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from promise_svc.domain.delivery import DeliveryPromise, Shipment, ShipmentLine
+from promise_svc.domain.frontier import best_plan, frontier
+from promise_svc.domain.network import NetworkSnapshot
+from promise_svc.domain.reach import Line, Reach, Service, UnfulfilledReason, Wanted
+from promise_svc.domain.sourcing import (
+    WORK_MAX,
+    Candidate,
+    Demand,
+    PlannedShipment,
+    SourcingPlan,
+    Work,
+    shipment_cost_nanos,
+)
+
+_LINES_TRIED_MAX = 64
+"""Lines tried one by one against the split limit; those after them are refused."""
+
+NANOS_PER_MICRO = 1000
+
+
+class UnfulfilledLine(NamedTuple):
+    """A line that no promise covers."""
+
+    line_id: str
+    reason: UnfulfilledReason
+    ats: int | None
+    """Of its SKU over the nodes that could have served it; None where none could."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cart:
+    """What is to be promised, from what."""
+
+    lines: Sequence[Line]
+    """``line_id`` is unique."""
+    stock: Mapping[str, Mapping[str, int]]
+    """SKU -> node -> units that may be sold there now."""
+    wanted: Wanted
+    max_shipments: int
+    max_options: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromisedCart:
+    """Promises, best first, each for all lines but the unfulfilled ones."""
+
+    options: tuple[DeliveryPromise, ...]
+    unfulfilled_lines: tuple[UnfulfilledLine, ...]
+    """In request order."""
+
+
+def promise_cart(snapshot: NetworkSnapshot, cart: Cart) -> PromisedCart:
+    """The best promises for a cart: fewest shipments, then earliest, then cheapest, then nearest.
+
+    With more than one option asked for, the earliest of all is among them. Cost: a few
+    microseconds a node with stock, then the search (bounded by WORK_MAX steps).
+    """
+    sourcing = _CartSourcing(snapshot, cart)
+    kept = sourcing.lines_in_stock()
+    plans = sourcing.plans(kept)
+    if kept and not plans:
+        kept = sourcing.lines_within_split_limit(kept)
+        plans = sourcing.plans(kept)
+    return PromisedCart(
+        options=tuple(sourcing.promise(plan, kept) for plan in plans),
+        unfulfilled_lines=tuple(
+            sourcing.refused[line.line_id]
+            for line in cart.lines
+            if line.line_id in sourcing.refused
+        ),
+    )
+
+
+class _CartSourcing:
+    """One cart on its way to promises."""
+
+    def __init__(self, snapshot: NetworkSnapshot, cart: Cart) -> None:
+        self._snapshot = snapshot
+        self._cart = cart
+        self._reach = Reach(snapshot, cart.wanted)
+        self._work = Work(WORK_MAX)
+        self._served: dict[str, dict[str, int]] = {}
+        self.refused: dict[str, UnfulfilledLine] = {}
+
+    def lines_in_stock(self) -> list[Line]:
+        """Lines that the nodes in reach have together; the others are refused."""
+        kept = []
+        taken: dict[str, int] = {}
+        for line in self._cart.lines:
+            if self._snapshot.item(line.sku) is None:
+                self._refuse(line, UnfulfilledReason.UNKNOWN_SKU)
+                continue
+            total = sum(self._served_stock(line.sku).values())
+            if taken.get(line.sku, 0) + line.quantity > total:
+                self._refuse(line, self._reach.nowhere() or UnfulfilledReason.INSUFFICIENT_STOCK)
+                continue
+            taken[line.sku] = taken.get(line.sku, 0) + line.quantity
+            kept.append(line)
+        return kept
+
+    def lines_within_split_limit(self, lines: Sequence[Line]) -> list[Line]:
+        """Lines, tried in order, that fit within the split limit together."""
+        kept: list[Line] = []
+        for index, line in enumerate(lines):
+            trial = [*kept, line]
+            if index < _LINES_TRIED_MAX and self._best(trial) is not None:
+                kept = trial
+            else:
+                self._refuse(line, UnfulfilledReason.SPLIT_LIMIT)
+        return kept
+
+    def plans(self, lines: Sequence[Line]) -> list[SourcingPlan]:
+        """Plans for exactly these lines, best first; none when there is none."""
+        if not lines:
+            return []
+        if self._cart.max_options == 1:
+            best = self._best(lines)
+            return [] if best is None else [best]
+        demands = self._demands(lines)
+        candidates = self._candidates(demands)
+        found = frontier(
+            demands, candidates, max_shipments=self._cart.max_shipments, work=self._work
+        )
+        chosen = found[: self._cart.max_options]
+        if len(chosen) < len(found):
+            chosen[-1] = min(found, key=lambda plan: plan.latest_delivery_date)
+        return list(dict.fromkeys(chosen))
+
+    def promise(self, plan: SourcingPlan, lines: Sequence[Line]) -> DeliveryPromise:
+        """A plan told by lines, with dates and costs."""
+        missing = {line.line_id: line.quantity for line in lines}
+        demands = self._demands(lines)
+        shipments = [self._shipment(s, demands, lines, missing) for s in plan.shipments]
+        assert not any(missing.values()), "a plan fills every line"
+        return DeliveryPromise(
+            shipments=tuple(sorted(shipments, key=lambda s: (s.ship_date, s.node_id))),
+            exact=plan.exact,
+            shipment_count_bound=plan.shipment_count_bound,
+        )
+
+    def _best(self, lines: Sequence[Line]) -> SourcingPlan | None:
+        demands = self._demands(lines)
+        return best_plan(
+            demands,
+            self._candidates(demands),
+            max_shipments=self._cart.max_shipments,
+            work=self._work,
+        )
+
+    def _refuse(self, line: Line, reason: UnfulfilledReason) -> None:
+        served = self._served_stock(line.sku)
+        told = served and reason >= UnfulfilledReason.INSUFFICIENT_STOCK
+        self.refused[line.line_id] = UnfulfilledLine(
+            line.line_id, reason, sum(served.values()) if told else None
+        )
+
+    def _served_stock(self, sku: str) -> dict[str, int]:
+        """Units of the SKU at the nodes that can serve the destination."""
+        served = self._served.get(sku)
+        if served is None:
+            stock = self._cart.stock.get(sku, {})
+            served = {n: units for n, units in stock.items() if units and self._reach.served(n)}
+            self._served[sku] = served
+        return served
+
+    def _demands(self, lines: Sequence[Line]) -> tuple[Demand, ...]:
+        quantities: dict[str, int] = {}
+        for line in lines:
+            quantities[line.sku] = quantities.get(line.sku, 0) + line.quantity
+        return tuple(
+            Demand(sku, quantity, self._weight_grams(sku)) for sku, quantity in quantities.items()
+        )
+
+    def _weight_grams(self, sku: str) -> int:
+        item = self._snapshot.item(sku)
+        return 0 if item is None else item.weight_grams
+
+    def _candidates(self, demands: tuple[Demand, ...]) -> tuple[Candidate, ...]:
+        stock = [self._served_stock(demand.sku) for demand in demands]
+        node_ids = sorted({node_id for served in stock for node_id in served})
+        return tuple(
+            Candidate(
+                node_id,
+                tuple(served.get(node_id, 0) for served in stock),
+                tuple(service.option for service in self._services(node_id)),
+                self._reach.distance_meters(node_id),
+            )
+            for node_id in node_ids
+        )
+
+    def _services(self, node_id: str) -> tuple[Service, ...]:
+        services = self._reach.services(node_id)
+        assert isinstance(services, tuple), "only served nodes are candidates"
+        return services
+
+    def _shipment(
+        self,
+        planned: PlannedShipment,
+        demands: tuple[Demand, ...],
+        lines: Sequence[Line],
+        missing: dict[str, int],
+    ) -> Shipment:
+        service = next(s for s in self._services(planned.node_id) if s.option == planned.option)
+        parts: list[ShipmentLine] = []
+        grams = 0
+        for demand, units in zip(demands, planned.quantities, strict=True):
+            parts += _parts(demand.sku, units, lines, missing)
+            grams += units * demand.weight_grams
+        return Shipment(
+            node_id=planned.node_id,
+            lines=tuple(parts),
+            fulfillment_method=service.fulfillment_method,
+            carrier_service=service.carrier_service,
+            ship_date=service.dates.ship_date,
+            earliest_delivery_date=service.dates.earliest_delivery_date,
+            latest_delivery_date=service.dates.latest_delivery_date,
+            cost_micros=-(-shipment_cost_nanos(planned.option, grams) // NANOS_PER_MICRO),
+            order_by_ms=service.dates.order_by_ms,
+            ready_ms=service.ready_ms,
+        )
+
+
+def _parts(
+    sku: str, units: int, lines: Sequence[Line], missing: dict[str, int]
+) -> list[ShipmentLine]:
+    """Spread units of a SKU over the lines that still miss some, in request order."""
+    parts = []
+    for line in lines:
+        taken = min(units, missing[line.line_id]) if line.sku == sku else 0
+        if taken:
+            parts.append(ShipmentLine(line.line_id, sku, taken))
+            missing[line.line_id] -= taken
+            units -= taken
+    return parts

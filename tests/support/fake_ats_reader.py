@@ -1,0 +1,60 @@
+"""The ATS table as a dictionary, a network of plain values, and a clock that stands still."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from promise_svc.application.ports import AtsRow
+from promise_svc.domain.inventory import ats
+from promise_svc.domain.sharding import Position
+
+
+class FakeClock:
+    """Moves only when told."""
+
+    def __init__(self, now_ms: int) -> None:
+        self.now = now_ms
+
+    def now_ms(self) -> int:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now / 1000
+
+
+class FakeAtsReader:
+    """``stock`` is SKU -> rows; every SKU stands at ``at``, followed up to ``time_ms``."""
+
+    def __init__(self, time_ms: int) -> None:
+        self.stock: dict[str, list[AtsRow]] = {}
+        self.at = Position(1, 7)
+        self.time_ms = time_ms
+
+    def put(
+        self,
+        sku: str,
+        node_id: str,
+        on_hand: int,
+        *,
+        bucket: str = "",
+        committed: int = 0,
+        held: int = 0,
+        safety_stock: int = 0,
+    ) -> None:
+        """Set one position."""
+        rows = [r for r in self.stock.get(sku, []) if (r.node_id, r.bucket) != (node_id, bucket)]
+        row = AtsRow(node_id, bucket, on_hand, committed, held, safety_stock)
+        self.stock[sku] = [*rows, row]
+
+    def rows(self, sku: str) -> Sequence[AtsRow] | None:
+        return self.stock.get(sku)
+
+    def ats(self, sku: str, node_ids: Sequence[str] | None = None) -> int:
+        return sum(
+            ats(row.on_hand, row.committed, row.held, row.safety_stock)
+            for row in self.stock.get(sku, [])
+            if not row.bucket and (node_ids is None or row.node_id in node_ids)
+        )
+
+    def as_of(self, sku: str) -> tuple[Position, int]:
+        return self.at, self.time_ms
