@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 
@@ -79,7 +80,9 @@ class FakeOrderStore:
 
     async def network(self) -> StoredNetwork:
         self._fail()
-        return StoredNetwork(self._version, {k: dict(v) for k, v in self._documents.items()})
+        found = StoredNetwork(self._version, {k: dict(v) for k, v in self._documents.items()})
+        await asyncio.sleep(0)  # what was read may be old by the time it is used
+        return found
 
     async def network_version(self) -> int:
         self._fail()

@@ -144,6 +144,7 @@ async def test_an_append_with_unknown_outcome_is_looked_up(world: World) -> None
     drained = await relay.drain(0)
 
     assert drained.event_count == 2
+    assert world.observed.fences == []
     assert await world.stored() == events
     assert world.outbox.durable == {0: Position(1, 5)}
 

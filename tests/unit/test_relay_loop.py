@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from promise_svc.application.relay import Relay
-from promise_svc.domain.sharding import Position
+from promise_svc.domain.sharding import START, Position
 from promise_svc.errors import Unavailable
 from promise_svc.workers.relay_loop import RelayLoop
 from tests.support.fake_order_store import FakeOrderStore
@@ -118,6 +118,27 @@ async def test_a_shard_is_drained_by_one_task_at_a_time(world: World) -> None:
     await world.until(lambda: world.observed.carried_counts.get(0) == 2)
 
     assert (most, reads) == (1, 1)
+
+
+async def test_news_during_the_last_step_of_a_drain_are_not_lost(world: World) -> None:
+    """The outbox was found empty, then an event was written, then the drain ended."""
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def before(shard: int) -> None:
+        entered.set()
+        await go_on.wait()
+
+    start = world.histories[0].start_epoch()
+    await world.store.append(0, START, [start])
+    world.outbox.before["mark_durable"] = before
+    loop = world.start()
+    await entered.wait()
+    world.outbox.write(world.histories[0].sync("a", 1))
+
+    loop.wake(0)
+    go_on.set()
+
+    await world.until(lambda: world.observed.carried_counts.get(0) == 1)
 
 
 async def test_a_fork_stops_its_shard_and_no_other(world: World) -> None:
