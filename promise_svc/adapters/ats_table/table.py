@@ -1,0 +1,73 @@
+"""The ATS table of one process: ``AtsReader`` for the use cases, ``AtsSink`` for the feed.
+
+The cells are ``hotpath``'s; this class speaks domain values. A mapping shared by all workers of a
+host can take its place behind the same two ports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from promise_svc.application.ports import AtsRow
+from promise_svc.domain.events import PositionImage
+from promise_svc.domain.sharding import Position
+from promise_svc.hotpath import ats_table
+
+
+class AtsTable:
+    """All positions, in memory. One event loop's thread at a time; no method waits.
+
+    Costs are in native/README.md: well under a microsecond for a look-up that is in the cache.
+    """
+
+    def __init__(self, shard_count: int) -> None:
+        self._shard_count = shard_count
+        self._core = ats_table(shard_count, AtsRow._make)
+
+    def rows(self, sku: str) -> Sequence[AtsRow] | None:
+        """All positions of ``sku`` in no promised order; None when it never had one."""
+        return self._core.rows(sku)
+
+    def ats(self, sku: str, node_ids: Sequence[str] | None = None) -> int:
+        """Summed ATS over here-now positions of these nodes (repeats count once), None for all."""
+        return self._core.ats(sku, node_ids)
+
+    def ats_many(self, skus: Sequence[str], node_id: str) -> list[int]:
+        """ATS of each SKU at one node, in request order."""
+        return self._core.ats_many(skus, node_id)
+
+    def as_of(self, sku: str) -> tuple[Position, int]:
+        """Point and shard time, ms since 1970, up to which the SKU's shard was followed."""
+        epoch, sequence, time_ms = self._core.as_of(sku)
+        return Position(epoch, sequence), time_ms
+
+    def at(self, shard: int) -> Position:
+        """Where the copy of a shard stands; START when it was never loaded."""
+        return Position(*self._core.clock(shard)[:2])
+
+    def load(self, shard: int, at: Position, time_ms: int, rows: Sequence[PositionImage]) -> None:
+        """Replace a shard's rows by the staged ones and ``rows``, which include all up to ``at``.
+
+        Raises ValueError, as every write here, and changes nothing, when a row breaks a limit.
+        """
+        self._core.load(shard, *at, time_ms, rows)
+
+    def stage(self, shard: int, rows: Sequence[PositionImage]) -> None:
+        """Add rows to the shard's next load, unseen by readers; the later image wins."""
+        self._core.stage(shard, rows)
+
+    def unstage(self, shard: int) -> None:
+        """Forget the staged rows of a load given up."""
+        self._core.unstage(shard)
+
+    def apply(self, shard: int, at: Position, time_ms: int, rows: Sequence[PositionImage]) -> None:
+        """Apply after-images of events up to ``at``; no rows only move the clock."""
+        self._core.apply(shard, *at, time_ms, rows)
+
+    def oldest_time_ms(self) -> int:
+        """The smallest shard time any shard is followed to, ms; 0 while one never was."""
+        return min(self._core.clock(shard)[2] for shard in range(self._shard_count))
+
+    def counts(self) -> tuple[int, int, int]:
+        """SKUs, positions, bytes."""
+        return self._core.sku_count(), self._core.cell_count(), self._core.memory_size()

@@ -1,0 +1,684 @@
+"""The feed under everything a channel, a shard and an order store can do to it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from promise_svc.adapters.ats_table import feed as feed_module
+from promise_svc.adapters.ats_table.feed import AtsFeed
+from promise_svc.adapters.ats_table.table import AtsTable
+from promise_svc.application.ports import AtsIndex, OrderStore, ShardMeta, ShardNews
+from promise_svc.domain.events import Event, EventType, PositionImage, StoredEvent
+from promise_svc.domain.inventory import PositionKey, StockPosition
+from promise_svc.domain.sharding import START, Position
+from promise_svc.errors import Unavailable
+from promise_svc.workers.feed_loop import FeedLoop
+
+SKU = "sku-1"
+
+
+def image(on_hand: int, sku: str = SKU) -> PositionImage:
+    return PositionImage(sku, "node-1", "", StockPosition(on_hand=on_hand))
+
+
+class World:
+    """One shard with its outbox and channel, and the order store; each can be away."""
+
+    shard_count = 1
+
+    def __init__(self) -> None:
+        self.history: list[StoredEvent] = []
+        self.outbox: list[StoredEvent] = []
+        self.stored = 0
+        self.epoch = 0
+        self.time_ms = 1000
+        self.index_away = False
+        self.store_away = False
+        self.store_lost = False
+        self.calls: list[str] = []
+        self.listener: Callable[[ShardNews], None] | None = None
+        self.held_back: asyncio.Event | None = None
+
+    # The shard.
+
+    @property
+    def position(self) -> Position:
+        return self.history[-1].at if self.history else START
+
+    def write(self, *images: PositionImage, announce: bool = True) -> ShardNews:
+        at = Position(self.position.epoch, self.position.sequence + 1)
+        return self._record(at, Event(EventType.SUPPLY_SYNCED, 0, "", positions=images), announce)
+
+    def start_epoch(self, *, lost: int = 0, announce: bool = True) -> ShardNews:
+        """A takeover, of a shard that may have lost its last events."""
+        if lost:
+            del self.history[-lost:], self.outbox[-lost:]
+        self.epoch += 1
+        at = Position(self.epoch, 1)
+        event = Event(EventType.EPOCH_STARTED, 0, "", previous=self.position)
+        return self._record(at, event, announce)
+
+    def _record(self, at: Position, event: Event, announce: bool) -> ShardNews:
+        self.time_ms += 10
+        stored = StoredEvent(0, at, event._replace(time_ms=self.time_ms), b"")
+        self.history.append(stored)
+        self.outbox.append(stored)
+        news = ShardNews(0, at, START, self.time_ms, (stored,))
+        if announce:
+            self.tell(news)
+        return news
+
+    def heartbeat(self, *, announce: bool = True) -> ShardNews:
+        self.time_ms += 10
+        news = ShardNews(0, self.position, START, self.time_ms, ())
+        if announce:
+            self.tell(news)
+        return news
+
+    def tell(self, news: ShardNews) -> None:
+        if self.listener is not None:
+            self.listener(news)
+
+    def relay(self) -> None:
+        """Bring the order store level."""
+        self.stored = len(self.history)
+
+    def trim(self) -> None:
+        """Let the outbox forget everything."""
+        self.outbox.clear()
+
+    # The ports.
+
+    def subscribe(self, listener: Callable[[ShardNews], None]) -> Callable[[], None]:
+        self.listener = listener
+
+        def unsubscribe() -> None:
+            self.listener = None
+
+        return unsubscribe
+
+    async def _ask(self, call: str, away: bool) -> None:
+        self.calls.append(call)
+        if self.held_back is not None:
+            await self.held_back.wait()
+        await asyncio.sleep(0)
+        if away:
+            raise Unavailable(f"{call}: away")
+
+    async def read_meta(self, shard: int, timeout: float) -> ShardMeta:
+        await self._ask("read_meta", self.index_away)
+        return ShardMeta("o", "o", self.position, START, self.time_ms, 0)
+
+    async def read_outbox(
+        self, shard: int, after: Position, limit: int, timeout: float
+    ) -> list[StoredEvent]:
+        await self._ask("read_outbox", self.index_away)
+        return [stored for stored in self.outbox if stored.at > after][:limit]
+
+    async def scan(self, shard: int) -> Any:
+        await self._ask("scan", self.index_away)
+        rows: dict[PositionKey, StockPosition] = {}
+        for stored in self.history:
+            rows |= {PositionKey(*one[:3]): one.row for one in stored.event.positions}
+        return rows, {}, {}
+
+    async def read_positions(self, shard: int) -> tuple[Position, list[PositionImage]]:
+        await self._ask("read_positions", self.store_away)
+        if self.store_lost:
+            return START, []
+        events = self.history[: self.stored]
+        rows = {one[:3]: one for stored in events for one in stored.event.positions}
+        return (events[-1].at if events else START), list(rows.values())
+
+
+class Observed:
+    def __init__(self) -> None:
+        self.sources: list[str] = []
+        self.gap_count = 0
+        self.reasons: list[str] = []
+        self.dropped_count = 0
+
+    def loaded(self, shard: int, source: str) -> None:
+        self.sources.append(source)
+
+    def gap(self, shard: int) -> None:
+        self.gap_count += 1
+
+    def failed(self, shard: int, reason: str) -> None:
+        self.reasons.append(reason)
+
+    def dropped(self, shard: int, news_count: int) -> None:
+        self.dropped_count += news_count
+
+
+class Rig:
+    """A feed on a world, with a back-off the test lets pass."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        self.table = AtsTable(1)
+        self.observed = Observed()
+        self.waits: list[float] = []
+        self.retry = asyncio.Event()
+        world: Any = self.world
+        index: AtsIndex = world
+        store: OrderStore = world
+        self.feed = AtsFeed(
+            index,
+            store,
+            world,
+            self.table,
+            self.observed,
+            jitter=random.Random(1),
+            sleep=self._sleep,
+        )
+
+    async def _sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        await self.retry.wait()
+        self.retry.clear()
+
+    async def settle(self, *, stuck: bool = False) -> None:
+        """Run until the feed is level, or waits after a failure when ``stuck``."""
+        waits = len(self.waits)
+        async with asyncio.timeout(5):
+            while self.feed.catching_up_count() and not (stuck and len(self.waits) > waits):
+                await asyncio.sleep(0)
+
+    async def start(self) -> None:
+        self.feed.start()
+        await self.settle()
+
+    def assert_level(self) -> None:
+        """The table has exactly what the shard's history adds up to."""
+        rows: dict[str, int] = {}
+        for stored in self.world.history:
+            rows |= {one.sku: one.row.on_hand for one in stored.event.positions}
+        assert rows == {sku: self.table.ats(sku) for sku in rows}
+        assert self.table.counts()[0] == len(rows)
+        assert self.table.at(0) == self.world.position
+        assert self.table.as_of(SKU)[1] == self.world.time_ms
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    rig = Rig()
+    yield rig
+    await rig.feed.close()
+
+
+async def started(rig: Rig, values: Sequence[int] = (1, 2, 3)) -> World:
+    rig.world.start_epoch()
+    for value in values:
+        rig.world.write(image(value))
+    rig.world.relay()
+    await rig.start()
+    return rig.world
+
+
+async def test_a_start_loads_the_order_store_and_the_outbox_after_it(rig: Rig) -> None:
+    """What the relay has not carried yet is there too, and the scan is not needed."""
+    rig.world.start_epoch()
+    rig.world.write(image(1), image(7, "old"))
+    rig.world.relay()
+    rig.world.write(image(2), image(9, "new"))
+    await rig.start()
+
+    assert rig.feed.ready.is_set()
+    assert rig.observed.sources == ["order_store"]
+    rig.assert_level()
+
+
+async def test_an_empty_shard_is_ready(rig: Rig) -> None:
+    """A cluster that has sold nothing yet can serve."""
+    await rig.start()
+
+    assert rig.feed.ready.is_set()
+    assert rig.table.at(0) == START
+
+
+async def test_news_are_followed_without_asking_anybody(rig: Rig) -> None:
+    """The common case costs no read."""
+    world = await started(rig)
+    world.calls.clear()
+    world.write(image(4), image(5, "b"))
+    world.write(image(6))
+
+    rig.assert_level()
+    assert world.calls == []
+
+
+async def test_a_heartbeat_moves_the_clock_of_an_idle_shard(rig: Rig) -> None:
+    """An idle shard is as fresh as its last heartbeat."""
+    world = await started(rig)
+    world.heartbeat()
+
+    rig.assert_level()
+    assert rig.observed.gap_count == 0
+
+
+async def test_a_lost_message_is_filled_from_the_outbox(rig: Rig) -> None:
+    """The next message shows the gap; both arrive."""
+    world = await started(rig)
+    world.write(image(4), image(9, "lost"), announce=False)
+    world.write(image(5))
+    await rig.settle()
+
+    rig.assert_level()
+    assert rig.observed.gap_count == 1
+    assert rig.observed.sources == ["order_store"]
+
+
+async def test_a_heartbeat_reveals_a_lost_message(rig: Rig) -> None:
+    """The last message before silence may be the lost one."""
+    world = await started(rig)
+    world.write(image(4), announce=False)
+    world.heartbeat()
+    await rig.settle()
+
+    rig.assert_level()
+
+
+async def test_a_silent_channel_is_noticed_by_the_check(rig: Rig) -> None:
+    """Nothing arrives at all: only asking helps. A shard that spoke is not asked."""
+    world = await started(rig)
+    rig.feed.check()
+    await rig.settle()
+    world.write(image(4), announce=False)
+    world.calls.clear()
+    rig.feed.check()
+    await rig.settle()
+    rig.assert_level()
+    asked = len(world.calls)
+    world.write(image(5))
+    rig.feed.check()
+    await rig.settle()
+
+    assert asked > 0
+    assert len(world.calls) == asked
+
+
+async def test_a_duplicate_changes_nothing(rig: Rig) -> None:
+    """Old images never overwrite newer ones."""
+    world = await started(rig)
+    first = world.write(image(4))
+    world.write(image(5))
+    world.tell(first)
+    await rig.settle()
+
+    rig.assert_level()
+    assert rig.observed.gap_count == 0
+
+
+async def test_a_message_that_overlaps_brings_only_its_new_part(rig: Rig) -> None:
+    """Messages may carry events the table has already."""
+    world = await started(rig)
+    first = world.write(image(4))
+    second = world.write(image(5), announce=False)
+    world.tell(second._replace(events=first.events + second.events))
+
+    rig.assert_level()
+    assert rig.observed.gap_count == 0
+
+
+async def test_reordered_messages_end_level(rig: Rig) -> None:
+    """The later one causes a fill, the earlier one is then a duplicate."""
+    world = await started(rig)
+    first = world.write(image(4), announce=False)
+    second = world.write(image(5), announce=False)
+    world.tell(second)
+    world.tell(first)
+    await rig.settle()
+
+    rig.assert_level()
+
+
+async def test_news_during_a_fill_wait_for_it(rig: Rig) -> None:
+    """What arrives meanwhile is applied after the fill, in order, once."""
+    world = await started(rig)
+    world.held_back = asyncio.Event()
+    world.write(image(4), announce=False)
+    world.write(image(5))
+    await asyncio.sleep(0)
+    world.write(image(6))
+    assert rig.table.ats(SKU) == 3
+    world.held_back.set()
+    await rig.settle()
+
+    rig.assert_level()
+
+
+async def test_news_during_the_first_load_are_not_lost(rig: Rig) -> None:
+    """The feed subscribes before it reads."""
+    rig.world.start_epoch()
+    rig.world.write(image(1))
+    rig.world.relay()
+    rig.world.held_back = asyncio.Event()
+    rig.feed.start()
+    await asyncio.sleep(0)
+    rig.world.write(image(2))
+    rig.world.held_back.set()
+    await rig.settle()
+
+    rig.assert_level()
+
+
+async def test_one_shard_is_caught_up_by_one_task(rig: Rig) -> None:
+    """Gaps, checks and heartbeats during a fill start no second one."""
+    world = await started(rig)
+    world.calls.clear()
+    world.held_back = asyncio.Event()
+    for value in range(5):
+        world.write(image(value), announce=False)
+        world.heartbeat()
+        rig.feed.check()
+        await asyncio.sleep(0)
+    assert world.calls == ["read_meta"]
+    world.held_back.set()
+    await rig.settle()
+
+    rig.assert_level()
+
+
+async def test_the_buffer_is_bounded_and_the_outbox_makes_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flood during a fill drops the oldest messages, never their content."""
+    monkeypatch.setattr(feed_module, "WAITING_MAX", 3)
+    world = await started(rig)
+    world.held_back = asyncio.Event()
+    for value in range(20):
+        world.write(image(value), announce=value > 0)
+    world.held_back.set()
+    await rig.settle()
+
+    assert rig.observed.dropped_count > 0
+    rig.assert_level()
+
+
+async def test_an_epoch_that_continues_is_followed(rig: Rig) -> None:
+    """A takeover that lost nothing names the table's position: no read is needed."""
+    world = await started(rig)
+    world.calls.clear()
+    world.start_epoch()
+    world.write(image(4))
+
+    rig.assert_level()
+    assert world.calls == []
+
+
+async def test_an_epoch_that_lost_events_resyncs(rig: Rig) -> None:
+    """The table may have shown events the shard has lost: they must go, whole SKUs included."""
+    world = await started(rig)
+    world.write(image(4), image(8, "ghost"))
+    world.start_epoch(lost=1)
+    world.write(image(5))
+    await rig.settle()
+
+    rig.assert_level()
+    assert rig.table.rows("ghost") is None
+    assert rig.observed.sources == ["order_store", "order_store"]
+
+
+async def test_a_message_of_lost_history_is_given_up(rig: Rig) -> None:
+    """Its events exist nowhere any more: the feed neither waits for them nor spins."""
+    world = await started(rig)
+    world.write(image(4), announce=False)
+    late = world.write(image(5), announce=False)
+    del world.history[-2:], world.outbox[-2:]
+    world.tell(late)
+    await rig.settle()
+
+    assert rig.observed.dropped_count == 1
+    assert rig.table.ats(SKU) == 3
+    assert rig.table.at(0) == world.position
+
+
+async def test_a_trimmed_outbox_resyncs_from_the_order_store(rig: Rig) -> None:
+    """One that fell behind the window does not hold the outbox back."""
+    world = await started(rig)
+    world.write(image(4), image(6, "b"), announce=False)
+    world.relay()
+    world.trim()
+    world.write(image(5))
+    await rig.settle()
+
+    rig.assert_level()
+    assert rig.observed.sources == ["order_store", "order_store"]
+
+
+async def test_without_the_order_store_the_shard_is_asked(rig: Rig) -> None:
+    """PostgreSQL away at start does not keep the table empty."""
+    rig.world.start_epoch()
+    rig.world.write(image(1), image(2, "b"))
+    rig.world.store_away = True
+    rig.feed.start()
+    async with asyncio.timeout(5):
+        await rig.feed.ready.wait()
+    rig.retry.set()
+    await rig.settle()
+
+    assert rig.observed.sources == ["index"]
+    rig.assert_level()
+
+
+async def test_a_write_during_a_scan_is_not_lost(rig: Rig) -> None:
+    """A scan is not atomic: events since its beginning are applied over it."""
+    rig.world.start_epoch()
+    rig.world.write(image(1))
+    rig.world.store_away = True
+    scan = rig.world.scan
+
+    async def scan_then_write(shard: int) -> Any:
+        scanned = await scan(shard)
+        rig.world.write(image(2), image(3, "b"), announce=False)
+        return scanned
+
+    rig.world.scan = scan_then_write  # type: ignore[method-assign]
+    rig.retry.set()
+    await rig.start()
+
+    rig.assert_level()
+
+
+async def test_an_order_store_set_back_makes_the_feed_ask_the_shard(rig: Rig) -> None:
+    """Neither the store nor the outbox has the rows: the shard has."""
+    rig.world.start_epoch()
+    rig.world.write(image(1))
+    rig.world.trim()
+    rig.world.store_lost = True
+    rig.retry.set()
+    await rig.start()
+
+    assert rig.observed.sources == ["index"]
+    rig.assert_level()
+
+
+async def test_a_shard_away_at_start_shows_its_old_rows_without_a_time(rig: Rig) -> None:
+    """An old copy says that its age is unknown; when the shard is back it catches up."""
+    rig.world.start_epoch()
+    rig.world.write(image(1))
+    rig.world.relay()
+    rig.world.write(image(2))
+    rig.world.index_away = True
+    rig.feed.start()
+    await rig.settle(stuck=True)
+
+    assert rig.feed.ready.is_set()
+    assert rig.table.ats(SKU) == 1
+    assert rig.table.as_of(SKU)[1] == 0
+    assert rig.observed.reasons == ["UNAVAILABLE"]
+    rig.world.index_away = False
+    rig.retry.set()
+    await rig.settle()
+    rig.assert_level()
+
+
+async def test_a_shard_away_while_following_comes_back(rig: Rig) -> None:
+    """Reads go on from the old copy; waits grow, within bounds, and the gap is filled at last."""
+    world = await started(rig)
+    world.index_away = True
+    rig.feed.check()
+    rig.feed.check()
+    for _ in range(12):
+        await rig.settle(stuck=True)
+        rig.retry.set()
+    assert rig.table.ats(SKU) == 3
+    world.write(image(4), announce=False)
+    world.index_away = False
+    await rig.settle()
+
+    rig.assert_level()
+    assert rig.waits[0] < rig.waits[4] < rig.waits[-1] <= feed_module.BACK_OFF_SECONDS_MAX * 1.25
+    assert rig.observed.sources == ["order_store"]
+
+
+async def test_with_everything_away_the_feed_is_not_ready(rig: Rig) -> None:
+    """Nothing is invented: an empty table is not ready."""
+    rig.world.index_away = rig.world.store_away = True
+    rig.feed.start()
+    await rig.settle(stuck=True)
+
+    assert not rig.feed.ready.is_set()
+
+
+async def test_a_row_beyond_the_limits_is_reported_and_the_rest_lives(rig: Rig) -> None:
+    """The listener never raises into the channel; the shard stays as it was."""
+    world = await started(rig)
+    world.write(image(-1))
+    await rig.settle(stuck=True)
+
+    assert "INTERNAL" in rig.observed.reasons
+    assert rig.table.ats(SKU) == 3
+
+
+async def test_a_large_shard_is_loaded_in_steps(rig: Rig) -> None:
+    """Other tasks get their turn between a thousand images and the next."""
+    rig.world.start_epoch()
+    rig.world.write(*(image(1, f"s{number}") for number in range(10_000)))
+    rig.world.relay()
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counter = asyncio.create_task(count_turns())
+    await rig.start()
+    counter.cancel()
+
+    assert rig.table.counts()[0] == 10_000
+    assert turns >= 10
+
+
+async def test_close_stops_every_task_and_the_subscription(rig: Rig) -> None:
+    """After close nothing is written and nothing runs; closing twice is fine."""
+    rig.world.index_away = rig.world.store_away = True
+    rig.feed.start()
+    await rig.settle(stuck=True)
+    await rig.feed.close()
+    await rig.feed.close()
+    rig.feed.check()
+
+    assert rig.feed.catching_up_count() == 0
+    assert rig.world.listener is None
+    assert [task for task in asyncio.all_tasks() if "ats-feed" in task.get_name()] == []
+
+
+async def test_random_histories_end_level(rng: random.Random) -> None:
+    """Whatever is lost, doubled, swapped or cut off: one heartbeat later the table is level."""
+    for _ in range(60):
+        rig = Rig()
+        await started(rig)
+        await torment(rig, rng)
+        rig.world.index_away = rig.world.store_away = False
+        rig.world.heartbeat()
+        async with asyncio.timeout(5):
+            while rig.feed.catching_up_count():
+                rig.retry.set()
+                await asyncio.sleep(0)
+        rig.assert_level()
+        await rig.feed.close()
+
+
+async def torment(rig: Rig, rng: random.Random) -> None:
+    late: list[ShardNews] = []
+    for step in range(60):
+        news = torment_once(rig, rng, step)
+        late += [news] if news else []
+        for one in rng.sample(late, min(len(late), rng.randrange(3))):
+            rig.world.tell(one)
+            if rng.random() < 0.8:
+                late.remove(one)
+        for _ in range(rng.randrange(8)):
+            rig.retry.set()
+            await asyncio.sleep(0)
+
+
+def torment_once(rig: Rig, rng: random.Random, step: int) -> ShardNews | None:
+    """One thing that happens, and its message, not yet told."""
+    world = rig.world
+    choice = rng.randrange(12)
+    if choice == 0:
+        unstored = min(len(world.history) - world.stored, len(world.outbox))
+        return world.start_epoch(lost=min(unstored, rng.randrange(3)), announce=False)
+    if choice == 1:
+        return world.heartbeat(announce=False)
+    if choice == 2:
+        world.relay()
+    elif choice == 3:
+        world.relay()
+        world.trim()
+    elif choice == 4:
+        world.index_away = not world.index_away
+    elif choice == 5:
+        world.store_away = not world.store_away
+    elif choice == 6:
+        rig.feed.check()
+    else:
+        return world.write(image(step), image(step, f"s{rng.randrange(5)}"), announce=False)
+    return None
+
+
+class CountingFeed:
+    def __init__(self, stop: asyncio.Event) -> None:
+        self.calls: list[str] = []
+        self.stop = stop
+
+    def start(self) -> None:
+        self.calls.append("start")
+
+    def check(self) -> None:
+        self.calls.append("check")
+        if len(self.calls) == 4:
+            self.stop.set()
+
+    async def close(self) -> None:
+        self.calls.append("close")
+
+
+async def test_the_loop_checks_until_stopped_and_closes_the_feed() -> None:
+    """One start, checks at the pace given, one close."""
+    stop = asyncio.Event()
+    feed = CountingFeed(stop)
+    await FeedLoop(feed, check_seconds=0.001).run(stop)
+
+    assert feed.calls == ["start", "check", "check", "check", "close"]
+
+
+async def test_the_loop_closes_the_feed_when_it_is_cancelled() -> None:
+    """No way out leaves the feed's tasks behind."""
+    feed = CountingFeed(asyncio.Event())
+    running = asyncio.create_task(FeedLoop(feed, check_seconds=60).run(feed.stop))
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    assert feed.calls == ["start", "close"]
