@@ -112,7 +112,7 @@ class World:
 
     async def read_meta(self, shard: int, timeout: float) -> ShardMeta:
         await self._ask("read_meta", self.index_away)
-        return ShardMeta("o", "o", self.position, START, self.time_ms, 0)
+        return ShardMeta("o", f"process-{self.epoch}", self.position, START, self.time_ms, 0)
 
     async def read_outbox(
         self, shard: int, after: Position, limit: int, timeout: float
@@ -425,6 +425,19 @@ async def test_an_epoch_that_lost_events_resyncs(rig: Rig) -> None:
     assert rig.observed.sources == ["order_store", "order_store"]
 
 
+async def test_an_epoch_that_is_reused_resyncs(rig: Rig) -> None:
+    """A loss that took the epoch's beginning along reuses identities: time tells, position not."""
+    world = await started(rig)
+    world.start_epoch()
+    world.write(image(4), image(8, "ghost"))
+    world.epoch -= 1
+    world.start_epoch(lost=2)
+    await rig.settle()
+
+    rig.assert_level()
+    assert rig.table.rows("ghost") is None
+
+
 async def test_a_message_of_lost_history_is_given_up(rig: Rig) -> None:
     """Its events exist nowhere any more: the feed neither waits for them nor spins."""
     world = await started(rig)
@@ -484,6 +497,33 @@ async def test_a_write_during_a_scan_is_not_lost(rig: Rig) -> None:
     await rig.start()
 
     rig.assert_level()
+
+
+async def test_a_failover_during_a_scan_begins_it_again(rig: Rig) -> None:
+    """The scan has seen rows of events that were then lost, and no event will correct them."""
+    rig.world.start_epoch()
+    rig.world.write(image(1))
+    rig.world.store_away = True
+    scan = rig.world.scan
+
+    async def write_scan_lose(shard: int) -> Any:
+        rig.world.write(image(2), image(3, "ghost"), announce=False)
+        scanned = await scan(shard)
+        rig.world.start_epoch(lost=1, announce=False)
+        rig.world.scan = scan  # type: ignore[method-assign]
+        return scanned
+
+    rig.world.scan = write_scan_lose  # type: ignore[method-assign]
+    rig.feed.start()
+    await rig.settle(stuck=True)
+    assert rig.table.rows("ghost") is None
+    rig.retry.set()
+    await rig.settle(stuck=True)
+    rig.retry.set()
+    await rig.settle()
+
+    rig.assert_level()
+    assert rig.table.rows("ghost") is None
 
 
 async def test_an_order_store_set_back_makes_the_feed_ask_the_shard(rig: Rig) -> None:

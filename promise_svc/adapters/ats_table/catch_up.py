@@ -36,7 +36,9 @@ class LoadableSink(AtsSink, Protocol):
     def unstage(self, shard: int) -> None: ...
 
 
-class _Point(NamedTuple):
+class Point(NamedTuple):
+    """How far a shard was followed; time 0 when it is not known."""
+
     at: Position
     time_ms: int
 
@@ -48,7 +50,7 @@ class OutboxLacks(Exception):
 class CatchUp:
     """Reads and writes; when to do so is the feed's decision, one call at a time per shard.
 
-    Both ways raise what the ports raise. ``loaded(shard, source)`` is called after each load.
+    Both ways raise what the ports raise. ``loaded(shard, point, source)`` follows each load.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class CatchUp:
         index: AtsIndex,
         store: OrderStore,
         table: LoadableSink,
-        loaded: Callable[[int, str], None],
+        loaded: Callable[[int, Point, str], None],
         *,
         timeout: float,
         pause: Callable[[float], Awaitable[None]],
@@ -69,11 +71,11 @@ class CatchUp:
         self._pause = pause
         self._scans = asyncio.Semaphore(1)
 
-    async def fill(self, shard: int, waiting: Position) -> None:
+    async def fill(self, shard: int, waiting: Position) -> Point:
         """Apply the outbox up to where the shard stands, at least to ``waiting``; OutboxLacks when
         it does not lead there."""
 
-        def write(point: _Point, images: list[PositionImage]) -> None:
+        def write(point: Point, images: list[PositionImage]) -> None:
             self._table.apply(shard, point.at, point.time_ms, images)
 
         at = self._table.at(shard)
@@ -81,6 +83,7 @@ class CatchUp:
         if point.at < waiting:
             raise OutboxLacks
         self._table.apply(shard, point.at, point.time_ms, ())
+        return point
 
     async def resync(self, shard: int, *, absent: bool) -> None:
         """``absent``: nothing of the shard was ever loaded, so an old copy is better than none."""
@@ -99,7 +102,7 @@ class CatchUp:
                 return
             except PromiseServiceError:
                 if absent:
-                    self._load(shard, _Point(at, 0), "order_store")
+                    self._load(shard, Point(at, 0), "order_store")
                 raise
             self._load(shard, point, "order_store")
         finally:
@@ -115,25 +118,29 @@ class CatchUp:
             try:
                 point = await self._replay(shard, began.at, self._stager(shard))
             except OutboxLacks as error:
-                raise Unavailable("a takeover or a trim overtook the scan", shard=shard) from error
+                raise Unavailable("the outbox was trimmed during a scan", shard=shard) from error
+            ended = await self._index.read_meta(shard, self._timeout)
+            # A failover in between may have lost events whose rows the scan had already read.
+            if (ended.process, ended.at.epoch) != (began.process, began.at.epoch):
+                raise Unavailable("a takeover overtook the scan", shard=shard)
             self._load(shard, point, "index")
             await self._pause(SCAN_PAUSE_SECONDS)
 
-    def _load(self, shard: int, point: _Point, source: str) -> None:
+    def _load(self, shard: int, point: Point, source: str) -> None:
         self._table.load(shard, point.at, point.time_ms, ())
-        self._loaded(shard, source)
+        self._loaded(shard, point, source)
 
     async def _stage(self, shard: int, images: Sequence[PositionImage]) -> None:
         for begin in range(0, len(images), STEP_IMAGES):
             self._table.stage(shard, images[begin : begin + STEP_IMAGES])
             await asyncio.sleep(0)
 
-    def _stager(self, shard: int) -> Callable[[_Point, list[PositionImage]], None]:
+    def _stager(self, shard: int) -> Callable[[Point, list[PositionImage]], None]:
         return lambda _, images: self._table.stage(shard, images)
 
     async def _replay(
-        self, shard: int, at: Position, write: Callable[[_Point, list[PositionImage]], None]
-    ) -> _Point:
+        self, shard: int, at: Position, write: Callable[[Point, list[PositionImage]], None]
+    ) -> Point:
         """Hand all events after ``at`` to ``write``, in steps; where the shard stood at the end.
 
         Raises OutboxLacks when the outbox does not lead from ``at`` to the shard's position.
@@ -148,11 +155,11 @@ class CatchUp:
                 if not continues(at, step):
                     raise OutboxLacks
                 at, time_ms = step[-1].at, step[-1].event.time_ms
-                write(_Point(at, time_ms), images_of(step))
+                write(Point(at, time_ms), images_of(step))
                 await asyncio.sleep(0)
         if at < meta.at:
             raise OutboxLacks
-        return _Point(at, max(time_ms, meta.time_ms) if at == meta.at else time_ms)
+        return Point(at, max(time_ms, meta.time_ms) if at == meta.at else time_ms)
 
 
 def continues(at: Position, events: Sequence[StoredEvent]) -> bool:

@@ -26,11 +26,12 @@ from promise_svc.adapters.ats_table.catch_up import (
     CatchUp,
     LoadableSink,
     OutboxLacks,
+    Point,
     continues,
     images_of,
 )
 from promise_svc.application.ports import AtsIndex, OrderStore, ShardChannels, ShardNews
-from promise_svc.domain.sharding import START
+from promise_svc.domain.sharding import START, Position
 from promise_svc.errors import PromiseServiceError
 
 WAITING_MAX = 1000
@@ -66,12 +67,14 @@ class FeedObserver(Protocol):
 class _Follower:
     """What the feed knows of one shard."""
 
-    __slots__ = ("heard", "loaded", "news", "resync", "task")
+    __slots__ = ("heard", "loaded", "news", "resync", "task", "time_ms")
 
     def __init__(self) -> None:
         self.loaded = False
         self.resync = True
         self.heard = False
+        self.time_ms = 0
+        """Shard time up to which the table is known to be level."""
         self.news: deque[ShardNews] = deque()
         self.task: asyncio.Task[None] | None = None
 
@@ -156,11 +159,16 @@ class AtsFeed:
     def _follow(self, news: ShardNews) -> bool:
         """Apply what continues the table; False, and nothing done, when something is missing."""
         at = self._table.at(news.shard)
+        follower = self._followers[news.shard]
+        if _rewritten(news, at, follower.time_ms):
+            follower.resync = True
+            return False
         fresh = [stored for stored in news.events if stored.at > at]
         reached = fresh[-1].at if fresh else at
         if news.at > reached or not continues(at, fresh):
             return False
         self._table.apply(news.shard, reached, news.time_ms, images_of(fresh))
+        follower.time_ms = max(follower.time_ms, news.time_ms)
         return True
 
     def _catch_up(self, shard: int) -> None:
@@ -197,7 +205,8 @@ class AtsFeed:
         if not follower.resync:
             waiting = max((news.at for news in follower.news), default=START)
             try:
-                await self._reader.fill(shard, waiting)
+                point = await self._reader.fill(shard, waiting)
+                follower.time_ms = max(follower.time_ms, point.time_ms)
                 return
             except OutboxLacks:
                 follower.resync = True
@@ -223,8 +232,9 @@ class AtsFeed:
                 await asyncio.sleep(0)
         return True
 
-    def _loaded(self, shard: int, source: str) -> None:
+    def _loaded(self, shard: int, point: Point, source: str) -> None:
         follower = self._followers[shard]
+        follower.time_ms = point.time_ms
         follower.resync = False
         self._observer.loaded(shard, source)
         if not follower.loaded:
@@ -235,3 +245,11 @@ class AtsFeed:
 
     async def _pause(self, seconds: float) -> None:
         await self._sleep(seconds * self._random.uniform(1 - JITTER, 1 + JITTER))
+
+
+def _rewritten(news: ShardNews, at: Position, time_ms: int) -> bool:
+    """Whether the shard, later than we know it, is behind us: it lost events, and even reuses their
+    identities when the loss took the epoch's beginning along. A shard's time never falls."""
+    return (news.at < at and news.time_ms > time_ms) or any(
+        stored.at <= at and stored.event.time_ms > time_ms for stored in news.events
+    )
