@@ -1,0 +1,281 @@
+"""Take stock in: absolute counts and changes, each row with its own outcome.
+
+Rows go to their shards in parallel, a shard's rows in request order. A shard that is away does not
+keep the others from applying theirs; the call then ends in an error that says so, because the
+contract has no outcome for a row nobody answered. Both calls are idempotent: sent again, they
+finish the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple, TypeVar
+
+from promise_svc.application.ports import AtsIndex, AtsReader
+from promise_svc.domain.inventory import shortage
+from promise_svc.domain.network import NetworkSnapshot
+from promise_svc.domain.reservation import (
+    AdjustRow,
+    DurabilityMode,
+    Outcome,
+    SupplyReply,
+    SupplyRow,
+)
+from promise_svc.errors import (
+    DeadlineExceeded,
+    OutcomeUnknown,
+    PromiseServiceError,
+    Unavailable,
+)
+from promise_svc.hotpath import shard_of
+
+ROWS_MAX = 1_000
+"""Most rows of one call."""
+
+SHARD_ROWS_MAX = 500
+"""Most rows of one call to a shard, which answers nobody else meanwhile: a few ms."""
+
+KEEP_SAFETY_STOCK = -1
+
+
+class SupplyOutcome(IntEnum):
+    """What happened to one row; numbers are the contract's and the precedence."""
+
+    APPLIED = 1
+    UNCHANGED = 2
+    IDEMPOTENCY_KEY_REUSED = 10
+    UNKNOWN_SKU = 20
+    UNKNOWN_NODE = 30
+    STALE_SEQUENCE = 40
+    BELOW_ZERO = 50
+    QUANTITY_TOO_LARGE = 60
+
+
+class SupplyCount(NamedTuple):
+    """The count of one position."""
+
+    sku: str
+    node_id: str
+    bucket: str
+    on_hand: int
+    safety_stock: int = KEEP_SAFETY_STOCK
+    """KEEP_SAFETY_STOCK leaves it as it is."""
+
+
+class SupplyDelta(NamedTuple):
+    """A change of one position; negative takes."""
+
+    sku: str
+    node_id: str
+    bucket: str
+    quantity_delta: int
+
+
+class SupplyResult(NamedTuple):
+    """What happened to one row, and the position after it."""
+
+    outcome: SupplyOutcome
+    on_hand: int = 0
+    ats: int = 0
+    shortage: int = 0
+    replayed: bool = False
+
+
+class SupplyAnswer(NamedTuple):
+    """One result a row, in request order."""
+
+    results: tuple[SupplyResult, ...]
+    durability: DurabilityMode
+
+
+_OUTCOMES = {
+    Outcome.DONE: SupplyOutcome.APPLIED,
+    Outcome.REPEATED: SupplyOutcome.APPLIED,
+    Outcome.UNCHANGED: SupplyOutcome.UNCHANGED,
+    Outcome.BODY_DIFFERS: SupplyOutcome.IDEMPOTENCY_KEY_REUSED,
+    Outcome.STALE_SEQUENCE: SupplyOutcome.STALE_SEQUENCE,
+    Outcome.BELOW_ZERO: SupplyOutcome.BELOW_ZERO,
+    Outcome.ABOVE_MAXIMUM: SupplyOutcome.QUANTITY_TOO_LARGE,
+}
+
+_RowT = TypeVar("_RowT", SupplyRow, AdjustRow)
+_Send = Callable[[int, Sequence[_RowT], float], Awaitable[list[SupplyReply]]]
+_Answered = dict[int, SupplyResult]
+"""Results by row index."""
+
+
+class SupplyWriter:
+    """The use cases of SupplyService."""
+
+    def __init__(
+        self,
+        *,
+        index: AtsIndex,
+        table: AtsReader,
+        network: Callable[[], NetworkSnapshot],
+        durability: DurabilityMode,
+    ) -> None:
+        """``durability`` is what the index's acknowledgement survives."""
+        self._index = index
+        self._table = table
+        self._network = network
+        self._durability = durability
+        self._work: set[asyncio.Task[SupplyAnswer]] = set()
+
+    async def sync(
+        self, source: str, source_sequence: int, rows: Sequence[SupplyCount], timeout: float
+    ) -> SupplyAnswer:
+        """Set positions to counts; each position at most once, up to ROWS_MAX rows.
+
+        Unavailable or OutcomeUnknown when a shard could not be asked or did not answer; rows of
+        other shards are applied. ``timeout`` in seconds is for all of it. Cost: a round trip,
+        another where a SKU has no item.
+        """
+        sent = [SupplyRow(*row, source, source_sequence) for row in rows]
+        return await self._shielded(self._apply(sent, self._index.sync_supply, timeout))
+
+    async def adjust(
+        self, idempotency_key: str, rows: Sequence[SupplyDelta], timeout: float
+    ) -> SupplyAnswer:
+        """Add or take units, each row once per key. Errors and cost as ``sync``."""
+        body_hash = _body_hash(rows)
+        sent = [
+            AdjustRow(*row, f"{idempotency_key}:{index}", body_hash)
+            for index, row in enumerate(rows)
+        ]
+        return await self._shielded(self._apply(sent, self._index.adjust_supply, timeout))
+
+    async def _shielded(self, work: Coroutine[Any, Any, SupplyAnswer]) -> SupplyAnswer:
+        """Run to the end even when the caller goes away: half a report is worse than all of it."""
+        task = asyncio.create_task(work)
+        self._work.add(task)
+
+        def ended(task: asyncio.Task[SupplyAnswer]) -> None:
+            self._work.discard(task)
+            if not task.cancelled():
+                task.exception()  # seen, also when the caller has gone
+
+        task.add_done_callback(ended)
+        return await asyncio.shield(task)
+
+    async def _apply(
+        self, rows: Sequence[_RowT], send: _Send[_RowT], timeout: float
+    ) -> SupplyAnswer:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        refused = await self._refused(rows, timeout)
+        shards = self._by_shard(
+            (index, row.sku) for index, row in enumerate(rows) if index not in refused
+        )
+
+        async def tell(shard: int, indices: Sequence[int]) -> _Answered | PromiseServiceError:
+            answered: _Answered = {}
+            try:
+                for start in range(0, len(indices), SHARD_ROWS_MAX):
+                    chunk = indices[start : start + SHARD_ROWS_MAX]
+                    left = deadline - loop.time()
+                    if left <= 0:
+                        raise DeadlineExceeded("time ran out before all rows were sent")
+                    replies = await send(shard, [rows[index] for index in chunk], left)
+                    for index, reply in zip(chunk, replies, strict=True):
+                        answered[index] = self._result(rows[index], reply)
+            except PromiseServiceError as error:
+                return error
+            return answered
+
+        answers = await asyncio.gather(*(tell(*each) for each in shards.items()))
+        failed = {
+            shard: answer
+            for shard, answer in zip(shards, answers, strict=True)
+            if isinstance(answer, PromiseServiceError)
+        }
+        if failed:
+            raise _failure(failed, sum(len(shards[shard]) for shard in failed), len(rows))
+        results = dict(refused)
+        for answer in answers:
+            assert not isinstance(answer, PromiseServiceError), "failures were raised above"
+            results |= answer
+        return SupplyAnswer(tuple(results[i] for i in range(len(rows))), self._durability)
+
+    async def _refused(self, rows: Sequence[SupplyRow | AdjustRow], timeout: float) -> _Answered:
+        """Rows that name what does not exist, in the contract's precedence."""
+        snapshot = self._network()
+        doubtful = {row.sku for row in rows if snapshot.item(row.sku) is None}
+        unknown = await self._without_position(doubtful, timeout) if doubtful else doubtful
+        refused: _Answered = {}
+        for index, row in enumerate(rows):
+            if row.sku in unknown:
+                refused[index] = SupplyResult(SupplyOutcome.UNKNOWN_SKU)
+            elif snapshot.node(row.node_id) is None:
+                refused[index] = SupplyResult(SupplyOutcome.UNKNOWN_NODE)
+        return refused
+
+    async def _without_position(self, skus: Iterable[str], timeout: float) -> set[str]:
+        """Of SKUs that are no items, those that have no position either; asked of the shards,
+        because the table may not have heard of a SKU yet."""
+        ordered = sorted(skus)
+        shards = self._by_shard(enumerate(ordered))
+        answers = await asyncio.gather(
+            *(
+                self._index.read_positions(shard, [ordered[i] for i in indices], timeout)
+                for shard, indices in shards.items()
+            )
+        )
+        return {
+            ordered[index]
+            for indices, (_, _, found) in zip(shards.values(), answers, strict=True)
+            for index, images in zip(indices, found, strict=True)
+            if not images
+        }
+
+    def _by_shard(self, skus: Iterable[tuple[int, str]]) -> dict[int, list[int]]:
+        snapshot = self._network()
+        shards: dict[int, list[int]] = defaultdict(list)
+        for index, sku in skus:
+            shards[shard_of(snapshot.shard_key(sku), self._index.shard_count)].append(index)
+        return shards
+
+    def _result(self, row: SupplyRow | AdjustRow, reply: SupplyReply) -> SupplyResult:
+        outcome = Outcome(reply.outcome)
+        return SupplyResult(
+            _OUTCOMES[outcome],
+            reply.on_hand,
+            reply.ats,
+            0 if reply.ats else self._shortage(row, reply.on_hand),
+            outcome is Outcome.REPEATED,
+        )
+
+    def _shortage(self, row: SupplyRow | AdjustRow, on_hand: int) -> int:
+        """From the row's count and the demand the table knows of, which may be a moment old."""
+        for seen in self._table.rows(row.sku) or ():
+            if (seen.node_id, seen.bucket) == (row.node_id, row.bucket):
+                safety_stock = seen.safety_stock
+                if isinstance(row, SupplyRow) and row.safety_stock != KEEP_SAFETY_STOCK:
+                    safety_stock = row.safety_stock
+                return shortage(on_hand, seen.committed, seen.held, safety_stock)
+        return 0
+
+
+def _failure(
+    failed: Mapping[int, PromiseServiceError], failed_count: int, row_count: int
+) -> PromiseServiceError:
+    """What a call is told when shards failed; the reason that promises least wins."""
+    shards = ",".join(map(str, sorted(failed)))
+    reasons = ", ".join(sorted({error.reason for error in failed.values()}))
+    text = f"{failed_count} of {row_count} rows have no answer ({reasons}); send the same again"
+    known_untouched = (Unavailable, DeadlineExceeded)
+    kind = (
+        Unavailable
+        if all(isinstance(error, known_untouched) for error in failed.values())
+        else OutcomeUnknown
+    )
+    return kind(text, shards=shards, row_count=failed_count)
+
+
+def _body_hash(rows: Sequence[SupplyDelta]) -> str:
+    return hashlib.blake2b(json.dumps(rows).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,1 @@
+"""The front door: decode, call a use case, encode. No rule of the trade."""

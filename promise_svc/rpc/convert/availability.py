@@ -1,0 +1,202 @@
+"""QueryAvailability and FindPickupNodes."""
+
+from __future__ import annotations
+
+from promise_svc.application.availability import (
+    ENTRIES_MAX,
+    Availability,
+    AvailabilityQuery,
+    AvailabilityReply,
+    AvailabilityView,
+    NodeAvailability,
+)
+from promise_svc.application.pickup import (
+    PICKUP_LIMIT_DEFAULT,
+    RADIUS_METERS_DEFAULT,
+    FindPickupNodesReply,
+    FindPickupNodesRequest,
+    PickupNode,
+)
+from promise_svc.application.stock import Consistency
+from promise_svc.domain.network import PICKUP_METHODS, FulfillmentMethod
+from promise_svc.rpc.convert.fields import Fields
+from promise_svc.rpc.convert.types import (
+    METHOD_NUMBERS,
+    METHODS,
+    NODE_STATUS_NUMBERS,
+    as_of_to,
+    consistency_from,
+    freshness_to,
+    lines_from,
+    number_of,
+    origin_from,
+    timestamp_to,
+)
+from promise_svc.v1 import availability_service_pb2 as pb
+from promise_svc.v1 import types_pb2
+
+SCOPE_NODES_MAX = 2_000
+LISTED_NODES_MAX = 50_000
+PICKUP_LINES_MAX = 200
+PICKUP_LIMIT_MAX = 200
+RADIUS_METERS_MAX = 500_000
+ORDER_TIME_MS_MAX = 366 * 86_400_000
+"""How far an instant of order may lie from now, either way."""
+
+_VIEWS = {int(view): view for view in AvailabilityView}
+_PICKUP_METHODS = {METHOD_NUMBERS[method]: method for method in sorted(PICKUP_METHODS)}
+
+
+def query_from(
+    request: pb.QueryAvailabilityRequest,
+) -> tuple[tuple[AvailabilityQuery, ...], Consistency, AvailabilityView]:
+    """Entries, consistency and view of a request."""
+    fields = Fields()
+    count = fields.count("entries", len(request.entries), 1, ENTRIES_MAX)
+    entries = tuple(
+        _entry_from(fields, f"entries[{index}]", request.entries[index]) for index in range(count)
+    )
+    consistency = consistency_from(fields, "consistency", request.consistency)
+    view = fields.enum("view", request.view, _VIEWS, default=AvailabilityView.TOTAL)
+    if view is not AvailabilityView.TOTAL:
+        named = sum(len(entry.node_ids or ()) for entry in entries)
+        if named > LISTED_NODES_MAX:
+            limit = f"all entries together may list {LISTED_NODES_MAX} nodes, not {named}"
+            fields.complain("entries", "TOO_MANY", limit)
+    fields.done()
+    return entries, consistency, view
+
+
+def _entry_from(fields: Fields, path: str, entry: pb.AvailabilityQuery) -> AvailabilityQuery:
+    if entry.entry_id:
+        fields.id(f"{path}.entry_id", entry.entry_id)
+    fields.id(f"{path}.sku", entry.sku)
+    if entry.segment:
+        fields.id(f"{path}.segment", entry.segment)
+    node_ids: tuple[str, ...] | None = None
+    node_group_id: str | None = None
+    scope = entry.WhichOneof("scope")
+    if scope == "nodes":
+        named = entry.nodes.node_ids
+        count = fields.count(f"{path}.nodes.node_ids", len(named), 1, SCOPE_NODES_MAX)
+        node_ids = tuple(
+            fields.id(f"{path}.nodes.node_ids[{index}]", named[index]) for index in range(count)
+        )
+    elif scope == "node_group_id":
+        node_group_id = fields.id(f"{path}.node_group_id", entry.node_group_id)
+    return AvailabilityQuery(
+        sku=entry.sku,
+        entry_id=entry.entry_id,
+        node_ids=node_ids,
+        node_group_id=node_group_id,
+        segment=entry.segment,
+    )
+
+
+def query_to(reply: AvailabilityReply, view: AvailabilityView) -> pb.QueryAvailabilityResponse:
+    """``view`` BREAKDOWN tells the figures ATS follows from."""
+    breakdown = view is AvailabilityView.BREAKDOWN
+    return pb.QueryAvailabilityResponse(
+        entries=[_entry_to(entry, breakdown=breakdown) for entry in reply.entries],
+        freshness=freshness_to(reply.freshness),
+    )
+
+
+def _entry_to(entry: Availability, *, breakdown: bool) -> pb.Availability:
+    return pb.Availability(
+        entry_id=entry.entry_id,
+        sku=entry.sku,
+        outcome=number_of(entry.outcome),
+        ats=entry.ats,
+        nodes=[_node_to(node, breakdown=breakdown) for node in entry.nodes],
+        as_of=None if entry.as_of is None else as_of_to(entry.as_of),
+    )
+
+
+def _node_to(node: NodeAvailability, *, breakdown: bool) -> pb.NodeAvailability:
+    message = pb.NodeAvailability(node_id=node.node_id, ats=node.ats)
+    if breakdown:
+        message.breakdown.on_hand = node.on_hand
+        message.breakdown.reserved = node.reserved
+        message.breakdown.committed = node.committed
+        message.breakdown.safety_stock = node.safety_stock
+        message.breakdown.shortage = node.shortage
+        message.breakdown.node_status = NODE_STATUS_NUMBERS[node.status]
+    return message
+
+
+def pickup_from(request: pb.FindPickupNodesRequest, now_ms: int) -> FindPickupNodesRequest:
+    """The values of a search for pickup nodes."""
+    fields = Fields()
+    if request.HasField("origin"):
+        origin = origin_from(fields, "origin", request.origin)
+    else:
+        fields.complain("origin", "REQUIRED", "must be set")
+        origin = origin_from(Fields(), "origin", _SOMEWHERE)
+    order_ms = None
+    if request.HasField("order_time"):
+        low_ms, high_ms = max(0, now_ms - ORDER_TIME_MS_MAX), now_ms + ORDER_TIME_MS_MAX
+        order_ms = fields.time_ms("order_time", request.order_time, low_ms, high_ms)
+    found = FindPickupNodesRequest(
+        origin=origin,
+        lines=lines_from(fields, "lines", request.lines, PICKUP_LINES_MAX),
+        radius_meters=fields.number(
+            "radius_meters",
+            request.radius_meters,
+            1,
+            RADIUS_METERS_MAX,
+            default=RADIUS_METERS_DEFAULT,
+        ),
+        limit=fields.number(
+            "limit", request.limit, 1, PICKUP_LIMIT_MAX, default=PICKUP_LIMIT_DEFAULT
+        ),
+        fulfillment_method=fields.enum(
+            "fulfillment_method",
+            request.fulfillment_method,
+            _PICKUP_METHODS,
+            default=FulfillmentMethod.PICKUP_IN_STORE,
+            known=METHODS,
+        ),
+        segment=fields.id("segment", request.segment, optional=True),
+        order_ms=order_ms,
+        consistency=consistency_from(fields, "consistency", request.consistency),
+    )
+    fields.done()
+    return found
+
+
+_SOMEWHERE = types_pb2.Address(coordinates=types_pb2.Coordinates())
+
+
+def pickup_to(reply: FindPickupNodesReply) -> pb.FindPickupNodesResponse:
+    return pb.FindPickupNodesResponse(
+        outcome=number_of(reply.outcome),
+        nodes=[_pickup_node_to(node) for node in reply.nodes],
+        network_version=reply.network_version,
+        freshness=freshness_to(reply.freshness),
+    )
+
+
+def _pickup_node_to(found: PickupNode) -> pb.PickupNode:
+    node = found.node
+    return pb.PickupNode(
+        node_id=node.node_id,
+        name=node.name,
+        address=types_pb2.Address(
+            country=node.country,
+            region=node.region,
+            postal_code=node.postal_code,
+            coordinates=types_pb2.Coordinates(
+                latitude_degrees=node.latitude, longitude_degrees=node.longitude
+            ),
+        ),
+        distance_meters=found.distance_meters,
+        lines=[
+            pb.PickupLine(line_id=line.line_id, ats=line.ats, outcome=number_of(line.outcome))
+            for line in found.lines
+        ],
+        complete=found.complete,
+        ready_time=None if found.ready_ms is None else timestamp_to(found.ready_ms),
+        cutoff_time=None if found.order_by_ms is None else timestamp_to(found.order_by_ms),
+        time_zone=node.time_zone,
+    )

@@ -1,0 +1,247 @@
+"""Create, get, confirm, release and cancel of reservations."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeVar
+
+from promise_svc.application.reservation import (
+    CreateCommand,
+    CreateOutcome,
+    CreateResult,
+    LineOutcome,
+    RequestedLine,
+    Reservation,
+    ReservationLine,
+    TransitionOutcome,
+    TransitionResult,
+)
+from promise_svc.domain.network import FulfillmentMethod
+from promise_svc.domain.reach import Address
+from promise_svc.domain.reservation import (
+    LINES_MAX,
+    TTL_MS_DEFAULT,
+    TTL_MS_MAX,
+    TTL_MS_MIN,
+    DurabilityMode,
+    State,
+)
+from promise_svc.rpc.convert.fields import Fields
+from promise_svc.rpc.convert.types import (
+    ADDRESS_METHODS,
+    METHOD_NUMBERS,
+    METHODS,
+    address_from,
+    number_of,
+    timestamp_to,
+)
+from promise_svc.v1 import reservation_service_pb2 as pb
+
+ORDER_REFERENCE_BYTES_MAX = 128
+CREATE_AHEAD_MS_MAX = 5 * 60_000
+"""How far a caller's clock may run ahead of ours."""
+
+REVISION_MAX = 2**31 - 1
+
+_STATES = {
+    # What has not been acknowledged, or is being confirmed, is still a hold to everybody.
+    State.PENDING: pb.Reservation.STATE_HELD,
+    State.PINNED: pb.Reservation.STATE_HELD,
+    State.HELD: pb.Reservation.STATE_HELD,
+    State.CONFIRMED: pb.Reservation.STATE_CONFIRMED,
+    State.RELEASED: pb.Reservation.STATE_RELEASED,
+    State.CANCELLED: pb.Reservation.STATE_CANCELLED,
+    State.EXPIRED: pb.Reservation.STATE_EXPIRED,
+    State.SUPERSEDED: pb.Reservation.STATE_SUPERSEDED,
+    State.FULFILLED: pb.Reservation.STATE_FULFILLED,
+}
+_OFFERED = {
+    int(mode): mode
+    for mode in (DurabilityMode.MEMORY, DurabilityMode.FSYNC, DurabilityMode.RECORDED)
+}
+
+ReplyT = TypeVar(
+    "ReplyT",
+    pb.ConfirmReservationResponse,
+    pb.ReleaseReservationResponse,
+    pb.CancelReservationResponse,
+)
+
+
+class TransitionValues(NamedTuple):
+    """Which reservation to move, at which revision (0: any), how durably (None: the default)."""
+
+    reservation_id: str
+    revision: int
+    durability: DurabilityMode | None
+
+
+def create_from(request: pb.CreateReservationRequest, now_ms: int) -> CreateCommand:
+    """The values of a hold to take."""
+    fields = Fields()
+    lines = _lines_from(fields, request)
+    destination, pickup_node_id = _destination_from(fields, request)
+    ttl_ms = TTL_MS_DEFAULT
+    if request.HasField("ttl"):
+        ttl_ms = fields.duration_ms("ttl", request.ttl, TTL_MS_MIN, TTL_MS_MAX)
+    create_ms = 0
+    if request.HasField("create_time"):
+        latest_ms = now_ms + CREATE_AHEAD_MS_MAX
+        create_ms = fields.time_ms("create_time", request.create_time, 1, latest_ms)
+    command = CreateCommand(
+        reservation_id=fields.id("reservation_id", request.reservation_id),
+        owner_id=fields.id("owner_id", request.owner_id),
+        lines=lines,
+        method=_method_from(fields, request),
+        destination=destination,
+        pickup_node_id=pickup_node_id,
+        segment=fields.id("segment", request.segment, optional=True),
+        ttl_ms=ttl_ms,
+        create_ms=create_ms,
+        order_reference=fields.text(
+            "order_reference", request.order_reference, ORDER_REFERENCE_BYTES_MAX
+        ),
+        durability=_durability_from(fields, request.durability_mode),
+    )
+    fields.done()
+    return command
+
+
+def _lines_from(fields: Fields, request: pb.CreateReservationRequest) -> tuple[RequestedLine, ...]:
+    seen: set[str] = set()
+    found = []
+    for index in range(fields.count("lines", len(request.lines), 1, LINES_MAX)):
+        line, path = request.lines[index], f"lines[{index}]"
+        fields.unique(f"{path}.line_id", line.line_id, seen)
+        found.append(
+            RequestedLine(
+                line_id=fields.id(f"{path}.line_id", line.line_id),
+                sku=fields.id(f"{path}.sku", line.sku),
+                quantity=fields.quantity(f"{path}.quantity", line.quantity),
+                node_id=fields.id(f"{path}.node_id", line.node_id, optional=True),
+            )
+        )
+    return tuple(found)
+
+
+def _destination_from(
+    fields: Fields, request: pb.CreateReservationRequest
+) -> tuple[Address | None, str]:
+    destination = request.WhichOneof("destination")
+    if destination == "address":
+        return address_from(fields, "address", request.address), ""
+    if destination == "pickup_node_id":
+        return None, fields.id("pickup_node_id", request.pickup_node_id)
+    if not all(line.node_id for line in request.lines):
+        fields.complain(
+            "address", "REQUIRED", "an address or a pickup node, unless every line names its node"
+        )
+    return None, ""
+
+
+def _method_from(fields: Fields, request: pb.CreateReservationRequest) -> FulfillmentMethod:
+    destination = request.WhichOneof("destination")
+    fitting = {
+        number: method
+        for number, method in METHODS.items()
+        if destination is None or (method in ADDRESS_METHODS) == (destination == "address")
+    }
+    return fields.enum("fulfillment_method", request.fulfillment_method, fitting, known=METHODS)
+
+
+def _durability_from(fields: Fields, number: int) -> DurabilityMode | None:
+    if number == 0:
+        return None
+    if number == DurabilityMode.REPLICATED:
+        fields.complain(
+            "durability_mode", "DURABILITY_MODE_NOT_OFFERED", "needs two replicas of each shard"
+        )
+        return None
+    return fields.enum("durability_mode", number, _OFFERED)
+
+
+def get_from(request: pb.GetReservationRequest) -> str:
+    """The reservation id."""
+    fields = Fields()
+    fields.id("reservation_id", request.reservation_id)
+    fields.done()
+    return request.reservation_id
+
+
+def transition_from(
+    request: (
+        pb.ConfirmReservationRequest | pb.ReleaseReservationRequest | pb.CancelReservationRequest
+    ),
+) -> TransitionValues:
+    """The values of a confirm, release or cancel."""
+    fields = Fields()
+    fields.id("reservation_id", request.reservation_id)
+    revision = 0
+    if request.HasField("expected_revision"):
+        revision = fields.number("expected_revision", request.expected_revision, 1, REVISION_MAX)
+    durability = _durability_from(fields, request.durability_mode)
+    fields.done()
+    return TransitionValues(request.reservation_id, revision, durability)
+
+
+def create_to(result: CreateResult) -> pb.CreateReservationResponse:
+    held = result.outcome is CreateOutcome.HELD
+    return pb.CreateReservationResponse(
+        outcome=number_of(result.outcome),
+        reservation=None if result.reservation is None else reservation_to(result.reservation),
+        line_outcomes=[_line_outcome_to(line) for line in result.lines],
+        replayed=result.replayed,
+        durability_mode=number_of(result.durability if held else 0),
+    )
+
+
+def _line_outcome_to(line: LineOutcome) -> pb.LineOutcome:
+    short = line.outcome is CreateOutcome.INSUFFICIENT_STOCK
+    return pb.LineOutcome(
+        line_id=line.line_id,
+        outcome=number_of(line.outcome),
+        ats=line.ats if short else None,
+    )
+
+
+def get_to(reservation: Reservation) -> pb.GetReservationResponse:
+    return pb.GetReservationResponse(reservation=reservation_to(reservation))
+
+
+def transition_to(
+    reply: type[ReplyT], wanted: TransitionOutcome, result: TransitionResult
+) -> ReplyT:
+    """The reply of a confirm, release or cancel; ``wanted`` is the outcome that moved it."""
+    durability: Any = number_of(result.durability if result.outcome is wanted else 0)
+    return reply(
+        outcome=number_of(result.outcome),
+        reservation=reservation_to(result.reservation),
+        replayed=result.replayed,
+        durability_mode=durability,
+    )
+
+
+def reservation_to(reservation: Reservation) -> pb.Reservation:
+    return pb.Reservation(
+        reservation_id=reservation.reservation_id,
+        owner_id=reservation.owner_id,
+        state=_STATES[State(reservation.state)],
+        revision=reservation.revision,
+        lines=[_line_to(line) for line in reservation.lines],
+        fulfillment_method=METHOD_NUMBERS[reservation.method],
+        segment=reservation.segment,
+        order_reference=reservation.order_reference,
+        create_time=timestamp_to(reservation.create_ms),
+        expire_time=timestamp_to(reservation.expire_ms),
+    )
+
+
+def _line_to(line: ReservationLine) -> pb.ReservationLine:
+    return pb.ReservationLine(
+        line_id=line.line_id,
+        sku=line.sku,
+        quantity=line.quantity,
+        allocations=[
+            pb.Allocation(node_id=part.node_id, bucket=part.bucket, quantity=part.quantity)
+            for part in line.allocations
+        ],
+    )

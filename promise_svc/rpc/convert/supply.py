@@ -1,0 +1,112 @@
+"""SyncSupply and AdjustSupply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from promise_svc.application.supply import (
+    KEEP_SAFETY_STOCK,
+    ROWS_MAX,
+    SupplyAnswer,
+    SupplyCount,
+    SupplyDelta,
+    SupplyResult,
+)
+from promise_svc.domain.inventory import QUANTITY_MAX
+from promise_svc.rpc.convert.fields import Fields
+from promise_svc.rpc.convert.types import number_of
+from promise_svc.v1 import supply_service_pb2 as pb
+
+REASON_BYTES_MAX = 256
+SOURCE_SEQUENCE_MAX = 2**53
+"""The shards count in doubles, which are exact up to here."""
+
+
+class SyncValues(NamedTuple):
+    """A report of counts."""
+
+    source: str
+    source_sequence: int
+    rows: tuple[SupplyCount, ...]
+
+
+class AdjustValues(NamedTuple):
+    """A report of changes."""
+
+    idempotency_key: str
+    reason: str
+    rows: tuple[SupplyDelta, ...]
+
+
+def sync_from(request: pb.SyncSupplyRequest) -> SyncValues:
+    """Source, number and counts."""
+    fields = Fields()
+    fields.id("source", request.source)
+    fields.number("source_sequence", request.source_sequence, 1, SOURCE_SEQUENCE_MAX)
+    seen: set[tuple[str, str, str]] = set()
+    rows = []
+    for index in range(fields.count("rows", len(request.rows), 1, ROWS_MAX)):
+        row, path = request.rows[index], f"rows[{index}]"
+        position = _position_from(fields, path, row)
+        fields.unique(path, position, seen)
+        fields.quantity(f"{path}.on_hand", row.on_hand, 0)
+        safety_stock = KEEP_SAFETY_STOCK
+        if row.HasField("safety_stock"):
+            safety_stock = fields.quantity(f"{path}.safety_stock", row.safety_stock, 0)
+        rows.append(SupplyCount(*position, row.on_hand, safety_stock))
+    fields.done()
+    return SyncValues(request.source, request.source_sequence, tuple(rows))
+
+
+def adjust_from(request: pb.AdjustSupplyRequest) -> AdjustValues:
+    """Key, reason and changes."""
+    fields = Fields()
+    fields.id("idempotency_key", request.idempotency_key)
+    fields.text("reason", request.reason, REASON_BYTES_MAX, optional=False)
+    rows = []
+    for index in range(fields.count("rows", len(request.rows), 1, ROWS_MAX)):
+        row, path = request.rows[index], f"rows[{index}]"
+        position = _position_from(fields, path, row)
+        at = f"{path}.quantity_delta"
+        if row.quantity_delta == 0:
+            fields.complain(at, "OUT_OF_RANGE", "must not be 0")
+        fields.number(at, row.quantity_delta, -QUANTITY_MAX, QUANTITY_MAX)
+        rows.append(SupplyDelta(*position, row.quantity_delta))
+    fields.done()
+    return AdjustValues(request.idempotency_key, request.reason, tuple(rows))
+
+
+def _position_from(
+    fields: Fields, path: str, row: pb.SupplyRow | pb.SupplyDelta
+) -> tuple[str, str, str]:
+    return (
+        fields.id(f"{path}.sku", row.sku),
+        fields.id(f"{path}.node_id", row.node_id),
+        fields.id(f"{path}.bucket", row.bucket, optional=True),
+    )
+
+
+def sync_to(answer: SupplyAnswer) -> pb.SyncSupplyResponse:
+    return pb.SyncSupplyResponse(
+        results=_results_to(answer.results), durability_mode=number_of(answer.durability)
+    )
+
+
+def adjust_to(answer: SupplyAnswer) -> pb.AdjustSupplyResponse:
+    return pb.AdjustSupplyResponse(
+        results=_results_to(answer.results), durability_mode=number_of(answer.durability)
+    )
+
+
+def _results_to(results: Sequence[SupplyResult]) -> list[pb.SupplyRowResult]:
+    return [
+        pb.SupplyRowResult(
+            outcome=number_of(result.outcome),
+            on_hand=result.on_hand,
+            ats=result.ats,
+            shortage=result.shortage,
+            replayed=result.replayed,
+        )
+        for result in results
+    ]

@@ -1,0 +1,27 @@
+"""PromiseService: decode, call, encode."""
+
+from __future__ import annotations
+
+from promise_svc.application.admission import Priority
+from promise_svc.application.ports import Clock
+from promise_svc.application.promise import CartPromiser
+from promise_svc.rpc.convert.promise import cart_from, cart_to
+from promise_svc.rpc.guard import Call, MethodRule
+from promise_svc.v1 import promise_service_pb2 as pb
+
+
+class PromiseServicer:
+    """Answers by when a cart can be with the shopper."""
+
+    service = pb.DESCRIPTOR.services_by_name["PromiseService"]
+    rules = {"PromiseCart": MethodRule(Priority.PROMISE)}
+
+    def __init__(self, promiser: CartPromiser, clock: Clock) -> None:
+        self._promiser = promiser
+        self._clock = clock
+
+    async def PromiseCart(
+        self, request: pb.PromiseCartRequest, call: Call
+    ) -> pb.PromiseCartResponse:
+        wanted = cart_from(request, self._clock.now_ms())
+        return cart_to(await self._promiser.promise_cart(wanted, timeout=call.timeout))

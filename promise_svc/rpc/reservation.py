@@ -1,0 +1,63 @@
+"""ReservationService: decode, call, encode."""
+
+from __future__ import annotations
+
+from promise_svc.application.admission import Priority
+from promise_svc.application.ports import Clock
+from promise_svc.application.reservation import Reservations, TransitionOutcome
+from promise_svc.rpc.convert.reservation import (
+    create_from,
+    create_to,
+    get_from,
+    get_to,
+    transition_from,
+    transition_to,
+)
+from promise_svc.rpc.guard import Call, MethodRule
+from promise_svc.v1 import reservation_service_pb2 as pb
+
+
+class ReservationServicer:
+    """Holds stock for an owner, and settles the hold once."""
+
+    service = pb.DESCRIPTOR.services_by_name["ReservationService"]
+    rules = {
+        "CreateReservation": MethodRule(Priority.RESERVE, writes=True),
+        "GetReservation": MethodRule(Priority.RESERVE),
+        "ConfirmReservation": MethodRule(Priority.SETTLE, writes=True),
+        "ReleaseReservation": MethodRule(Priority.SETTLE, writes=True),
+        "CancelReservation": MethodRule(Priority.SETTLE, writes=True),
+    }
+
+    def __init__(self, reservations: Reservations, clock: Clock) -> None:
+        self._reservations = reservations
+        self._clock = clock
+
+    async def CreateReservation(
+        self, request: pb.CreateReservationRequest, call: Call
+    ) -> pb.CreateReservationResponse:
+        command = create_from(request, self._clock.now_ms())
+        return create_to(await self._reservations.create(command, call.timeout))
+
+    async def GetReservation(
+        self, request: pb.GetReservationRequest, call: Call
+    ) -> pb.GetReservationResponse:
+        return get_to(await self._reservations.get(get_from(request), call.timeout))
+
+    async def ConfirmReservation(
+        self, request: pb.ConfirmReservationRequest, call: Call
+    ) -> pb.ConfirmReservationResponse:
+        result = await self._reservations.confirm(*transition_from(request), call.timeout)
+        return transition_to(pb.ConfirmReservationResponse, TransitionOutcome.CONFIRMED, result)
+
+    async def ReleaseReservation(
+        self, request: pb.ReleaseReservationRequest, call: Call
+    ) -> pb.ReleaseReservationResponse:
+        result = await self._reservations.release(*transition_from(request), call.timeout)
+        return transition_to(pb.ReleaseReservationResponse, TransitionOutcome.RELEASED, result)
+
+    async def CancelReservation(
+        self, request: pb.CancelReservationRequest, call: Call
+    ) -> pb.CancelReservationResponse:
+        result = await self._reservations.cancel(*transition_from(request), call.timeout)
+        return transition_to(pb.CancelReservationResponse, TransitionOutcome.CANCELLED, result)

@@ -1,0 +1,44 @@
+"""SupplyService: decode, call, encode."""
+
+from __future__ import annotations
+
+from promise_svc.application.admission import Priority
+from promise_svc.application.supply import SupplyWriter
+from promise_svc.rpc.convert.supply import adjust_from, adjust_to, sync_from, sync_to
+from promise_svc.rpc.guard import Call, MethodRule
+from promise_svc.v1 import supply_service_pb2 as pb
+
+
+def _priority_of_adjustment(request: pb.AdjustSupplyRequest) -> Priority:
+    lowers = any(row.quantity_delta < 0 for row in request.rows)
+    return Priority.SUPPLY_DOWN if lowers else Priority.OTHER_SUPPLY
+
+
+class SupplyServicer:
+    """Takes stock in."""
+
+    service = pb.DESCRIPTOR.services_by_name["SupplyService"]
+    rules = {
+        # Whether a count lowers anything is known to the shard only.
+        "SyncSupply": MethodRule(Priority.OTHER_SUPPLY, writes=True),
+        "AdjustSupply": MethodRule(
+            Priority.OTHER_SUPPLY, writes=True, priority_of=_priority_of_adjustment
+        ),
+    }
+
+    def __init__(self, writer: SupplyWriter) -> None:
+        self._writer = writer
+
+    async def SyncSupply(self, request: pb.SyncSupplyRequest, call: Call) -> pb.SyncSupplyResponse:
+        report = sync_from(request)
+        answer = await self._writer.sync(
+            report.source, report.source_sequence, report.rows, call.timeout
+        )
+        return sync_to(answer)
+
+    async def AdjustSupply(
+        self, request: pb.AdjustSupplyRequest, call: Call
+    ) -> pb.AdjustSupplyResponse:
+        change = adjust_from(request)
+        answer = await self._writer.adjust(change.idempotency_key, change.rows, call.timeout)
+        return adjust_to(answer)

@@ -1,0 +1,71 @@
+"""What a front must be able to do, whoever speaks HTTP/2 for it.
+
+It takes the registrations of ``grpc.aio.Server``, so that generated servicers, health and
+reflection mount on any front; our own methods come as bytes-to-bytes handlers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
+
+import grpc
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+class CallContext(Protocol):
+    """What our handlers use of ``grpc.aio.ServicerContext``, and nothing more."""
+
+    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller's deadline, 0 when it is past; None when there is none."""
+        ...
+
+    def set_trailing_metadata(self, trailing_metadata: Metadata) -> None: ...
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()
+    ) -> NoReturn:
+        """End the call with an error; raises."""
+        ...
+
+
+class Transport(Protocol):
+    """A front. Register everything, start once, drain once."""
+
+    def add_generic_rpc_handlers(
+        self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]
+    ) -> None: ...
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None: ...
+    async def start(self, address: str) -> int:
+        """Listen on ``host:port`` (port 0: any) and serve; returns the port.
+
+        Unavailable when the address cannot be had.
+        """
+        ...
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Refuse new calls, let those in flight end, cut off what is left after the grace."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportOptions:
+    """Limits of one front."""
+
+    message_bytes_max: int = 4 * 1024 * 1024
+    """Largest message either way; larger requests are RESOURCE_EXHAUSTED."""
+    streams_max: int = 1_000
+    """Calls at once on one connection; more wait at the caller."""
+    metadata_bytes_max: int = 16 * 1024
+    """Largest metadata of a request, as HPACK counts it."""
+    ping_interval_seconds_min: int = 10
+    """Callers that ping more often are cut off (GOAWAY, too many pings)."""
+    keepalive_seconds: int = 60
+    """A connection silent this long is probed, and closed if it does not answer in time."""
+    keepalive_timeout_seconds: int = 20
+    port_shared: bool = False
+    """SO_REUSEPORT. Several workers share a port; alone it hides that a port is taken."""
