@@ -6,9 +6,9 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from promise_svc.application.ports import AtsIndex, AtsReader, AtsRow, Clock
+from promise_svc.application.ports import AtsReader, AtsRow, Clock
 from promise_svc.domain.events import PositionImage
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.sharding import Position
@@ -70,6 +70,16 @@ class Stock(NamedTuple):
     freshness: Freshness
 
 
+class StockIndex(Protocol):
+    """The part of ``AtsIndex`` that stock is read by."""
+
+    shard_count: int
+
+    async def read_positions(
+        self, shard: int, skus: Sequence[str], timeout: float
+    ) -> tuple[Position, int, list[list[PositionImage]]]: ...
+
+
 class StockSource:
     """Reads stock for the use cases. One a process; its budget is shared by all calls."""
 
@@ -77,7 +87,7 @@ class StockSource:
         self,
         *,
         table: AtsReader,
-        index: AtsIndex,
+        index: StockIndex,
         network: Callable[[], NetworkSnapshot],
         clock: Clock,
         feed_behind_ms: int = FEED_BEHIND_MS,
@@ -95,9 +105,9 @@ class StockSource:
     async def read(self, skus: Iterable[str], consistency: Consistency, timeout: float) -> Stock:
         """Stock of ``skus``; ``timeout`` in seconds bounds reads of shards.
 
-        Raises what ``AtsIndex.read_positions`` raises for a strong read, and Unavailable where the
-        table never heard of a shard that cannot be read either. Cost: a look-up a SKU, plus one
-        round trip where a shard must be asked (shards in parallel).
+        Raises what ``StockIndex.read_positions`` raises for a strong read, and Unavailable where
+        the table never heard of a shard that cannot be read either. Cost: a look-up a SKU, plus
+        one round trip where a shard must be asked (shards in parallel).
         """
         wanted = list(dict.fromkeys(skus))
         if consistency.strong:
