@@ -23,7 +23,7 @@ from promise_svc.domain.network import (
     build_snapshot,
 )
 from promise_svc.domain.network_validation import broken_reference, violations
-from promise_svc.errors import FieldViolation, InvariantBroken, PromiseServiceError, Unavailable
+from promise_svc.errors import FieldViolation, InvariantBroken, Unavailable
 
 POLL_SECONDS = 1.0
 """How often the order store is asked for its network version."""
@@ -116,6 +116,8 @@ class NetworkSource:
         self._task: asyncio.Task[None] | None = None
         self.problem = ""
         """Why the last look at the order store failed; empty when it did not."""
+        self.failure_count = 0
+        """Looks of ``start``'s loop that failed so far."""
 
     def snapshot(self) -> NetworkSnapshot:
         """The last snapshot. Unavailable before the first was read."""
@@ -146,7 +148,7 @@ class NetworkSource:
         """Everything wrong with documents (JSON by id) in themselves and beside the snapshot."""
         known = self.snapshot().documents
         return [
-            FieldViolation(f"{kind}[{name}].{field}", reason, description)
+            FieldViolation(f"{kind}[{name}].{field}".rstrip("."), reason, description)
             for name, text in documents.items()
             for field, reason, description in _complaints(kind, name, text, known)
         ]
@@ -168,8 +170,9 @@ class NetworkSource:
         while True:
             try:
                 await self.refresh()
-            except PromiseServiceError as error:
-                self.problem = str(error)
+            except Exception as error:  # the top of a loop: counted, told, gone on
+                self.problem = f"{type(error).__name__}: {error}"
+                self.failure_count += 1
             await asyncio.sleep(self._poll_seconds)
 
 

@@ -1,0 +1,190 @@
+"""Documents to JSON and back, and a snapshot that follows the order store."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import date, time
+
+import pytest
+
+from promise_svc.adapters.network_source import (
+    NetworkSource,
+    decode_document,
+    encode_document,
+    id_of,
+    kind_of,
+)
+from promise_svc.domain.network import Document, Item, NodeGroup, NodeStatus
+from promise_svc.errors import InvariantBroken, Unavailable
+from tests.support.fake_ats_reader import FakeClock
+from tests.support.fake_order_store import FakeOrderStore
+from tests.support.networks import PICKUP, a_calendar, a_lane, a_method, a_node, a_service
+
+DOCUMENTS: list[Document] = [
+    a_calendar(exceptions={date(2026, 12, 26): True, date(2026, 12, 25): False}),
+    a_node(methods=[a_method(), a_method(PICKUP, time(18, 30), minutes=90)]),
+    NodeGroup(node_group_id="g", node_ids=("DC1",)),
+    Item(sku="S", weight_grams=5, shard_key="style"),
+    a_service(),
+    a_lane(postal_prefix="941", base=7),
+    a_lane("g", from_group=True),
+]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: type(d).__name__)
+def test_a_document_survives_its_json(document: Document) -> None:
+    """Decoding gives the same document; encoding that gives the same bytes."""
+    text = encode_document(document)
+
+    back = decode_document(kind_of(document), text)
+
+    assert document == back
+    assert text == encode_document(back)
+
+
+def test_equal_calendars_have_equal_json_whatever_the_order_of_their_dates() -> None:
+    """A store can tell UNCHANGED by comparing text."""
+    dates = {date(2026, 12, 26): True, date(2026, 12, 25): False}
+    turned = dict(reversed(dates.items()))
+
+    assert encode_document(a_calendar(exceptions=dates)) == encode_document(
+        a_calendar(exceptions=turned)
+    )
+
+
+def test_a_field_can_be_left_out_to_be_kept_by_the_store() -> None:
+    """A node without status: the edit keeps the one it has; read alone it is ON."""
+    text = encode_document(a_node(status=NodeStatus.OFF), omit=frozenset({"status"}))
+
+    assert '"status"' not in text
+    assert decode_document("node", text) == a_node()
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"sku": 1}', "[1]"])
+def test_an_unreadable_document_is_our_fault(text: str) -> None:
+    """It was checked before it was stored."""
+    with pytest.raises(InvariantBroken):
+        decode_document("item", text)
+
+
+def test_lanes_of_a_node_and_of_a_group_have_different_ids() -> None:
+    """Also when node and group share a name."""
+    assert id_of(a_lane("x")) != id_of(a_lane("x", from_group=True))
+
+
+async def stored(*documents: Document) -> FakeOrderStore:
+    store = FakeOrderStore()
+    for document in documents:
+        await store.upsert_network(kind_of(document), {id_of(document): encode_document(document)})
+    return store
+
+
+async def test_the_snapshot_has_what_the_store_has() -> None:
+    """All kinds, indexed, at the store's version."""
+    store = await stored(*DOCUMENTS)
+    source = NetworkSource(store, FakeClock(1000))
+
+    snapshot = await source.refresh()
+
+    assert await store.network_version() == snapshot.version
+    assert snapshot.shard_key("S") == "style"
+    assert [
+        lane.base_cost_micros
+        for postal_code in ("94107", "10001")
+        for lane in snapshot.lanes("DC1", "US", postal_code)
+    ] == [7, None]
+    assert source.snapshot() is snapshot
+
+
+async def test_an_edit_swaps_the_whole_snapshot_and_an_idle_look_keeps_it() -> None:
+    """The old one stays as it was for those who hold it."""
+    store = await stored(*DOCUMENTS)
+    source = NetworkSource(store, FakeClock(1000))
+    before = await source.refresh()
+
+    assert await source.refresh() is before
+    off = a_node(status=NodeStatus.OFF)
+    await store.upsert_network("node", {"DC1": encode_document(off)})
+    after = await source.refresh()
+
+    assert (before.switched_on("DC1"), after.switched_on("DC1")) == (True, False)
+
+
+async def test_before_the_first_read_there_is_no_network() -> None:
+    """Unavailable, not an empty network."""
+    with pytest.raises(Unavailable):
+        NetworkSource(FakeOrderStore(), FakeClock(0)).snapshot()
+
+
+async def test_with_the_order_store_away_the_last_snapshot_serves_and_ages() -> None:
+    """The age counts from the last successful look."""
+    store, clock = await stored(*DOCUMENTS), FakeClock(1000)
+    source = NetworkSource(store, clock)
+    snapshot = await source.refresh()
+
+    clock.now = 5000
+    store.fail_next = Unavailable("away")
+    with pytest.raises(Unavailable):
+        await source.refresh()
+
+    assert source.snapshot() is snapshot
+    assert source.age_ms() == 4000
+    await source.refresh()
+    assert source.age_ms() == 0
+
+
+async def test_an_unreadable_document_keeps_the_last_snapshot_whole() -> None:
+    """Never half a network."""
+    store = await stored(*DOCUMENTS)
+    source = NetworkSource(store, FakeClock(1000))
+    snapshot = await source.refresh()
+    await store.upsert_network("node", {"DC9": '{"no": "node"}'})
+
+    with pytest.raises(InvariantBroken):
+        await source.refresh()
+
+    assert source.snapshot() is snapshot
+
+
+@pytest.mark.timeout(10)
+async def test_following_survives_failures_and_sees_later_edits() -> None:
+    """The loop says what went wrong, goes on, and ends with close."""
+    store = await stored(*DOCUMENTS)
+    store.fail_next = Unavailable("away")
+    source = NetworkSource(store, FakeClock(1000), poll_seconds=0.001)
+
+    source.start()
+    while not source.problem:
+        await asyncio.sleep(0)
+    while source.problem:
+        await asyncio.sleep(0.001)
+    await store.upsert_network("item", {"N": encode_document(Item(sku="N"))})
+    while source.snapshot().item("N") is None:
+        await asyncio.sleep(0.001)
+    await source.close()
+
+    assert ("", 1) == (source.problem, source.failure_count)
+
+
+async def test_checking_names_the_document_and_the_field() -> None:
+    """Malformed text, a wrong field, a missing reference, another document's id."""
+    source = NetworkSource(await stored(*DOCUMENTS), FakeClock(1000))
+    await source.refresh()
+
+    found = source.check(
+        "item",
+        {
+            "bad": "{",
+            "S": encode_document(Item(sku="S")),
+            "T": encode_document(Item(sku="T", weight_grams=-1)),
+            "U": encode_document(Item(sku="V")),
+            "W": encode_document(Item(sku="W")),
+        },
+    )
+
+    assert [(violation.field, violation.reason) for violation in found] == [
+        ("item[bad]", "MALFORMED"),
+        ("item[S]", "SHARD_KEY_CHANGED"),
+        ("item[T].weight_grams", "OUT_OF_RANGE"),
+        ("item[U]", "MALFORMED"),
+    ]
