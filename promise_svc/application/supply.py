@@ -12,11 +12,12 @@ import asyncio
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from promise_svc.application.ports import AtsIndex, AtsReader
+from promise_svc.application.tasks import Deadline, OwnedTasks
 from promise_svc.domain.inventory import shortage
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reservation import (
@@ -118,14 +119,16 @@ class SupplyWriter:
         index: AtsIndex,
         table: AtsReader,
         network: Callable[[], NetworkSnapshot],
+        tasks: OwnedTasks,
         durability: DurabilityMode,
     ) -> None:
-        """``durability`` is what the index's acknowledgement survives."""
+        """``durability`` is what the index's acknowledgement survives; ``tasks`` carry rows to
+        their end when the caller goes away, for half a report is worse than all of it."""
         self._index = index
         self._table = table
         self._network = network
         self._durability = durability
-        self._work: set[asyncio.Task[SupplyAnswer]] = set()
+        self._tasks = tasks
 
     async def sync(
         self, source: str, source_sequence: int, rows: Sequence[SupplyCount], timeout: float
@@ -137,7 +140,7 @@ class SupplyWriter:
         another where a SKU has no item.
         """
         sent = [SupplyRow(*row, source, source_sequence) for row in rows]
-        return await self._shielded(self._apply(sent, self._index.sync_supply, timeout))
+        return await self._tasks.shielded(self._apply(sent, self._index.sync_supply, timeout))
 
     async def adjust(
         self, idempotency_key: str, rows: Sequence[SupplyDelta], timeout: float
@@ -148,26 +151,12 @@ class SupplyWriter:
             AdjustRow(*row, f"{idempotency_key}:{index}", body_hash)
             for index, row in enumerate(rows)
         ]
-        return await self._shielded(self._apply(sent, self._index.adjust_supply, timeout))
-
-    async def _shielded(self, work: Coroutine[Any, Any, SupplyAnswer]) -> SupplyAnswer:
-        """Run to the end even when the caller goes away: half a report is worse than all of it."""
-        task = asyncio.create_task(work)
-        self._work.add(task)
-
-        def ended(task: asyncio.Task[SupplyAnswer]) -> None:
-            self._work.discard(task)
-            if not task.cancelled():
-                task.exception()  # seen, also when the caller has gone
-
-        task.add_done_callback(ended)
-        return await asyncio.shield(task)
+        return await self._tasks.shielded(self._apply(sent, self._index.adjust_supply, timeout))
 
     async def _apply(
         self, rows: Sequence[_RowT], send: _Send[_RowT], timeout: float
     ) -> SupplyAnswer:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
+        deadline = Deadline(timeout)
         refused = await self._refused(rows, timeout)
         shards = self._by_shard(
             (index, row.sku) for index, row in enumerate(rows) if index not in refused
@@ -178,8 +167,7 @@ class SupplyWriter:
             try:
                 for start in range(0, len(indices), SHARD_ROWS_MAX):
                     chunk = indices[start : start + SHARD_ROWS_MAX]
-                    left = deadline - loop.time()
-                    if left <= 0:
+                    if not (left := deadline.left()):
                         raise DeadlineExceeded("time ran out before all rows were sent")
                     replies = await send(shard, [rows[index] for index in chunk], left)
                     for index, reply in zip(chunk, replies, strict=True):

@@ -1,0 +1,290 @@
+"""Deadlines, admission, trace ids and faults, without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from promise_svc.application.admission import Admission, Priority
+from promise_svc.errors import Overloaded, Unavailable
+from promise_svc.rpc.guard import TRACE_KEY, Guard, MethodRule, trace_id_of
+from promise_svc.rpc.status import DETAILS_KEY
+from promise_svc.v1 import availability_service_pb2 as pb
+from tests.support.call_log import CallLog
+
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+READ = MethodRule(Priority.AVAILABILITY)
+WRITE = MethodRule(Priority.SETTLE, writes=True)
+
+
+class Aborted(Exception):
+    """What ``abort`` raises in place of gRPC's own."""
+
+
+class Context:
+    """Fulfills ``CallContext`` and remembers."""
+
+    def __init__(self, seconds: float | None = 1.0, **metadata: str) -> None:
+        self.seconds = seconds
+        self.metadata = tuple(metadata.items())
+        self.trailing: dict[str, Any] = {}
+        self.code: grpc.StatusCode | None = None
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self.metadata
+
+    def time_remaining(self) -> float | None:
+        return self.seconds
+
+    def set_trailing_metadata(self, trailing_metadata) -> None:
+        self.trailing = dict(trailing_metadata)
+
+    async def abort(self, code, details="", trailing_metadata=()):
+        self.code = code
+        self.trailing = dict(trailing_metadata)
+        raise Aborted
+
+    @property
+    def reason(self) -> str:
+        info = ErrorInfo()
+        Status.FromString(self.trailing[DETAILS_KEY]).details[0].Unpack(info)
+        return info.reason
+
+
+class Counted:
+    """A handler that counts its calls and does as told."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.calls: list[float] = []
+        self.error = error
+
+    async def __call__(self, request, call):
+        self.calls.append(call.timeout)
+        if self.error:
+            raise self.error
+        return pb.QueryAvailabilityResponse()
+
+
+def a_guard(limit: int = 10, seconds: float = 2.0) -> tuple[Guard, CallLog]:
+    log = CallLog()
+    return Guard(Admission(limit), log, deadline_seconds_max=seconds), log
+
+
+def guarded(guard: Guard, handler, rule: MethodRule = READ):
+    return guard.guarded("Service/Method", rule, pb.QueryAvailabilityRequest, handler)
+
+
+@pytest.mark.parametrize(
+    ("sent", "seen", "clamped"),
+    [(None, 2.0, 1), (2.001, 2.0, 1), (2.0, 2.0, 0), (0.5, 0.5, 0)],
+)
+async def test_a_deadline_is_clamped_to_the_servers_maximum(sent, seen, clamped) -> None:
+    """When it is missing or later; each clamp is counted."""
+    guard, log = a_guard()
+    handler = Counted()
+
+    await guarded(guard, handler)(b"", Context(sent))
+
+    assert [seen] == handler.calls
+    assert clamped == log.clamped_count
+
+
+async def test_a_call_whose_deadline_has_passed_does_no_work() -> None:
+    """Not even its body is read."""
+    guard, _ = a_guard()
+    handler, context = Counted(), Context(0.0)
+
+    with pytest.raises(Aborted):
+        await guarded(guard, handler)(b"\xff", context)
+
+    assert [] == handler.calls
+    assert context.reason == "DEADLINE_EXCEEDED"
+
+
+async def test_a_success_tells_its_trace_id_and_is_counted() -> None:
+    """Place given back, outcome OK."""
+    guard, log = a_guard()
+    context = Context(traceparent=f"00-{TRACE_ID}-00f067aa0ba902b7-01")
+
+    await guarded(guard, Counted())(b"", context)
+
+    assert {TRACE_KEY: TRACE_ID} == context.trailing
+    assert [("Service/Method", "OK", "")] == log.finishes
+    assert guard.in_flight == 0
+
+
+@pytest.mark.parametrize("rule", [READ, WRITE])
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (Unavailable("away"), grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
+        (KeyError("secret"), grpc.StatusCode.INTERNAL, "INTERNAL"),
+    ],
+)
+async def test_a_failure_is_told_logged_and_counted(rule, error, code, reason) -> None:
+    """Whether it was foreseen or not; its place is given back."""
+    guard, log = a_guard()
+    context = Context()
+
+    with pytest.raises(Aborted):
+        await guarded(guard, Counted(error), rule)(b"", context)
+
+    assert (code, reason) == (context.code, context.reason)
+    assert [error] == [failure.error for failure in log.failures]
+    assert [(code.name, reason)] == [finish[1:] for finish in log.finishes]
+    assert guard.in_flight == 0
+
+
+async def test_a_shed_call_does_no_work() -> None:
+    """OVERLOADED, counted by priority."""
+    guard, log = a_guard(limit=1)
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def holds(request, call):
+        entered.set()
+        await go_on.wait()
+        return pb.QueryAvailabilityResponse()
+
+    first = asyncio.create_task(guarded(guard, holds)(b"", Context()))
+    await entered.wait()
+    handler, context = Counted(), Context()
+    with pytest.raises(Aborted):
+        await guarded(guard, handler, WRITE)(b"", context)
+    go_on.set()
+    await first
+
+    assert [] == handler.calls
+    assert context.reason == "OVERLOADED"
+    assert ["SETTLE"] == log.sheds
+    assert guard.in_flight == 0
+
+
+async def test_admin_stands_outside_the_queue() -> None:
+    """It is let in when nobody else is, and takes no place."""
+    guard, _ = a_guard(limit=1)
+    guard._admission.enter(Priority.SETTLE)
+    handler = Counted()
+
+    await guarded(guard, handler, MethodRule(None))(b"", Context())
+
+    assert len(handler.calls) == 1
+    assert guard.in_flight == 1
+
+
+async def test_the_request_may_decide_its_priority() -> None:
+    """``priority_of`` wins over the rule's."""
+    guard, log = a_guard(limit=1)
+    guard._admission.enter(Priority.SETTLE)
+    rule = MethodRule(Priority.OTHER_SUPPLY, priority_of=lambda request: Priority.SUPPLY_DOWN)
+
+    with pytest.raises(Aborted):
+        await guarded(guard, Counted(), rule)(b"", Context())
+
+    assert ["SUPPLY_DOWN"] == log.sheds
+
+
+async def test_a_write_whose_caller_went_away_ends_and_its_failure_is_logged() -> None:
+    """Nobody else would ever hear of it."""
+    guard, log = a_guard()
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def fails(request, call):
+        entered.set()
+        await go_on.wait()
+        raise Unavailable("away")
+
+    call = asyncio.create_task(guarded(guard, fails, WRITE)(b"", Context()))
+    await entered.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+    assert guard.in_flight == 1
+    go_on.set()
+    await guard.settle(5)
+    assert guard.in_flight == 0
+    assert ["UNAVAILABLE"] == [failure.reason for failure in log.failures]
+    assert [("CANCELLED", "CANCELLED")] == [finish[1:] for finish in log.finishes]
+
+
+async def test_settling_cuts_off_work_that_does_not_end() -> None:
+    """After its time, so that a process can stop."""
+    guard, _ = a_guard()
+    entered = asyncio.Event()
+
+    async def hangs(request, call):
+        entered.set()
+        await asyncio.Event().wait()
+
+    call = asyncio.create_task(guarded(guard, hangs, WRITE)(b"", Context()))
+    await entered.wait()
+    call.cancel()
+    await asyncio.wait({call})
+    await guard.settle(0.01)
+
+    assert guard.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"00-{TRACE_ID}-00f067aa0ba902b7-01",
+        f"00-{TRACE_ID}-00f067aa0ba902b7-00",
+        f"42-{TRACE_ID}-00f067aa0ba902b7-01-more",
+    ],
+)
+def test_a_traceparent_gives_the_trace_id(value: str) -> None:
+    """Also of a later version of the header."""
+    assert trace_id_of([("traceparent", value)]) == TRACE_ID
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "x",
+        TRACE_ID,
+        f"ff-{TRACE_ID}-00f067aa0ba902b7-01",
+        f"00-{'0' * 32}-00f067aa0ba902b7-01",
+        f"00-{TRACE_ID.upper()}-00f067aa0ba902b7-01",
+        f"00-{TRACE_ID}-00f067aa0ba902b7",
+        f"00-{TRACE_ID}\n-00f067aa0ba902b7-01",
+        b"\xff",
+    ],
+)
+def test_a_wrong_traceparent_is_replaced(value: str | bytes) -> None:
+    """By a new trace id, never by part of the text."""
+    found = trace_id_of([("traceparent", value)])
+
+    assert found != TRACE_ID
+    assert len(found) == 32
+    assert int(found, 16) > 0
+
+
+def test_each_priority_is_shed_at_its_mark_and_not_before() -> None:
+    """At the limit of a hundred; the marks rise with the priority, the last is the limit."""
+    marks = []
+    for priority in Priority:
+        admission = Admission(100)
+        for _ in range(admission.mark(priority)):
+            admission.enter(priority)
+        with pytest.raises(Overloaded) as raised:
+            admission.enter(priority)
+        admission.leave()
+        admission.enter(priority)
+        marks.append(admission.mark(priority))
+        assert raised.value.retry_delay_ms > 0
+
+    assert sorted(set(marks)) == marks
+    assert marks[-1] == 100
+
+
+def test_a_limit_of_one_lets_everybody_in_alone() -> None:
+    """No share rounds down to nothing."""
+    for priority in Priority:
+        Admission(1).enter(priority)
