@@ -128,9 +128,7 @@ class AtsIndex(Protocol):
 
     async def scan(
         self, shard: int
-    ) -> tuple[
-        dict[PositionKey, StockPosition], dict[str, LegRecord], dict[str, ClaimRecord]
-    ]:
+    ) -> tuple[dict[PositionKey, StockPosition], dict[str, LegRecord], dict[str, ClaimRecord]]:
         """Everything in one shard, for the audit; slow, not atomic."""
         ...
 
@@ -138,8 +136,14 @@ class AtsIndex(Protocol):
 class DurabilityWatch(Protocol):
     """Waits until the order store has an event."""
 
-    async def wait_durable(self, shard: int, at: Position, timeout: float) -> None:
-        """Return once the order store has ``at``; OutcomeUnknown when ``timeout`` passes first."""
+    async def wait_durable(
+        self, shard: int, at: Position, answered_epoch: int, timeout: float
+    ) -> None:
+        """Return once the order store has ``at``, which the shard showed in ``answered_epoch``.
+
+        OutcomeUnknown when ``timeout`` passes first, or when the shard was taken over after it
+        answered: what it had shown may be lost.
+        """
         ...
 
 

@@ -91,9 +91,13 @@ class Relay:
             if not events:
                 await self._mark(shard, cursor)
                 return Drained(carried, cursor, more=False)
-            carried += await self._append(shard, cursor, events)
+            ours = await self._append(shard, cursor, events)
+            carried += ours
             cursor = self._cursors[shard]
             await self._mark(shard, cursor)
+            if 0 < ours < self._batch_events_max:
+                # The outbox ended here when it was read; later events come with news of their own.
+                return Drained(carried, cursor, more=False)
         return Drained(carried, cursor, more=True)
 
     async def _start(self, shard: int) -> Position:

@@ -110,6 +110,46 @@ class ClaimRecord(NamedTuple):
     """1 when every leg is known to have followed."""
 
 
+class DurabilityMode(IntEnum):
+    """What an acknowledgement survives; numbers are the contract's."""
+
+    MEMORY = 1
+    FSYNC = 2
+    REPLICATED = 3
+    RECORDED = 4
+
+
+class CreateOutcome(IntEnum):
+    """Answer to a reservation or to one of its lines; numbers are the contract's, and where
+    several refusals apply the lowest is told."""
+
+    HELD = 1
+    UNKNOWN_SKU = 10
+    UNKNOWN_NODE = 20
+    NODE_OFF = 30
+    METHOD_NOT_OFFERED = 40
+    NO_LANE = 50
+    INSUFFICIENT_STOCK = 60
+    CONTENDED = 70
+    OTHER_LINE_REFUSED = 100
+
+
+class TransitionOutcome(IntEnum):
+    """Answer to confirm, release or cancel; numbers are the contract's and the precedence."""
+
+    CONFIRMED = 1
+    RELEASED = 2
+    CANCELLED = 3
+    REVISION_MISMATCH = 10
+    EXPIRED = 20
+    ALREADY_RELEASED = 30
+    ALREADY_CANCELLED = 40
+    ALREADY_SUPERSEDED = 50
+    ALREADY_FULFILLED = 60
+    ALREADY_CONFIRMED = 70
+    NOT_CONFIRMED = 80
+
+
 class Outcome(IntEnum):
     """What a shard did with one step."""
 

@@ -43,7 +43,7 @@ class Access(NamedTuple):
 class Connection(asyncio.Protocol):
     """RESP2 over one socket. Not thread-safe; lives on one loop."""
 
-    def __init__(self, node: Node, on_push: Callable[[list[Reply]], None] | None = None) -> None:
+    def __init__(self, node: Node, on_push: Callable[[Reply], None] | None = None) -> None:
         self.node = node
         self.closed = asyncio.get_running_loop().create_future()
         self._reader = hiredis.Reader()
@@ -56,7 +56,7 @@ class Connection(asyncio.Protocol):
         cls,
         node: Node,
         access: Access,
-        on_push: Callable[[list[Reply]], None] | None = None,
+        on_push: Callable[[Reply], None] | None = None,
     ) -> Connection:
         """Connect and authenticate. Unavailable when that takes longer than the connect timeout."""
         loop = asyncio.get_running_loop()

@@ -1,0 +1,129 @@
+"""What the shards publish: events as they happen, and how far the order store is."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+
+import hiredis
+
+from promise_svc.adapters.ats_index import codec
+from promise_svc.adapters.ats_index.connection import Access, Connection, Node, Reply
+from promise_svc.adapters.ats_index.index import ClusterAtsIndex
+from promise_svc.adapters.ats_index.topology import Topology
+from promise_svc.application.ports import ShardNews
+from promise_svc.domain.sharding import START, Position
+from promise_svc.errors import OutcomeUnknown, PromiseServiceError, Unavailable
+
+_RETRY_SECONDS = 0.2
+_POLL_SECONDS = 0.25
+"""A durable mark may be missed (delivery is at most once); then it is asked for."""
+
+
+class NewsChannels:
+    """ShardChannels and DurabilityWatch of ``application/ports.py``: one connection a node."""
+
+    def __init__(self, index: ClusterAtsIndex, topology: Topology, access: Access) -> None:
+        self._index = index
+        self._topology = topology
+        self._access = access
+        self._shards = {channel: shard for shard, channel in enumerate(index.keys.news)}
+        self._listeners: list[Callable[[ShardNews], None]] = []
+        self._durable: dict[int, Position] = {}
+        self._waiting: dict[int, list[asyncio.Event]] = defaultdict(list)
+        self._task: asyncio.Task[None] | None = None
+        self._lost = asyncio.Event()
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    def subscribe(self, listener: Callable[[ShardNews], None]) -> Callable[[], None]:
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    async def wait_durable(
+        self, shard: int, at: Position, answered_epoch: int, timeout: float
+    ) -> None:
+        deadline = asyncio.get_running_loop().time() + timeout
+        changed = asyncio.Event()
+        self._waiting[shard].append(changed)
+        try:
+            while not self._recorded(shard, at, answered_epoch):
+                left = deadline - asyncio.get_running_loop().time()
+                if left <= 0:
+                    raise OutcomeUnknown(
+                        "decided, and not known to be recorded in time; ask again with the same key"
+                    )
+                changed.clear()
+                try:
+                    await asyncio.wait_for(changed.wait(), min(left, _POLL_SECONDS))
+                except TimeoutError:
+                    with suppress(PromiseServiceError):
+                        meta = await self._index.read_meta(shard, max(0.05, left))
+                        self._durable[shard] = max(meta.durable, self._durable.get(shard, START))
+        finally:
+            self._waiting[shard].remove(changed)
+
+    def _recorded(self, shard: int, at: Position, answered_epoch: int) -> bool:
+        durable = self._durable.get(shard, START)
+        if durable.epoch > answered_epoch:
+            raise OutcomeUnknown("the shard was taken over meanwhile; ask again with the same key")
+        # Of an earlier epoch, the order store has all that the shard kept: the next epoch's first
+        # event names the last one before it, and is not stored before it.
+        return durable >= at
+
+    async def _run(self) -> None:
+        """Subscribe on every node; begin anew when one is lost or a slot moves."""
+        while True:
+            connections: list[Connection] = []
+            self._lost.clear()
+            try:
+                for node, shards in self._by_node().items():
+                    connection = await Connection.open(node, self._access, self._hear)
+                    connections.append(connection)
+                    connection.closed.add_done_callback(lambda _: self._lost.set())
+                    for shard in shards:
+                        connection.post((b"SSUBSCRIBE", self._index.keys.news[shard]))
+                await self._lost.wait()
+            except Unavailable:
+                pass
+            finally:
+                for connection in connections:
+                    connection.close()
+            await asyncio.sleep(_RETRY_SECONDS * random.uniform(0.5, 1.5))
+            with suppress(PromiseServiceError):
+                await self._topology.refresh()
+
+    def _by_node(self) -> dict[Node, list[int]]:
+        shards: dict[Node, list[int]] = defaultdict(list)
+        for shard, slot in enumerate(self._index.keys.slots):
+            shards[self._topology.node_of(slot)].append(shard)
+        return shards
+
+    def _hear(self, push: Reply) -> None:
+        if isinstance(push, hiredis.ReplyError):
+            self._lost.set()
+            return
+        assert isinstance(push, list)
+        kind, channel = push[0], push[1]
+        if kind == b"sunsubscribe":
+            self._lost.set()
+        if kind != b"smessage":
+            return
+        assert isinstance(channel, bytes) and isinstance(push[2], bytes)
+        news = codec.decode_news(self._shards[channel], push[2])
+        if news.durable > self._durable.get(news.shard, START):
+            self._durable[news.shard] = news.durable
+            for changed in self._waiting[news.shard]:
+                changed.set()
+        for listener in list(self._listeners):
+            listener(news)

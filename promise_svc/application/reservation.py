@@ -1,0 +1,516 @@
+"""Create, get, confirm, release and cancel reservations."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from promise_svc.application.ports import AtsIndex, AtsReader, Clock, DurabilityWatch, OrderStore
+from promise_svc.application.reservation_body import (
+    Body,
+    CreateCommand,
+    Reservation,
+    ReservationLine,
+    body_hash,
+    decode_body,
+    encode_body,
+    legs_of,
+    plan_hash,
+    reservation_of,
+)
+from promise_svc.application.several_shards import Hold, HoldReply, SeveralShards
+from promise_svc.application.sourced_lines import (
+    LineOutcome,
+    SourcedLines,
+    all_outcomes,
+    source_lines,
+)
+from promise_svc.application.tasks import Deadline, OwnedTasks
+from promise_svc.domain.network import NetworkSnapshot
+from promise_svc.domain.reservation import (
+    ClaimDraft,
+    ClaimRecord,
+    CreateOutcome,
+    DurabilityMode,
+    Outcome,
+    State,
+    StepReply,
+    TransitionOutcome,
+)
+from promise_svc.domain.sharding import Position
+from promise_svc.errors import (
+    FieldViolation,
+    IdempotencyKeyReused,
+    IdempotencyWindowPassed,
+    InvalidRequest,
+    NotFound,
+    OutcomeUnknown,
+    PreconditionFailed,
+    Unavailable,
+)
+from promise_svc.hotpath import shard_of
+
+_TRIES = 4
+"""Plans one create call may try: the network changed, stock moved, an abort was in the way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateResult:
+    """Answer to a create. ``reservation`` is there when the outcome is HELD, else ``lines``."""
+
+    outcome: CreateOutcome
+    reservation: Reservation | None = None
+    lines: tuple[LineOutcome, ...] = ()
+    replayed: bool = False
+    durability: DurabilityMode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransitionResult:
+    """Answer to confirm, release or cancel, with the reservation as it is now."""
+
+    outcome: TransitionOutcome
+    reservation: Reservation
+    replayed: bool
+    durability: DurabilityMode
+
+
+class Network(Protocol):
+    """Where plans get their snapshot."""
+
+    def snapshot(self) -> NetworkSnapshot: ...
+    async def refresh(self) -> NetworkSnapshot: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Durability:
+    """What this deployment offers, and what each verb gets where the caller does not say."""
+
+    offered: frozenset[DurabilityMode]
+    reserve: DurabilityMode
+    confirm: DurabilityMode
+
+    def choose(self, asked: DurabilityMode | None, default: DurabilityMode) -> DurabilityMode:
+        """The mode of one call; InvalidRequest for one that is not offered."""
+        mode = asked or default
+        if mode not in self.offered:
+            names = ", ".join(sorted(offered.name for offered in self.offered))
+            raise InvalidRequest(
+                [
+                    FieldViolation(
+                        "durability_mode",
+                        "DURABILITY_MODE_NOT_OFFERED",
+                        f"{mode.name} is not offered here; offered are {names}",
+                    )
+                ]
+            )
+        return mode
+
+
+class Reservations:
+    """The use cases of ReservationService. A caller's cancellation stops none of them halfway."""
+
+    def __init__(
+        self,
+        *,
+        index: AtsIndex,
+        table: AtsReader,
+        network: Network,
+        store: OrderStore,
+        watch: DurabilityWatch,
+        clock: Clock,
+        durability: Durability,
+        tasks: OwnedTasks,
+    ) -> None:
+        self._index = index
+        self._table = table
+        self._network = network
+        self._store = store
+        self._watch = watch
+        self._clock = clock
+        self._durability = durability
+        self._tasks = tasks
+        self._shards = SeveralShards(index, tasks)
+
+    async def create(self, command: CreateCommand, timeout: float) -> CreateResult:
+        """Hold all lines or none; the same id and body again get the same answer.
+
+        Raises IdempotencyKeyReused, IdempotencyWindowPassed, OutcomeUnknown, Unavailable.
+        """
+        mode = self._durability.choose(command.durability, self._durability.reserve)
+        return await self._tasks.shielded(self._create(command, mode, Deadline(timeout)))
+
+    async def get(self, reservation_id: str, timeout: float) -> Reservation:
+        """The reservation as of now, from its home shard; one that left the index, from the order
+        store. NotFound where neither knows it."""
+        deadline = Deadline(timeout)
+        claim = (await self._read(reservation_id, deadline)).claim
+        if not claim:
+            return await self._stored(reservation_id)
+        if claim.state == State.ABORTED:
+            raise NotFound("reservation", reservation_id)
+        if claim.state == State.PENDING and not await self._shards.legs_stand(
+            reservation_id, claim, deadline
+        ):
+            raise OutcomeUnknown(f"reservation {reservation_id} is being decided; ask again")
+        return reservation_of(reservation_id, claim)
+
+    async def confirm(
+        self,
+        reservation_id: str,
+        revision: int,
+        durability: DurabilityMode | None,
+        timeout: float,
+    ) -> TransitionResult:
+        """HELD to CONFIRMED, once. ``revision`` 0 means any."""
+        mode = self._durability.choose(durability, self._durability.confirm)
+        return await self._tasks.shielded(
+            self._transition(reservation_id, State.CONFIRMED, revision, mode, Deadline(timeout))
+        )
+
+    async def release(
+        self,
+        reservation_id: str,
+        revision: int,
+        durability: DurabilityMode | None,
+        timeout: float,
+    ) -> TransitionResult:
+        """HELD to RELEASED. ``revision`` 0 means any."""
+        mode = self._durability.choose(durability, self._durability.reserve)
+        return await self._tasks.shielded(
+            self._transition(reservation_id, State.RELEASED, revision, mode, Deadline(timeout))
+        )
+
+    async def cancel(
+        self,
+        reservation_id: str,
+        revision: int,
+        durability: DurabilityMode | None,
+        timeout: float,
+    ) -> TransitionResult:
+        """CONFIRMED to CANCELLED. ``revision`` 0 means any."""
+        mode = self._durability.choose(durability, self._durability.reserve)
+        return await self._tasks.shielded(
+            self._transition(reservation_id, State.CANCELLED, revision, mode, Deadline(timeout))
+        )
+
+    # -- create -----------------------------------------------------------------------------
+
+    async def _create(
+        self, command: CreateCommand, mode: DurabilityMode, deadline: Deadline
+    ) -> CreateResult:
+        digest = body_hash(command)
+        missing: dict[tuple[str, str], int] = {}
+        ordered = False
+        reply: HoldReply | None = None
+        for _ in range(_TRIES):
+            sourced = source_lines(
+                self._network.snapshot(),
+                self._table,
+                command,
+                self._index.shard_count,
+                self._clock.now_ms(),
+                missing,
+            )
+            if sourced.refusals:
+                return await self._refused(command, digest, sourced.refusals, mode, deadline)
+            hold = self._hold(command, digest, sourced)
+            reply = await self._shards.hold(hold, deadline, ordered=ordered)
+            if reply.outcome == Outcome.DONE:
+                return await self._granted(command, reply, mode, deadline, replayed=False)
+            if reply.outcome == Outcome.EXISTS:
+                replayed = await self._repeat(command, reply, mode, deadline)
+                if replayed is not None:
+                    return replayed
+            elif reply.outcome == Outcome.UNSETTLED:
+                await self._shards.finish(command.reservation_id, hold.home, _known(reply))
+            elif reply.outcome == Outcome.NETWORK_CHANGED:
+                await self._network.refresh()
+            elif reply.outcome == Outcome.INSUFFICIENT:
+                if reply.contended and not ordered:
+                    ordered = True
+                elif not self._may_replan(command, reply, missing):
+                    break
+            elif reply.outcome not in (
+                Outcome.STALE_ATTEMPT,
+                Outcome.OTHER_PLAN,
+                Outcome.RESOLVED,
+            ):
+                return await self._other_body_or_late(command, digest, reply.outcome, mode)
+        assert reply is not None
+        return self._told(command, reply, mode)
+
+    def _hold(self, command: CreateCommand, digest: str, sourced: SourcedLines) -> Hold:
+        # Microseconds, with the last three digits random: two workers that retry one id at the
+        # same millisecond must not mint the same attempt.
+        attempt = self._clock.now_ms() * 1000 + random.randrange(1000)
+        legs = legs_of(sourced.lines)
+        body = Body(
+            owner_id=command.owner_id,
+            order_reference=command.order_reference,
+            fulfillment_method=command.fulfillment_method,
+            segment=command.segment,
+            network_version=sourced.network_version,
+            lines=sourced.lines,
+        )
+        return Hold(
+            reservation_id=command.reservation_id,
+            home=self._home(command.reservation_id),
+            attempt=attempt,
+            plan_hash=plan_hash(attempt, sourced.lines),
+            ttl_ms=command.ttl_ms,
+            network_version=sourced.network_version,
+            legs=legs,
+            claim=ClaimDraft(digest, command.create_ms, tuple(legs), encode_body(body)),
+        )
+
+    def _may_replan(
+        self, command: CreateCommand, reply: HoldReply, missing: dict[tuple[str, str], int]
+    ) -> bool:
+        """Whether another plan may help, and what it must know: the shard's true ATS where the
+        table still shows more. A line that names its node has no other plan."""
+        named = {(line.sku, line.node_id) for line in command.lines if line.node_id}
+        learned = False
+        for line, shortfall in reply.shortfalls:
+            place = (line.sku, line.node_id)
+            if place in named:
+                return False
+            gone = self._table.ats(line.sku, [line.node_id]) - shortfall.ats
+            if gone > missing.get(place, 0):
+                missing[place] = gone
+                learned = True
+        return learned
+
+    async def _repeat(
+        self, command: CreateCommand, found: HoldReply, mode: DurabilityMode, deadline: Deadline
+    ) -> CreateResult | None:
+        """Answer a retry from the claim's own plan; None when that plan came to nothing."""
+        claim = _known(found)
+        if claim.state != State.PENDING:
+            return await self._granted(command, found, mode, deadline, replayed=True)
+        body = decode_body(claim)
+        again = Hold(
+            reservation_id=command.reservation_id,
+            home=self._home(command.reservation_id),
+            attempt=claim.attempt,
+            plan_hash=claim.plan_hash,
+            ttl_ms=max(1, claim.expire_ms - found.time_ms),
+            network_version=body.network_version,
+            legs=legs_of(body.lines),
+            claim=(),
+        )
+        reply = await self._shards.hold(again, deadline)
+        if reply.outcome == Outcome.DONE:
+            return await self._granted(command, found, mode, deadline, replayed=True)
+        return None
+
+    async def _granted(
+        self,
+        command: CreateCommand,
+        reply: HoldReply,
+        mode: DurabilityMode,
+        deadline: Deadline,
+        *,
+        replayed: bool,
+    ) -> CreateResult:
+        rid, claim = command.reservation_id, _known(reply)
+        if mode is DurabilityMode.RECORDED:
+            home, epoch = self._home(rid), reply.epoch
+            at = Position(claim.epoch, claim.sequence)
+            if claim.state == State.PENDING:
+                noted = await self._shards.settled(rid, home, claim.attempt, deadline)
+                at, epoch = Position(noted.epoch, noted.sequence), noted.epoch
+            await self._watch.wait_durable(home, at, epoch, deadline.left())
+        return CreateResult(
+            outcome=CreateOutcome.HELD,
+            reservation=reservation_of(rid, claim),
+            replayed=replayed,
+            durability=mode,
+        )
+
+    async def _refused(
+        self,
+        command: CreateCommand,
+        digest: str,
+        refusals: tuple[LineOutcome, ...],
+        mode: DurabilityMode,
+        deadline: Deadline,
+    ) -> CreateResult:
+        """A refusal before any shard was asked; unless this is the retry of a granted call, whose
+        answer stands whatever the stock says today."""
+        found = await self._read(command.reservation_id, deadline)
+        if found.claim and found.claim.state != State.ABORTED:
+            if found.claim.body_hash != digest:
+                raise IdempotencyKeyReused("reservation_id", command.reservation_id)
+            reply = HoldReply(
+                outcome=Outcome.EXISTS,
+                claim=found.claim,
+                epoch=found.epoch,
+                time_ms=found.time_ms,
+            )
+            replayed = await self._repeat(command, reply, mode, deadline)
+            if replayed is not None:
+                return replayed
+        lines = all_outcomes(command, refusals)
+        outcome = min(line.outcome for line in lines)
+        return CreateResult(outcome=outcome, lines=lines, durability=mode)
+
+    async def _other_body_or_late(
+        self, command: CreateCommand, digest: str, outcome: Outcome, mode: DurabilityMode
+    ) -> CreateResult:
+        """The key is taken by another body, or older than the window: then the order store may
+        still know the answer, and without one the call is refused, never carried out again."""
+        rid = command.reservation_id
+        if outcome == Outcome.BODY_DIFFERS:
+            raise IdempotencyKeyReused("reservation_id", rid)
+        stored = await self._store.reservation(rid)
+        if stored is None or stored.claim.state == State.ABORTED:
+            raise IdempotencyWindowPassed(
+                "the reservation id was minted longer ago than answers are repeated for; nothing "
+                "was done now",
+                reservation_id=rid,
+            )
+        if stored.claim.body_hash != digest:
+            raise IdempotencyKeyReused("reservation_id", rid)
+        return CreateResult(
+            outcome=CreateOutcome.HELD,
+            reservation=reservation_of(rid, stored.claim),
+            replayed=True,
+            durability=mode,
+        )
+
+    def _told(self, command: CreateCommand, reply: HoldReply, mode: DurabilityMode) -> CreateResult:
+        if reply.outcome == Outcome.INSUFFICIENT:
+            return self._insufficient(command, reply, mode)
+        if reply.outcome in (Outcome.OTHER_PLAN, Outcome.RESOLVED, Outcome.UNSETTLED):
+            lines = tuple(LineOutcome(x.line_id, CreateOutcome.CONTENDED) for x in command.lines)
+            return CreateResult(outcome=CreateOutcome.CONTENDED, lines=lines, durability=mode)
+        raise Unavailable(f"no plan could be held: {reply.outcome.name}; try again")
+
+    def _insufficient(
+        self, command: CreateCommand, reply: HoldReply, mode: DurabilityMode
+    ) -> CreateResult:
+        short = {line.sku: (line.node_id, shortfall) for line, shortfall in reply.shortfalls}
+        refusals = []
+        for line in command.lines:
+            if line.sku in short:
+                node_id, shortfall = short[line.sku]
+                known = shortfall.known or self._table.rows(line.sku) is not None
+                outcome = (
+                    CreateOutcome.CONTENDED
+                    if reply.contended
+                    else CreateOutcome.INSUFFICIENT_STOCK
+                    if known
+                    else CreateOutcome.UNKNOWN_SKU
+                )
+                refusals.append(LineOutcome(line.line_id, outcome, shortfall.ats, node_id))
+        lines = all_outcomes(command, tuple(refusals))
+        return CreateResult(
+            outcome=min(line.outcome for line in lines), lines=lines, durability=mode
+        )
+
+    # -- confirm, release, cancel -----------------------------------------------------------
+
+    async def _transition(
+        self,
+        rid: str,
+        target: State,
+        revision: int,
+        mode: DurabilityMode,
+        deadline: Deadline,
+    ) -> TransitionResult:
+        home = self._home(rid)
+        if target is State.CONFIRMED:
+            reply = await self._shards.confirm(rid, home, revision, deadline)
+        else:
+            reply = await self._shards.let_go(rid, home, target, revision, deadline)
+        if reply.outcome == Outcome.MISSING or reply.state == State.ABORTED:
+            return _late(await self._stored(rid), target, mode)
+        if not reply.claim:
+            raise OutcomeUnknown(f"reservation {rid} is being decided; ask again")
+        reservation = reservation_of(rid, reply.claim)
+        outcome = _transition_outcome(reply, target, reservation.state)
+        if mode is DurabilityMode.RECORDED and outcome <= TransitionOutcome.CANCELLED:
+            at = Position(reply.claim.epoch, reply.claim.sequence)
+            await self._watch.wait_durable(home, at, reply.epoch, deadline.left())
+        return TransitionResult(
+            outcome=outcome,
+            reservation=reservation,
+            replayed=reply.outcome == Outcome.REPEATED,
+            durability=mode,
+        )
+
+    # -- reads ------------------------------------------------------------------------------
+
+    async def _read(self, rid: str, deadline: Deadline) -> StepReply:
+        return (await self._index.read_claims(self._home(rid), [rid], deadline.left()))[0]
+
+    async def _stored(self, rid: str) -> Reservation:
+        """What the order store kept of a reservation that left the index."""
+        stored = await self._store.reservation(rid)
+        if stored is None or stored.claim.state == State.ABORTED:
+            raise NotFound("reservation", rid)
+        return reservation_of(rid, stored.claim)
+
+    def _home(self, rid: str) -> int:
+        return shard_of(rid, self._index.shard_count)
+
+
+_DONE: Mapping[State, TransitionOutcome] = {
+    State.CONFIRMED: TransitionOutcome.CONFIRMED,
+    State.RELEASED: TransitionOutcome.RELEASED,
+    State.CANCELLED: TransitionOutcome.CANCELLED,
+}
+_STANDS: Mapping[State, TransitionOutcome] = {
+    State.HELD: TransitionOutcome.NOT_CONFIRMED,
+    State.CONFIRMED: TransitionOutcome.ALREADY_CONFIRMED,
+    State.RELEASED: TransitionOutcome.ALREADY_RELEASED,
+    State.CANCELLED: TransitionOutcome.ALREADY_CANCELLED,
+    State.EXPIRED: TransitionOutcome.EXPIRED,
+    State.SUPERSEDED: TransitionOutcome.ALREADY_SUPERSEDED,
+    State.FULFILLED: TransitionOutcome.ALREADY_FULFILLED,
+}
+
+
+def _transition_outcome(reply: StepReply, target: State, state: State) -> TransitionOutcome:
+    if reply.outcome == Outcome.REVISION_DIFFERS:
+        return TransitionOutcome.REVISION_MISMATCH
+    if reply.outcome in (Outcome.DONE, Outcome.REPEATED):
+        return _DONE[target]
+    if target is State.CONFIRMED and state is State.HELD:
+        raise PreconditionFailed("another confirm of this reservation is under way; ask again")
+    return _STANDS[state]
+
+
+def _late(reservation: Reservation, target: State, mode: DurabilityMode) -> TransitionResult:
+    """The answer for a reservation that is resolved and has left the index."""
+    if reservation.state is State.HELD:
+        # The order store heard of the hold, and not yet of its end.
+        raise OutcomeUnknown("the order store is behind; ask again")
+    same = reservation.state is target
+    return TransitionResult(
+        outcome=_DONE[target] if same else _STANDS[reservation.state],
+        reservation=reservation,
+        replayed=same,
+        durability=mode,
+    )
+
+
+def _known(reply: HoldReply) -> ClaimRecord:
+    assert reply.claim is not None
+    return reply.claim
+
+
+__all__ = [
+    "CreateCommand",
+    "CreateResult",
+    "Durability",
+    "LineOutcome",
+    "Network",
+    "Reservation",
+    "ReservationLine",
+    "Reservations",
+    "TransitionResult",
+]

@@ -1,0 +1,178 @@
+"""What a claim keeps of a reservation beyond what the shards decide on, and its hashes.
+
+JSON, because the order store reads two of its keys in SQL: ``owner_id`` and ``order_reference``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+
+from promise_svc.domain.network import FulfillmentMethod
+from promise_svc.domain.reach import Address
+from promise_svc.domain.reservation import (
+    TTL_MS_DEFAULT,
+    ClaimRecord,
+    DurabilityMode,
+    LegLine,
+    State,
+)
+
+
+class Allocation(NamedTuple):
+    """Units of one line at one position."""
+
+    node_id: str
+    bucket: str
+    quantity: int
+
+
+class ReservationLine(NamedTuple):
+    """One line and where its units are held. ``shard`` is where the SKU lives."""
+
+    line_id: str
+    sku: str
+    quantity: int
+    shard: int
+    allocations: tuple[Allocation, ...]
+
+
+class RequestedLine(NamedTuple):
+    """Units asked for; the service sources the line where ``node_id`` is empty."""
+
+    line_id: str
+    sku: str
+    quantity: int
+    node_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateCommand:
+    """A reservation asked for. ``reservation_id`` is its idempotency key."""
+
+    reservation_id: str
+    owner_id: str
+    lines: tuple[RequestedLine, ...]
+    fulfillment_method: FulfillmentMethod
+    address: Address | None = None
+    pickup_node_id: str = ""
+    segment: str = ""
+    ttl_ms: int = TTL_MS_DEFAULT
+    create_ms: int = 0
+    """When the caller minted the id, ms since 1970; 0 when it does not say."""
+    order_reference: str = ""
+    durability: DurabilityMode | None = None
+    """None for the server's default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """The resource as callers see it. ``state`` is none of PENDING, PINNED, ABORTED."""
+
+    reservation_id: str
+    owner_id: str
+    state: State
+    revision: int
+    create_ms: int
+    expire_ms: int
+    lines: tuple[ReservationLine, ...]
+    fulfillment_method: FulfillmentMethod
+    segment: str = ""
+    order_reference: str = ""
+
+
+class Body(msgspec.Struct, frozen=True):
+    """The JSON in a claim."""
+
+    owner_id: str
+    order_reference: str
+    fulfillment_method: FulfillmentMethod
+    segment: str
+    network_version: int
+    """Of the plan: legs that are sent again are held to it."""
+    lines: tuple[ReservationLine, ...]
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Body)
+
+
+def encode_body(body: Body) -> str:
+    return _encoder.encode(body).decode()
+
+
+def decode_body(claim: ClaimRecord) -> Body:
+    return _decoder.decode(claim.body)
+
+
+def body_hash(command: CreateCommand) -> str:
+    """128 bits over everything that makes it the same request; when and how surely it is asked
+    for do not."""
+    address = command.address
+    place = (
+        ()
+        if address is None
+        else (
+            address.country,
+            address.postal_code,
+            address.region,
+            address.latitude,
+            address.longitude,
+        )
+    )
+    covered = (
+        command.reservation_id,
+        command.owner_id,
+        command.lines,
+        command.fulfillment_method,
+        place,
+        command.pickup_node_id,
+        command.segment,
+        command.ttl_ms,
+        command.order_reference,
+    )
+    return hashlib.blake2b(_encoder.encode(covered), digest_size=16).hexdigest()
+
+
+def plan_hash(attempt: int, lines: Sequence[ReservationLine]) -> str:
+    """64 bits over one attempt's plan; legs refuse another."""
+    return hashlib.blake2b(_encoder.encode((attempt, lines)), digest_size=8).hexdigest()
+
+
+def legs_of(lines: Sequence[ReservationLine]) -> dict[int, tuple[LegLine, ...]]:
+    """Shard -> what to take there, each position once: repeated lines are summed."""
+    units: dict[int, dict[tuple[str, str, str], int]] = defaultdict(lambda: defaultdict(int))
+    for line in lines:
+        for allocation in line.allocations:
+            place = (line.sku, allocation.node_id, allocation.bucket)
+            units[line.shard][place] += allocation.quantity
+    return {
+        shard: tuple(LegLine(*place, quantity) for place, quantity in sorted(places.items()))
+        for shard, places in sorted(units.items())
+    }
+
+
+_SEEN_AS: Mapping[State, State] = {State.PENDING: State.HELD, State.PINNED: State.HELD}
+
+
+def reservation_of(reservation_id: str, claim: ClaimRecord) -> Reservation:
+    """The resource of a claim. One that is being completed or confirmed still reads HELD."""
+    body = decode_body(claim)
+    state = State(claim.state)
+    return Reservation(
+        reservation_id=reservation_id,
+        owner_id=body.owner_id,
+        state=_SEEN_AS.get(state, state),
+        revision=claim.revision,
+        create_ms=claim.create_ms,
+        expire_ms=claim.expire_ms,
+        lines=body.lines,
+        fulfillment_method=body.fulfillment_method,
+        segment=body.segment,
+        order_reference=body.order_reference,
+    )

@@ -1,0 +1,391 @@
+"""A reservation over several shards: claim at home, legs where the stock is.
+
+One round trip opens the claim and takes all legs; success needs all of them. Every later move is
+decided at home, once, and the legs follow; the resolver finishes what a dead worker left. The
+steps' rules are in ``domain/ledger.py``; here is only their order, and why each crash is safe:
+
+- before any reply to the caller, a claim is PENDING and in its home's open list. The resolver
+  probes the legs, which tombstones those that never came, and then completes or aborts. The
+  tombstones come before the abort: a worker that still waits for its last leg must lose it, or
+  it would acknowledge what was aborted.
+- a confirm pins the claim, then every leg, then decides. Pinned units do not expire, so what was
+  decided can be carried out. The resolver finishes a pinned claim, as its caller wished.
+- what is decided at home is never undone; following is idempotent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from promise_svc.application.ports import AtsIndex
+from promise_svc.application.tasks import Deadline, OwnedTasks
+from promise_svc.domain.reservation import (
+    ClaimDraft,
+    ClaimRecord,
+    CreateStep,
+    FollowStep,
+    LegLine,
+    Outcome,
+    ResolveStep,
+    SettleStep,
+    Shortfall,
+    State,
+    StepReply,
+)
+from promise_svc.errors import InvariantBroken, OutcomeUnknown, PromiseServiceError
+
+_GRANTED = (Outcome.DONE, Outcome.REPEATED)
+_FOLLOWED = (Outcome.DONE, Outcome.REPEATED, Outcome.MISSING)
+
+BACKGROUND_SECONDS = 5.0
+"""Time for what follows a reply; the resolver takes over after that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """One attempt to hold one plan."""
+
+    reservation_id: str
+    home: int
+    attempt: int
+    plan_hash: str
+    ttl_ms: int
+    network_version: int
+    legs: Mapping[int, tuple[LegLine, ...]]
+    """Shard -> lines, each position once."""
+    claim: ClaimDraft | tuple[()]
+    """Empty when an existing claim's legs are sent again."""
+
+    @property
+    def multi(self) -> bool:
+        """Whether claim and legs span more than one shard."""
+        return any(shard != self.home for shard in self.legs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldReply:
+    """What became of a hold. ``outcome`` DONE means every leg is held."""
+
+    outcome: Outcome
+    claim: ClaimRecord | None = None
+    epoch: int = 0
+    """The home shard's epoch when it answered."""
+    time_ms: int = 0
+    shortfalls: tuple[tuple[LegLine, Shortfall], ...] = ()
+    contended: bool = False
+
+
+class SeveralShards:
+    """The protocol's two sides: workers that act for a caller, and the resolver."""
+
+    def __init__(self, index: AtsIndex, tasks: OwnedTasks) -> None:
+        self._index = index
+        self._tasks = tasks
+
+    # -- hold -------------------------------------------------------------------------------
+
+    async def hold(self, hold: Hold, deadline: Deadline, *, ordered: bool = False) -> HoldReply:
+        """Open the claim and take every leg, or nothing.
+
+        In parallel first. ``ordered`` goes shard by shard, which two carts that want the same last
+        units need, once, to let one of them win. Raises OutcomeUnknown when a shard that was sent
+        something does not answer, Unavailable when nothing stands.
+        """
+        replies = await (
+            self._in_order(hold, deadline) if ordered else self._at_once(hold, deadline)
+        )
+        errors = {s: r for s, r in replies.items() if isinstance(r, PromiseServiceError)}
+        answers = {s: r for s, r in replies.items() if isinstance(r, StepReply)}
+        if errors:
+            await self._give_up(hold, answers, errors)
+        home = answers[hold.home]
+        claim = home.claim or None
+        opened = not hold.claim or (claim is not None and claim.attempt == hold.attempt)
+        refused = {s: r for s, r in answers.items() if r.outcome not in _GRANTED}
+        if not refused:
+            if hold.multi:
+                self._tasks.start(self._settle(hold.reservation_id, hold.home, hold.attempt))
+            return HoldReply(
+                outcome=Outcome.DONE, claim=claim, epoch=home.epoch, time_ms=home.time_ms
+            )
+        if opened and hold.multi:
+            await self._abort(hold.reservation_id, hold.home, hold.attempt, hold.legs, deadline)
+        else:
+            taken = [s for s, r in answers.items() if r.outcome == Outcome.DONE]
+            await self._follow(hold.reservation_id, hold.attempt, State.ABORTED, taken, deadline)
+        return _refusal(hold, home, refused)
+
+    async def _at_once(
+        self, hold: Hold, deadline: Deadline
+    ) -> dict[int, StepReply | PromiseServiceError]:
+        shards = sorted({hold.home, *hold.legs}) if hold.claim else sorted(hold.legs)
+        steps = [_step(hold, shard, hold.claim if shard == hold.home else ()) for shard in shards]
+        replies = await asyncio.gather(
+            *(
+                self._index.create(shard, [step], deadline.left())
+                for shard, step in zip(shards, steps, strict=True)
+            ),
+            return_exceptions=True,
+        )
+        by_shard = {shard: _one(reply) for shard, reply in zip(shards, replies, strict=True)}
+        by_shard.setdefault(hold.home, StepReply(Outcome.REPEATED, 0, 0, 0))
+        return by_shard
+
+    async def _in_order(
+        self, hold: Hold, deadline: Deadline
+    ) -> dict[int, StepReply | PromiseServiceError]:
+        """The claim first, so that the resolver knows of every leg that is taken after it."""
+        claim_only = _step(hold, hold.home, hold.claim)._replace(lines=())
+        replies: dict[int, StepReply | PromiseServiceError] = {}
+        opened = await self._create(hold.home, claim_only, deadline)
+        replies[hold.home] = opened
+        if isinstance(opened, PromiseServiceError) or opened.outcome not in _GRANTED:
+            return replies
+        for shard in sorted(hold.legs):
+            reply = await self._create(shard, _step(hold, shard, ()), deadline)
+            if shard != hold.home or isinstance(reply, PromiseServiceError):
+                replies[shard] = reply
+            elif reply.outcome not in _GRANTED:
+                replies[shard] = reply._replace(claim=opened.claim)
+            if isinstance(reply, PromiseServiceError) or reply.outcome not in _GRANTED:
+                break
+        return replies
+
+    async def _create(
+        self, shard: int, step: CreateStep, deadline: Deadline
+    ) -> StepReply | PromiseServiceError:
+        try:
+            return (await self._index.create(shard, [step], deadline.left()))[0]
+        except PromiseServiceError as error:
+            return error
+
+    async def _give_up(
+        self,
+        hold: Hold,
+        answers: Mapping[int, StepReply],
+        errors: Mapping[int, PromiseServiceError],
+    ) -> None:
+        """Raise what the caller must know. Where every shard that may have acted has answered,
+        nothing is left standing; otherwise the resolver, or the caller's retry, finds out."""
+        unknown = [error for error in errors.values() if isinstance(error, OutcomeUnknown)]
+        if unknown:
+            raise unknown[0]
+        taken = [shard for shard, reply in answers.items() if reply.outcome == Outcome.DONE]
+        if taken:
+            grace = Deadline(BACKGROUND_SECONDS)
+            work = (
+                self._abort(hold.reservation_id, hold.home, hold.attempt, taken, grace)
+                if hold.home in answers
+                else self._follow(hold.reservation_id, hold.attempt, State.ABORTED, taken, grace)
+            )
+            self._tasks.start(_quietly(work))
+        raise next(iter(errors.values()))
+
+    async def _abort(
+        self, rid: str, home: int, attempt: int, legs: Iterable[int], deadline: Deadline
+    ) -> None:
+        """Decide ABORTED and let go of the legs, in one round trip.
+
+        In parallel is safe for the worker that drives the attempt: whichever half a crash leaves
+        undone, the other half already keeps the attempt from succeeding.
+        """
+        decided, followed = await asyncio.gather(
+            self._index.resolve(home, [ResolveStep(rid, State.ABORTED, attempt)], deadline.left()),
+            self._follow(rid, attempt, State.ABORTED, legs, deadline),
+            return_exceptions=True,
+        )
+        if followed is True and not isinstance(decided, BaseException):
+            self._tasks.start(self._settle(rid, home, attempt, State.ABORTED))
+
+    # -- decide -----------------------------------------------------------------------------
+
+    async def confirm(self, rid: str, home: int, revision: int, deadline: Deadline) -> StepReply:
+        """Pin every leg, decide once. The reply's outcome is DONE, REPEATED, REFUSED, MISSING or
+        REVISION_DIFFERS, with the claim as it is then."""
+        step = ResolveStep(rid, State.CONFIRMED, 0, revision)
+        reply = (await self._index.resolve(home, [step], deadline.left()))[0]
+        if reply.outcome != Outcome.NEEDS_PINS:
+            return reply
+        return await self._confirm_pinned(rid, home, _claim(reply), deadline)
+
+    async def _confirm_pinned(
+        self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline
+    ) -> StepReply:
+        others = [shard for shard in claim.legs if shard != home]
+        pins = await self._each(rid, claim.attempt, State.PINNED, others, deadline)
+        if all(pin.outcome in _GRANTED for pin in pins):
+            step = ResolveStep(rid, State.CONFIRMED, claim.attempt, 0, 1)
+        elif any(pin.outcome in (Outcome.MISSING, Outcome.OTHER_PLAN) for pin in pins):
+            # Never complete, so never acknowledged: nobody was promised anything.
+            step = ResolveStep(rid, State.ABORTED, claim.attempt)
+        else:
+            step = ResolveStep(rid, State.EXPIRED, claim.attempt)
+        reply = (await self._index.resolve(home, [step], deadline.left()))[0]
+        if reply.outcome == Outcome.NEEDS_FOLLOW:
+            decided = _claim(reply)
+            self._tasks.start(_quietly(self.finish(rid, home, decided)))
+            done = step.target == State.CONFIRMED
+            return reply._replace(outcome=Outcome.DONE if done else Outcome.REFUSED)
+        return reply
+
+    async def let_go(
+        self, rid: str, home: int, target: State, revision: int, deadline: Deadline
+    ) -> StepReply:
+        """Release or cancel. Waits for the legs, so that the units can be sold when the caller
+        hears; a leg that does not answer is the resolver's."""
+        step = ResolveStep(rid, target, 0, revision)
+        reply = (await self._index.resolve(home, [step], deadline.left()))[0]
+        if reply.outcome == Outcome.NEEDS_FOLLOW:
+            claim = _claim(reply)
+            others = [shard for shard in claim.legs if shard != home]
+            if await self._follow(rid, claim.attempt, target, others, deadline):
+                self._tasks.start(self._settle(rid, home, claim.attempt, target))
+            return reply._replace(outcome=Outcome.DONE)
+        return reply
+
+    # -- finish what others left ------------------------------------------------------------
+
+    async def finish(self, rid: str, home: int, claim: ClaimRecord) -> bool:
+        """Bring an unsettled claim to its end; False when a shard did not answer."""
+        deadline = Deadline(BACKGROUND_SECONDS)
+        state = State(claim.state)
+        if state is State.PENDING:
+            return await self._complete_or_abort(rid, home, claim, deadline)
+        if state is State.PINNED:
+            await self._confirm_pinned(rid, home, claim, deadline)
+            return True
+        # A claim opened shard by shard may lack its own home leg: an abort must bar that too.
+        others = [s for s in claim.legs if s != home or state is State.ABORTED]
+        if not await self._follow(rid, claim.attempt, state, others, deadline):
+            return False
+        return await self._settle(rid, home, claim.attempt, state)
+
+    async def legs_stand(self, rid: str, claim: ClaimRecord, deadline: Deadline) -> bool:
+        """Whether every leg of a PENDING claim is held: it is HELD, and not yet noted as such."""
+        replies = await asyncio.gather(
+            *(self._index.read_legs(shard, [rid], deadline.left()) for shard in claim.legs)
+        )
+        legs = [reply[0] for reply in replies]
+        return all(leg and leg.attempt == claim.attempt and leg.state == State.HELD for leg in legs)
+
+    async def settled(self, rid: str, home: int, attempt: int, deadline: Deadline) -> StepReply:
+        """Note that every leg is held, and say where that stands in the shard's history."""
+        step = SettleStep(rid, attempt, State.PENDING)
+        return (await self._index.settle(home, [step], deadline.left()))[0]
+
+    async def _complete_or_abort(
+        self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline
+    ) -> bool:
+        probes = await self._each(rid, claim.attempt, State.PENDING, claim.legs, deadline)
+        held = (State.HELD, State.PINNED, State.CONFIRMED)
+        if all(probe.outcome == Outcome.DONE and probe.state in held for probe in probes):
+            return await self._settle(rid, home, claim.attempt)
+        await self._abort(rid, home, claim.attempt, claim.legs, deadline)
+        return True
+
+    async def _follow(
+        self, rid: str, attempt: int, target: State, shards: Iterable[int], deadline: Deadline
+    ) -> bool:
+        """Let legs follow; False when one did not answer. A leg that contradicts its claim is an
+        InvariantBroken: units would be sold that nobody holds."""
+        try:
+            replies = await self._each(rid, attempt, target, shards, deadline)
+        except InvariantBroken:
+            raise
+        except PromiseServiceError:
+            return False
+        if target == State.CONFIRMED and any(r.outcome not in _GRANTED for r in replies):
+            raise InvariantBroken(f"a leg of confirmed reservation {rid} is not held")
+        if target == State.ABORTED:
+            return all(r.outcome in (*_FOLLOWED, Outcome.OTHER_PLAN) for r in replies)
+        return all(r.outcome in _FOLLOWED for r in replies)
+
+    async def _each(
+        self, rid: str, attempt: int, target: State, shards: Iterable[int], deadline: Deadline
+    ) -> list[StepReply]:
+        step = FollowStep(rid, attempt, target)
+        replies = await asyncio.gather(
+            *(self._index.follow(shard, [step], deadline.left()) for shard in shards)
+        )
+        return [reply[0] for reply in replies]
+
+    async def _settle(
+        self, rid: str, home: int, attempt: int, state: State = State.PENDING
+    ) -> bool:
+        """Off the caller's path; what fails here the resolver does again."""
+        try:
+            step = SettleStep(rid, attempt, state)
+            await self._index.settle(home, [step], BACKGROUND_SECONDS)
+        except PromiseServiceError:
+            return False
+        return True
+
+
+def _step(hold: Hold, shard: int, claim: ClaimDraft | tuple[()]) -> CreateStep:
+    return CreateStep(
+        hold.reservation_id,
+        hold.attempt,
+        hold.plan_hash,
+        hold.ttl_ms,
+        hold.network_version,
+        int(hold.multi),
+        hold.legs.get(shard, ()),
+        claim,
+    )
+
+
+def _refusal(hold: Hold, home: StepReply, refused: Mapping[int, StepReply]) -> HoldReply:
+    """The refusal to tell: the claim's own first, then the network, then plans, then stock."""
+    about_claim = (
+        Outcome.BODY_DIFFERS,
+        Outcome.EXISTS,
+        Outcome.WINDOW_PASSED,
+        Outcome.UNSETTLED,
+        Outcome.STALE_ATTEMPT,
+    )
+    outcomes = {Outcome(reply.outcome) for reply in refused.values()}
+    precedence = (
+        *about_claim,
+        Outcome.NETWORK_CHANGED,
+        Outcome.OTHER_PLAN,
+        Outcome.RESOLVED,
+        Outcome.INSUFFICIENT,
+    )
+    return HoldReply(
+        outcome=next(outcome for outcome in precedence if outcome in outcomes),
+        claim=home.claim or None,
+        epoch=home.epoch,
+        time_ms=home.time_ms,
+        shortfalls=tuple(
+            (hold.legs[shard][shortfall.line_index], shortfall)
+            for shard, reply in sorted(refused.items())
+            for shortfall in reply.shortfalls
+        ),
+        contended=any(reply.contended for reply in refused.values()),
+    )
+
+
+def _claim(reply: StepReply) -> ClaimRecord:
+    if not reply.claim:
+        raise InvariantBroken("a home shard answered about a claim without showing it")
+    return reply.claim
+
+
+def _one(reply: Sequence[StepReply] | BaseException) -> StepReply | PromiseServiceError:
+    if isinstance(reply, PromiseServiceError):
+        return reply
+    if isinstance(reply, BaseException):
+        raise reply
+    return reply[0]
+
+
+async def _quietly(work: object) -> None:
+    """Background work whose failure the resolver makes good."""
+    try:
+        await work  # type: ignore[misc]
+    except InvariantBroken:
+        raise
+    except PromiseServiceError:
+        return

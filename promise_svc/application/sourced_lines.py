@@ -1,0 +1,136 @@
+"""From requested lines to lines with nodes: what a reservation is going to hold, or why not.
+
+Pure but for the snapshot and the table it is given. A line that names its node is held there or
+refused; the others are planned together by the promise search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from promise_svc.application.ports import AtsReader
+from promise_svc.application.promise import PlanRequest, plan
+from promise_svc.application.reservation_body import (
+    Allocation,
+    CreateCommand,
+    RequestedLine,
+    ReservationLine,
+)
+from promise_svc.domain.network import NetworkSnapshot
+from promise_svc.domain.reach import Line, UnfulfilledReason
+from promise_svc.domain.reservation import CreateOutcome
+from promise_svc.hotpath import shard_of
+
+
+class LineOutcome(NamedTuple):
+    """What happened to one line. ``ats`` is -1 where it was not looked at."""
+
+    line_id: str
+    outcome: CreateOutcome
+    ats: int = -1
+    node_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourcedLines:
+    """Lines with nodes, or a refusal a line: one of the two is empty."""
+
+    lines: tuple[ReservationLine, ...] = ()
+    refusals: tuple[LineOutcome, ...] = ()
+    network_version: int
+
+
+_REASONS: Mapping[UnfulfilledReason, CreateOutcome] = {
+    UnfulfilledReason.UNKNOWN_SKU: CreateOutcome.UNKNOWN_SKU,
+    UnfulfilledReason.UNKNOWN_NODE: CreateOutcome.UNKNOWN_NODE,
+    UnfulfilledReason.NODE_OFF: CreateOutcome.NODE_OFF,
+    UnfulfilledReason.METHOD_NOT_OFFERED: CreateOutcome.METHOD_NOT_OFFERED,
+    UnfulfilledReason.NO_LANE: CreateOutcome.NO_LANE,
+    UnfulfilledReason.NO_DATE: CreateOutcome.NO_LANE,
+    UnfulfilledReason.INSUFFICIENT_STOCK: CreateOutcome.INSUFFICIENT_STOCK,
+    UnfulfilledReason.SPLIT_LIMIT: CreateOutcome.INSUFFICIENT_STOCK,
+}
+
+
+def source_lines(
+    snapshot: NetworkSnapshot,
+    table: AtsReader,
+    command: CreateCommand,
+    shard_count: int,
+    now_ms: int,
+    missing: Mapping[tuple[str, str], int],
+) -> SourcedLines:
+    """Nodes for every line. ``missing`` are units (SKU, node) that a shard just said the table
+    still counts and it does not have. InvalidRequest where method and destination do not fit."""
+
+    def shard(sku: str) -> int:
+        return shard_of(snapshot.shard_key(sku), shard_count)
+
+    refusals: list[LineOutcome] = []
+    placed: dict[str, tuple[Allocation, ...]] = {}
+    taken = dict(missing)
+    for line in command.lines:
+        if not line.node_id:
+            continue
+        refusal = _refuse_named(snapshot, command, line)
+        if refusal is not None:
+            refusals.append(LineOutcome(line.line_id, refusal, node_id=line.node_id))
+        place = (line.sku, line.node_id)
+        taken[place] = taken.get(place, 0) + line.quantity
+        placed[line.line_id] = (Allocation(line.node_id, "", line.quantity),)
+    open_lines = tuple(Line(x.line_id, x.sku, x.quantity) for x in command.lines if not x.node_id)
+    if open_lines:
+        planned = plan(
+            snapshot,
+            table,
+            PlanRequest(
+                lines=open_lines,
+                fulfillment_method=command.fulfillment_method,
+                address=command.address,
+                pickup_node_id=command.pickup_node_id,
+                segment=command.segment,
+                order_ms=now_ms,
+                taken=taken,
+            ),
+        )
+        refusals += [
+            LineOutcome(x.line_id, _REASONS[x.reason], -1 if x.ats is None else x.ats)
+            for x in planned.unfulfilled_lines
+        ]
+        for line_id, units in planned.units.items():
+            placed[line_id] = tuple(Allocation(*unit) for unit in units)
+    if refusals:
+        return SourcedLines(refusals=tuple(refusals), network_version=snapshot.version)
+    lines = tuple(
+        ReservationLine(x.line_id, x.sku, x.quantity, shard(x.sku), placed[x.line_id])
+        for x in command.lines
+    )
+    return SourcedLines(lines=lines, network_version=snapshot.version)
+
+
+def all_outcomes(
+    command: CreateCommand, refusals: tuple[LineOutcome, ...]
+) -> tuple[LineOutcome, ...]:
+    """One outcome a line, in request order: lines with nothing against them say so."""
+    told = {refusal.line_id: refusal for refusal in reversed(refusals)}
+    return tuple(
+        told.get(x.line_id, LineOutcome(x.line_id, CreateOutcome.OTHER_LINE_REFUSED))
+        for x in command.lines
+    )
+
+
+def _refuse_named(
+    snapshot: NetworkSnapshot, command: CreateCommand, line: RequestedLine
+) -> CreateOutcome | None:
+    node = snapshot.node(line.node_id)
+    checks: tuple[tuple[CreateOutcome, Callable[[], bool]], ...] = (
+        (CreateOutcome.UNKNOWN_NODE, lambda: node is None),
+        (CreateOutcome.NODE_OFF, lambda: not snapshot.switched_on(line.node_id)),
+        (
+            CreateOutcome.METHOD_NOT_OFFERED,
+            lambda: node is None or node.method(command.fulfillment_method) is None,
+        ),
+    )
+    return next((outcome for outcome, applies in checks if applies()), None)
