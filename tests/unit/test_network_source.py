@@ -163,7 +163,7 @@ async def test_following_survives_failures_and_sees_later_edits() -> None:
         await asyncio.sleep(0.001)
     await source.close()
 
-    assert ("", 1) == (source.problem, source.failure_count)
+    assert (source.problem, source.failure_count) == ("", 1)
 
 
 async def test_checking_names_the_document_and_the_field() -> None:
