@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from promise_svc.application.admission import Priority
 from promise_svc.application.ports import Clock
-from promise_svc.application.reservation import Reservations, TransitionOutcome
+from promise_svc.application.reservation import Reservations
+from promise_svc.domain.reservation import TransitionOutcome
 from promise_svc.rpc.convert.reservation import (
+    TtlLimits,
     create_from,
     create_to,
     get_from,
@@ -29,14 +31,15 @@ class ReservationServicer:
         "CancelReservation": MethodRule(Priority.SETTLE, writes=True),
     }
 
-    def __init__(self, reservations: Reservations, clock: Clock) -> None:
+    def __init__(self, reservations: Reservations, clock: Clock, ttl: TtlLimits) -> None:
         self._reservations = reservations
+        self._ttl = ttl
         self._clock = clock
 
     async def CreateReservation(
         self, request: pb.CreateReservationRequest, call: Call
     ) -> pb.CreateReservationResponse:
-        command = create_from(request, self._clock.now_ms())
+        command = create_from(request, self._clock.now_ms(), self._ttl)
         return create_to(await self._reservations.create(command, call.timeout))
 
     async def GetReservation(

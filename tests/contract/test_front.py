@@ -121,7 +121,7 @@ async def test_a_reply_comes_back_with_the_callers_trace_id(front: Front) -> Non
 
     assert [entry.sku for entry in reply.entries] == ["a", "b"]
     assert dict(await call.trailing_metadata())[TRACE_KEY] == TRACE_ID
-    assert [("OK", "")] == [finish[1:] for finish in front.log.finishes]
+    assert [finish[1:] for finish in front.log.finishes] == [("OK", "")]
 
 
 async def test_a_call_without_trace_gets_a_new_one_each_time(front: Front) -> None:

@@ -102,7 +102,7 @@ async def test_a_call_whose_deadline_has_passed_does_no_work() -> None:
     with pytest.raises(Aborted):
         await guarded(guard, handler)(b"\xff", context)
 
-    assert [] == handler.calls
+    assert handler.calls == []
     assert context.reason == "DEADLINE_EXCEEDED"
 
 
@@ -113,8 +113,8 @@ async def test_a_success_tells_its_trace_id_and_is_counted() -> None:
 
     await guarded(guard, Counted())(b"", context)
 
-    assert {TRACE_KEY: TRACE_ID} == context.trailing
-    assert [("Service/Method", "OK", "")] == log.finishes
+    assert context.trailing == {TRACE_KEY: TRACE_ID}
+    assert log.finishes == [("Service/Method", "OK", "")]
     assert guard.in_flight == 0
 
 
@@ -158,9 +158,9 @@ async def test_a_shed_call_does_no_work() -> None:
     go_on.set()
     await first
 
-    assert [] == handler.calls
+    assert handler.calls == []
     assert context.reason == "OVERLOADED"
-    assert ["SETTLE"] == log.sheds
+    assert log.sheds == ["SETTLE"]
     assert guard.in_flight == 0
 
 
@@ -185,7 +185,7 @@ async def test_the_request_may_decide_its_priority() -> None:
     with pytest.raises(Aborted):
         await guarded(guard, Counted(), rule)(b"", Context())
 
-    assert ["SUPPLY_DOWN"] == log.sheds
+    assert log.sheds == ["SUPPLY_DOWN"]
 
 
 async def test_a_write_whose_caller_went_away_ends_and_its_failure_is_logged() -> None:
@@ -208,8 +208,8 @@ async def test_a_write_whose_caller_went_away_ends_and_its_failure_is_logged() -
     go_on.set()
     await guard.settle(5)
     assert guard.in_flight == 0
-    assert ["UNAVAILABLE"] == [failure.reason for failure in log.failures]
-    assert [("CANCELLED", "CANCELLED")] == [finish[1:] for finish in log.finishes]
+    assert [failure.reason for failure in log.failures] == ["UNAVAILABLE"]
+    assert [finish[1:] for finish in log.finishes] == [("CANCELLED", "CANCELLED")]
 
 
 async def test_settling_cuts_off_work_that_does_not_end() -> None:

@@ -75,7 +75,7 @@ def test_metadata_and_trace_id_go_with_the_reason() -> None:
     info = ErrorInfo()
     status_of(errors.NotFound("node", "n-1"), "t" * 32).details[0].Unpack(info)
 
-    assert {"kind": "node", "name": "n-1", "trace_id": "t" * 32} == dict(info.metadata)
+    assert dict(info.metadata) == {"kind": "node", "name": "n-1", "trace_id": "t" * 32}
 
 
 def test_a_fault_keeps_its_text_and_metadata_to_itself() -> None:

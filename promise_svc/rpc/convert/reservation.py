@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple, TypeVar
 
 from promise_svc.application.reservation import (
-    CreateCommand,
-    CreateOutcome,
     CreateResult,
     LineOutcome,
-    RequestedLine,
     Reservation,
     ReservationLine,
-    TransitionOutcome,
     TransitionResult,
 )
+from promise_svc.application.reservation_body import CreateCommand, RequestedLine
 from promise_svc.domain.network import FulfillmentMethod
 from promise_svc.domain.reach import Address
 from promise_svc.domain.reservation import (
@@ -22,8 +19,10 @@ from promise_svc.domain.reservation import (
     TTL_MS_DEFAULT,
     TTL_MS_MAX,
     TTL_MS_MIN,
+    CreateOutcome,
     DurabilityMode,
     State,
+    TransitionOutcome,
 )
 from promise_svc.rpc.convert.fields import Fields
 from promise_svc.rpc.convert.types import (
@@ -43,9 +42,6 @@ CREATE_AHEAD_MS_MAX = 5 * 60_000
 REVISION_MAX = 2**31 - 1
 
 _STATES = {
-    # What has not been acknowledged, or is being confirmed, is still a hold to everybody.
-    State.PENDING: pb.Reservation.STATE_HELD,
-    State.PINNED: pb.Reservation.STATE_HELD,
     State.HELD: pb.Reservation.STATE_HELD,
     State.CONFIRMED: pb.Reservation.STATE_CONFIRMED,
     State.RELEASED: pb.Reservation.STATE_RELEASED,
@@ -54,10 +50,7 @@ _STATES = {
     State.SUPERSEDED: pb.Reservation.STATE_SUPERSEDED,
     State.FULFILLED: pb.Reservation.STATE_FULFILLED,
 }
-_OFFERED = {
-    int(mode): mode
-    for mode in (DurabilityMode.MEMORY, DurabilityMode.FSYNC, DurabilityMode.RECORDED)
-}
+_MODES = {int(mode): mode for mode in DurabilityMode}
 
 ReplyT = TypeVar(
     "ReplyT",
@@ -75,14 +68,21 @@ class TransitionValues(NamedTuple):
     durability: DurabilityMode | None
 
 
-def create_from(request: pb.CreateReservationRequest, now_ms: int) -> CreateCommand:
+class TtlLimits(NamedTuple):
+    """How long holds live here."""
+
+    default_ms: int = TTL_MS_DEFAULT
+    max_ms: int = TTL_MS_MAX
+
+
+def create_from(request: pb.CreateReservationRequest, now_ms: int, ttl: TtlLimits) -> CreateCommand:
     """The values of a hold to take."""
     fields = Fields()
     lines = _lines_from(fields, request)
-    destination, pickup_node_id = _destination_from(fields, request)
-    ttl_ms = TTL_MS_DEFAULT
+    address, pickup_node_id = _destination_from(fields, request)
+    ttl_ms = ttl.default_ms
     if request.HasField("ttl"):
-        ttl_ms = fields.duration_ms("ttl", request.ttl, TTL_MS_MIN, TTL_MS_MAX)
+        ttl_ms = fields.duration_ms("ttl", request.ttl, TTL_MS_MIN, ttl.max_ms)
     create_ms = 0
     if request.HasField("create_time"):
         latest_ms = now_ms + CREATE_AHEAD_MS_MAX
@@ -91,8 +91,8 @@ def create_from(request: pb.CreateReservationRequest, now_ms: int) -> CreateComm
         reservation_id=fields.id("reservation_id", request.reservation_id),
         owner_id=fields.id("owner_id", request.owner_id),
         lines=lines,
-        method=_method_from(fields, request),
-        destination=destination,
+        fulfillment_method=_method_from(fields, request),
+        address=address,
         pickup_node_id=pickup_node_id,
         segment=fields.id("segment", request.segment, optional=True),
         ttl_ms=ttl_ms,
@@ -149,14 +149,8 @@ def _method_from(fields: Fields, request: pb.CreateReservationRequest) -> Fulfil
 
 
 def _durability_from(fields: Fields, number: int) -> DurabilityMode | None:
-    if number == 0:
-        return None
-    if number == DurabilityMode.REPLICATED:
-        fields.complain(
-            "durability_mode", "DURABILITY_MODE_NOT_OFFERED", "needs two replicas of each shard"
-        )
-        return None
-    return fields.enum("durability_mode", number, _OFFERED)
+    """None for the server's default. Whether a mode is offered, the use case knows."""
+    return None if number == 0 else fields.enum("durability_mode", number, _MODES)
 
 
 def get_from(request: pb.GetReservationRequest) -> str:
@@ -184,13 +178,21 @@ def transition_from(
 
 
 def create_to(result: CreateResult) -> pb.CreateReservationResponse:
-    held = result.outcome is CreateOutcome.HELD
+    reservation = result.reservation
+    if result.outcome is not CreateOutcome.HELD or reservation is None:
+        return pb.CreateReservationResponse(
+            outcome=number_of(result.outcome),
+            line_outcomes=[_line_outcome_to(line) for line in result.lines],
+        )
+    held = number_of(CreateOutcome.HELD)
     return pb.CreateReservationResponse(
-        outcome=number_of(result.outcome),
-        reservation=None if result.reservation is None else reservation_to(result.reservation),
-        line_outcomes=[_line_outcome_to(line) for line in result.lines],
+        outcome=held,
+        reservation=reservation_to(reservation),
+        line_outcomes=[
+            pb.LineOutcome(line_id=line.line_id, outcome=held) for line in reservation.lines
+        ],
         replayed=result.replayed,
-        durability_mode=number_of(result.durability if held else 0),
+        durability_mode=number_of(result.durability),
     )
 
 
@@ -200,6 +202,7 @@ def _line_outcome_to(line: LineOutcome) -> pb.LineOutcome:
         line_id=line.line_id,
         outcome=number_of(line.outcome),
         ats=line.ats if short else None,
+        node_id=line.node_id,
     )
 
 
@@ -227,7 +230,7 @@ def reservation_to(reservation: Reservation) -> pb.Reservation:
         state=_STATES[State(reservation.state)],
         revision=reservation.revision,
         lines=[_line_to(line) for line in reservation.lines],
-        fulfillment_method=METHOD_NUMBERS[reservation.method],
+        fulfillment_method=METHOD_NUMBERS[reservation.fulfillment_method],
         segment=reservation.segment,
         order_reference=reservation.order_reference,
         create_time=timestamp_to(reservation.create_ms),
