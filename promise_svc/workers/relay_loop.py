@@ -45,7 +45,7 @@ class RelayLoop:
         shard_count: int,
         observer: LoopObserver,
         *,
-        concurrency: int = 4,
+        concurrency: int = 16,
         poll_seconds: float = POLL_SECONDS,
         jitter: random.Random | None = None,
     ) -> None:
