@@ -1,0 +1,43 @@
+"""Names of metrics, log fields and trace headers; no library calls for them elsewhere.
+
+Use cases and loops say what they need told in a Protocol of their own (``RelayObserver``,
+``FeedObserver`` ...); the classes here fulfill those, and ``bootstrap`` hands them in. So nothing
+below the composition root imports this package but for the trace id.
+"""
+
+from promise_svc.telemetry.endpoint import MetricsEndpoint
+from promise_svc.telemetry.logs import EventLog, configure_logs
+from promise_svc.telemetry.metrics import (
+    CallMetrics,
+    FeedMetrics,
+    IndexMetrics,
+    LoopMetrics,
+    Metrics,
+    RelayMetrics,
+)
+from promise_svc.telemetry.relay_lag import RelayLag
+from promise_svc.telemetry.trace import (
+    TraceParent,
+    current_trace_id,
+    format_traceparent,
+    new_trace_id,
+    parse_traceparent,
+)
+
+__all__ = [
+    "CallMetrics",
+    "EventLog",
+    "FeedMetrics",
+    "IndexMetrics",
+    "LoopMetrics",
+    "Metrics",
+    "MetricsEndpoint",
+    "RelayLag",
+    "RelayMetrics",
+    "TraceParent",
+    "configure_logs",
+    "current_trace_id",
+    "format_traceparent",
+    "new_trace_id",
+    "parse_traceparent",
+]

@@ -1,0 +1,117 @@
+"""Structured logs: one JSON object a line, with time, level, event, trace id and known fields."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+from typing import Any, TextIO, TypedDict, Unpack
+
+from promise_svc.telemetry.trace import current_trace_id
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
+"""User and password inside a URL, the one way a secret finds into a text of ours."""
+
+_FIELDS = "promise_fields"
+
+
+class LogFields(TypedDict, total=False):
+    """All fields a log line may have, so that a field means one thing everywhere."""
+
+    shard: int
+    epoch: int
+    sequence: int
+    method: str
+    code: str
+    reason: str
+    error: str
+    source: str
+    loop: str
+    engine: str
+    url: str
+    address: str
+    version: str
+    compiled: bool
+    reservation_id: str
+    sku: str
+    node_id: str
+    event_count: int
+    position_count: int
+    drift_count: int
+    seconds: float
+    attempt: int
+    trace_id: str
+    """Only where the line is about another call than the present one."""
+
+
+class EventLog:
+    """Writes log lines. ``event`` is a short constant sentence: what varies goes into fields."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, event: str, **fields: Unpack[LogFields]) -> None:
+        self._write(logging.DEBUG, event, fields)
+
+    def info(self, event: str, **fields: Unpack[LogFields]) -> None:
+        self._write(logging.INFO, event, fields)
+
+    def warning(self, event: str, **fields: Unpack[LogFields]) -> None:
+        """Something is wrong that heals itself, or that somebody should know."""
+        self._write(logging.WARNING, event, fields)
+
+    def error(
+        self, event: str, exception: BaseException | None = None, **fields: Unpack[LogFields]
+    ) -> None:
+        """Somebody must look; ``exception`` adds its traceback."""
+        self._write(logging.ERROR, event, fields, exception)
+
+    def _write(
+        self,
+        level: int,
+        event: str,
+        fields: LogFields,
+        exception: BaseException | None = None,
+    ) -> None:
+        if self._logger.isEnabledFor(level):
+            self._logger.log(level, "%s", event, exc_info=exception, extra={_FIELDS: fields})
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats any record, those of libraries included; never raises for what a field holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            "logger": record.name,
+        }
+        trace_id = current_trace_id.get()
+        if trace_id:
+            line["trace_id"] = trace_id
+        line.update(getattr(record, _FIELDS, {}))
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps({key: _scrub(value) for key, value in line.items()}, default=_described)
+
+
+def configure_logs(level: str = "INFO", stream: TextIO | None = None) -> None:
+    """Send all logs of this process to ``stream`` (stderr) as JSON lines. ValueError for an unknown
+    level. Call once, at start."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.setLevel(level)
+    root.handlers[:] = [handler]
+    logging.captureWarnings(True)
+
+
+def _scrub(value: object) -> object:
+    return _CREDENTIALS.sub("***@", value) if isinstance(value, str) else value
+
+
+def _described(value: object) -> object:
+    return _scrub(str(value))

@@ -1,0 +1,293 @@
+"""Every metric of the service, by name, and the observers that feed them.
+
+Labels come from closed sets (methods, codes, reasons, loops): no SKU, shard or caller is a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from promise_svc.telemetry.logs import EventLog
+
+LATENCY_BUCKETS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10,
+)  # fmt: skip
+"""Seconds: from a table read to the longest deadline."""
+
+FAULTS = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS"})
+"""gRPC codes that mean we are wrong."""
+
+
+class Metrics:
+    """One registry a process, with one observer for each part that tells it something."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        self.calls = CallMetrics(self.registry)
+        self.relay = RelayMetrics(self.registry)
+        self.feed = FeedMetrics(self.registry)
+        self.index = IndexMetrics(self.registry)
+        self._loop_failures = Counter(
+            "promise_loop_failures_total",
+            "Tries of a background loop that failed and will be repeated",
+            ["loop", "reason"],
+            registry=self.registry,
+        )
+        self._loop_stops = Counter(
+            "promise_loop_stopped_shards_total",
+            "Shards a background loop has left alone until somebody looks",
+            ["loop", "reason"],
+            registry=self.registry,
+        )
+        self._build = Gauge(
+            "promise_build_info",
+            "1; compiled is false where the slow specifications run",
+            ["version", "compiled"],
+            registry=self.registry,
+        )
+
+    def loop(self, name: str) -> LoopMetrics:
+        """The observer of one background loop."""
+        return LoopMetrics(name, self._loop_failures, self._loop_stops)
+
+    def describe(self, version: str, compiled: bool) -> None:
+        """Say what runs."""
+        self._build.labels(version, str(compiled).lower()).set(1)
+
+
+class CallMetrics:
+    """Calls at the front door."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._log = EventLog("promise_svc.calls")
+        self._calls = Counter(
+            "promise_calls_total",
+            "Calls ended, by method and outcome (gRPC code)",
+            ["method", "outcome", "reason"],
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "promise_call_seconds",
+            "Time from the call's arrival to its reply",
+            ["method"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self._in_flight = Gauge(
+            "promise_calls_in_flight", "Calls being worked on", ["method"], registry=registry
+        )
+        self._clamped = Counter(
+            "promise_deadlines_clamped_total",
+            "Calls without a deadline, or with one beyond the server's maximum",
+            ["method"],
+            registry=registry,
+        )
+        self._shed = Counter(
+            "promise_calls_shed_total",
+            "Calls refused early by admission",
+            ["method", "priority"],
+            registry=registry,
+        )
+
+    def started(self, method: str) -> None:
+        self._in_flight.labels(method).inc()
+
+    def finished(self, method: str, code: str, reason: str, seconds: float) -> None:
+        self._in_flight.labels(method).dec()
+        self._calls.labels(method, code, reason).inc()
+        self._seconds.labels(method).observe(seconds)
+
+    def clamped(self, method: str) -> None:
+        self._clamped.labels(method).inc()
+
+    def shed(self, method: str, priority: str) -> None:
+        self._shed.labels(method, priority).inc()
+
+    def failed(
+        self, method: str, code: str, reason: str, trace_id: str, error: BaseException
+    ) -> None:
+        """Log what ended in an error: faults of ours with their traceback, the rest for debugging
+        only, because a caller's mistakes must not fill our disk."""
+        if code in FAULTS:
+            self._log.error(
+                "call failed", error, method=method, code=code, reason=reason, trace_id=trace_id
+            )
+        else:
+            self._log.debug(
+                "call refused",
+                method=method,
+                code=code,
+                reason=reason,
+                trace_id=trace_id,
+                error=str(error),
+            )
+
+
+class RelayMetrics:
+    """Outbox to order store."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._log = EventLog("promise_svc.relay")
+        self._carried = Counter(
+            "promise_relay_events_total", "Events written to the order store", registry=registry
+        )
+        self._fenced = Counter(
+            "promise_relay_fenced_total", "Appends another relay had done first", registry=registry
+        )
+        self._alarms = Counter(
+            "promise_alarms_total",
+            "Forks and gaps in a shard's history: somebody must look",
+            ["reason"],
+            registry=registry,
+        )
+        self._lag_events = Gauge(
+            "promise_relay_lag_events", "Events of all shards not durable yet", registry=registry
+        )
+        self._lag_seconds = Gauge(
+            "promise_relay_lag_seconds",
+            "Age of the oldest event of any shard that is not durable yet",
+            registry=registry,
+        )
+
+    def carried(self, shard: int, event_count: int, newest_ms: int) -> None:
+        self._carried.inc(event_count)
+
+    def fenced(self, shard: int) -> None:
+        self._fenced.inc()
+
+    def alarmed(self, shard: int, error: Exception) -> None:
+        reason = getattr(error, "reason", "INTERNAL")
+        self._alarms.labels(reason).inc()
+        self._log.error("shard history broken", error, shard=shard, reason=reason)
+
+    def watch(self, event_count: Callable[[], float], seconds: Callable[[], float]) -> None:
+        """Ask these whenever somebody scrapes."""
+        self._lag_events.set_function(event_count)
+        self._lag_seconds.set_function(seconds)
+
+
+class FeedMetrics:
+    """The ATS table and its feed."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._loads = Counter(
+            "promise_table_loads_total",
+            "Shards loaded into the ATS table",
+            ["source"],
+            registry=registry,
+        )
+        self._gaps = Counter(
+            "promise_feed_gaps_total", "Messages found missing and asked for", registry=registry
+        )
+        self._failures = Counter(
+            "promise_feed_failures_total",
+            "Tries to catch up with a shard that failed",
+            ["reason"],
+            registry=registry,
+        )
+        self._dropped = Counter(
+            "promise_feed_dropped_total", "Messages given up; reads made up", registry=registry
+        )
+        self._age = Gauge(
+            "promise_table_age_seconds",
+            "Age of the ATS table's stalest shard; +Inf while one was never followed",
+            registry=registry,
+        )
+        self._counts = {
+            name: Gauge(f"promise_table_{name}", f"ATS table: {name}", registry=registry)
+            for name in ("skus", "positions", "bytes")
+        }
+        self._catching_up = Gauge(
+            "promise_feed_catching_up_shards", "Shards not level at the moment", registry=registry
+        )
+
+    def loaded(self, shard: int, source: str) -> None:
+        self._loads.labels(source).inc()
+
+    def gap(self, shard: int) -> None:
+        self._gaps.inc()
+
+    def failed(self, shard: int, reason: str) -> None:
+        self._failures.labels(reason).inc()
+
+    def dropped(self, shard: int, news_count: int) -> None:
+        self._dropped.inc(news_count)
+
+    def watch(
+        self,
+        *,
+        oldest_time_ms: Callable[[], int],
+        now_ms: Callable[[], int],
+        counts: Callable[[], tuple[int, int, int]],
+        catching_up_count: Callable[[], int],
+    ) -> None:
+        """Ask these whenever somebody scrapes; ``counts`` are SKUs, positions, bytes."""
+
+        def age() -> float:
+            oldest = oldest_time_ms()
+            return max(0, now_ms() - oldest) / 1000 if oldest else float("inf")
+
+        self._age.set_function(age)
+        self._catching_up.set_function(catching_up_count)
+
+        def count(index: int) -> float:
+            return counts()[index]
+
+        for index, gauge in enumerate(self._counts.values()):
+            gauge.set_function(partial(count, index))
+
+
+class IndexMetrics:
+    """What the loops found and did in the index."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._resolved = Counter(
+            "promise_open_claims_resolved_total",
+            "Claims finished or aborted by the resolver",
+            ["state"],
+            registry=registry,
+        )
+        self._expired = Counter(
+            "promise_holds_expired_total", "Holds swept after their time", registry=registry
+        )
+        self._takeovers = Counter(
+            "promise_takeovers_total", "Shards taken over under a new epoch", registry=registry
+        )
+        self._drift = Gauge(
+            "promise_drift_positions",
+            "Positions in which index and order store disagreed at the last comparison",
+            registry=registry,
+        )
+
+    def resolved(self, state: str, claim_count: int = 1) -> None:
+        """``state`` is the claim's state after it, by name."""
+        self._resolved.labels(state).inc(claim_count)
+
+    def expired(self, hold_count: int) -> None:
+        self._expired.inc(hold_count)
+
+    def taken_over(self, shard: int) -> None:
+        self._takeovers.inc()
+
+    def compared(self, drift_count: int) -> None:
+        self._drift.set(drift_count)
+
+
+class LoopMetrics:
+    """One background loop."""
+
+    def __init__(self, name: str, failures: Counter, stops: Counter) -> None:
+        self._log = EventLog(f"promise_svc.{name}")
+        self._name = name
+        self._failures = failures
+        self._stops = stops
+
+    def failed(self, shard: int, reason: str) -> None:
+        self._failures.labels(self._name, reason).inc()
+
+    def stopped(self, shard: int, reason: str) -> None:
+        self._stops.labels(self._name, reason).inc()
+        self._log.error("shard left alone", shard=shard, loop=self._name, reason=reason)
