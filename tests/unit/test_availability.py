@@ -338,6 +338,15 @@ async def test_an_unknown_sku_is_an_outcome_of_its_line(world: World) -> None:
     assert not reply.nodes[0].complete
 
 
+async def test_inbound_stock_cannot_be_collected(world: World) -> None:
+    """It is not there yet."""
+    world.table.put("S", "A", 9, bucket="po-1")
+
+    reply = await world.finder.find(pickup(), timeout=1.0)
+
+    assert (reply.nodes[0].lines[0].ats, reply.nodes[0].complete) == (0, False)
+
+
 async def test_radius_and_limit_bound_the_search(world: World) -> None:
     """B is 11.1 km away."""
     narrow = await world.finder.find(pickup(radius_meters=11_000), timeout=1.0)

@@ -186,9 +186,9 @@ async def test_inbound_and_withheld_stock_is_not_promised(world: World) -> None:
     world.table.put("S", "DC2", 9, held=3, committed=3, safety_stock=2)
 
     assert (await world.promise(cart(("S", 1)))).outcome is PromiseOutcome.COMPLETE
-    assert refusals(
-        await world.promise(cart(("S", 2)))
-    ) == [("1", UnfulfilledReason.INSUFFICIENT_STOCK, 1)]
+    assert refusals(await world.promise(cart(("S", 2)))) == [
+        ("1", UnfulfilledReason.INSUFFICIENT_STOCK, 1)
+    ]
 
 
 async def test_a_drop_ship_vendor_sends_with_its_own_handling(world: World) -> None:
@@ -227,6 +227,18 @@ async def test_services_are_options_earliest_first(world: World) -> None:
     assert [option.latest_delivery_date for option in both.options] == [MONDAY, TUESDAY]
 
 
+async def test_a_lanes_own_base_cost_wins_over_the_services(world: World) -> None:
+    """3 kg at one a kilogram stay; two replaces five. Costs round up to a whole millionth."""
+    world.table.put("S", "DC1", 2)
+    world.add(a_lane("DC1", "ground", (1, 2), base=2_000_000))
+    cheaper = await world.promise(cart(("S", 2)))
+    world.add(a_service("ground", base=5, kilogram=1))
+    rounded = await world.promise(cart(("S", 1)))
+
+    assert cheaper.options[0].total_cost_micros == 5_000_000
+    assert rounded.options[0].total_cost_micros == 2_000_002
+
+
 async def test_with_too_few_options_allowed_the_earliest_of_all_stays_in(world: World) -> None:
     """Best is one late shipment; the split that arrives first is not cut off."""
     world.table.put("S", "DC1", 1)
@@ -236,9 +248,10 @@ async def test_with_too_few_options_allowed_the_earliest_of_all_stays_in(world: 
 
     reply = await world.promise(cart(("S", 2), max_options=2))
 
-    assert [
-        [shipment.node_id for shipment in option.shipments] for option in reply.options
-    ] == [["VENDOR"], ["DC1", "DC2"]]
+    assert [[shipment.node_id for shipment in option.shipments] for option in reply.options] == [
+        ["VENDOR"],
+        ["DC1", "DC2"],
+    ]
 
 
 async def test_the_same_request_gets_the_same_answer(world: World) -> None:
@@ -351,9 +364,9 @@ async def test_a_method_that_does_not_fit_or_is_not_built_is_refused_by_field(
     with pytest.raises(InvalidRequest) as caught:
         await world.promise(cart(("S", 1), fulfillment_methods=(method,), **change))
 
-    assert [
-        (violation.field, violation.reason) for violation in caught.value.violations
-    ] == [("fulfillment_methods[0]", "METHOD_NOT_SUPPORTED")]
+    assert [(violation.field, violation.reason) for violation in caught.value.violations] == [
+        ("fulfillment_methods[0]", "METHOD_NOT_SUPPORTED")
+    ]
 
 
 def wants(*lines: tuple[str, int], **changes: object) -> PlanRequest:
@@ -395,9 +408,9 @@ def test_a_plan_is_for_all_lines_or_for_none(world: World) -> None:
     planned = plan(world.snapshot, world.table, wants(("S", 2), ("T", 1)))
 
     assert planned.units == {}
-    assert [
-        (line.line_id, line.reason, line.ats or 0) for line in planned.unfulfilled_lines
-    ] == [("2", UnfulfilledReason.INSUFFICIENT_STOCK, 0)]
+    assert [(line.line_id, line.reason, line.ats or 0) for line in planned.unfulfilled_lines] == [
+        ("2", UnfulfilledReason.INSUFFICIENT_STOCK, 0)
+    ]
 
 
 def test_units_the_reservation_takes_by_name_are_gone_for_the_plan(world: World) -> None:

@@ -73,6 +73,16 @@ def test_full_ties_go_to_the_smallest_id_whatever_the_input_order() -> None:
     assert list(sent(best_plan(wants(1), nodes[::-1], max_shipments=1))) == ["A"]
 
 
+def test_a_nearer_pair_is_found_where_greedy_starts_with_the_fuller_node() -> None:
+    """Same count, date and cost: only distance decides."""
+    a, b = node("A", 2, 1, meters=10), node("B", 0, 1, meters=10)
+    c, d = node("C", 1, 1, meters=1), node("D", 1, 1, meters=1)
+
+    plan = best_plan(wants(2, 2), (a, b, c, d), max_shipments=2)
+
+    assert list(sent(plan)) == ["C", "D"]
+
+
 def test_weight_goes_to_the_lowest_cost_per_kilogram() -> None:
     """Both nodes are needed; the cheap one sends all it has."""
     dear, cheap = node("A", 3, at=(option(kilogram=9),)), node("B", 3, at=(option(kilogram=1),))
