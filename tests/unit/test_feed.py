@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from promise_svc.adapters.ats_table import catch_up
 from promise_svc.adapters.ats_table import feed as feed_module
 from promise_svc.adapters.ats_table.feed import AtsFeed
 from promise_svc.adapters.ats_table.table import AtsTable
@@ -271,6 +272,18 @@ async def test_a_lost_message_is_filled_from_the_outbox(rig: Rig) -> None:
 
     rig.assert_level()
     assert rig.observed.gap_count == 1
+    assert rig.observed.sources == ["order_store"]
+
+
+async def test_a_gap_of_many_batches_is_filled_without_a_resync(rig: Rig) -> None:
+    """The outbox is read to its end, batch by batch."""
+    world = await started(rig)
+    for value in range(catch_up.OUTBOX_BATCH * 2 + 1):
+        world.write(image(value), announce=False)
+    world.heartbeat()
+    await rig.settle()
+
+    rig.assert_level()
     assert rig.observed.sources == ["order_store"]
 
 

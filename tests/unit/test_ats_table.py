@@ -1,0 +1,132 @@
+"""The ATS table as the use cases and the feed see it, compiled and in pure mode."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from promise_svc.adapters.ats_table.table import AtsTable
+from promise_svc.application.ports import AtsRow
+from promise_svc.domain.events import PositionImage
+from promise_svc.domain.inventory import StockPosition
+from promise_svc.domain.sharding import START, Position, shard_of
+from promise_svc.hotpath import COMPILED
+
+SHARD_COUNT = 4
+ROOT = Path(__file__).parents[2]
+
+PURE_CHECK = """
+from promise_svc import hotpath
+from promise_svc.adapters.ats_table.table import AtsTable
+from promise_svc.domain import ats_table, sharding
+assert hotpath.COMPILED is False
+assert hotpath.stable_hash is sharding.stable_hash
+assert type(AtsTable(4)._core) is ats_table.AtsTable
+import sys
+assert not [name for name in sys.modules if name.startswith("native")]
+"""
+
+ABSENT_CHECK = """
+import sys
+sys.modules["native._sharding"] = None
+try:
+    import promise_svc.hotpath
+except ImportError as error:
+    assert "make setup" in str(error) and "PROMISE_PURE_PYTHON=1" in str(error)
+else:
+    raise SystemExit("a missing extension went unnoticed")
+"""
+
+
+@pytest.fixture
+def table() -> AtsTable:
+    return AtsTable(SHARD_COUNT)
+
+
+def image(sku: str, node_id: str, bucket: str = "", **counters: int) -> PositionImage:
+    return PositionImage(sku, node_id, bucket, StockPosition(**counters))
+
+
+def load(table: AtsTable, *images: PositionImage) -> None:
+    for shard in range(SHARD_COUNT):
+        mine = [one for one in images if shard_of(one.sku, SHARD_COUNT) == shard]
+        table.load(shard, Position(1, 5), 1_000 + shard, mine)
+
+
+def test_rows_and_ats_of_a_loaded_sku(table: AtsTable) -> None:
+    """Rows carry the counters; ATS leaves out inbound, held, committed and safety stock."""
+    load(
+        table,
+        image("a", "n1", on_hand=10, committed=1, held=2, safety_stock=3),
+        image("a", "n2", on_hand=5),
+        image("a", "n2", "po-1", on_hand=100),
+        image("b", "n1", on_hand=1, held=9),
+    )
+
+    rows = table.rows("a")
+    assert rows is not None
+    assert set(rows) == {
+        AtsRow("n1", "", 10, 1, 2, 3),
+        AtsRow("n2", "", 5, 0, 0, 0),
+        AtsRow("n2", "po-1", 100, 0, 0, 0),
+    }
+    assert table.ats("a") == 9
+    assert table.ats("a", ["n1"]) == 4
+    assert table.ats_many(["b", "a", "unknown"], "n2") == [0, 5, 0]
+    assert table.ats("b") == 0
+
+
+def test_an_unknown_sku_has_no_rows_and_no_ats(table: AtsTable) -> None:
+    """None, not an empty list: never had a position differs from sold out."""
+    load(table, image("a", "n1"))
+
+    assert table.rows("unknown") is None
+    assert table.ats("unknown") == 0
+    assert table.rows("a") == [AtsRow("n1", "", 0, 0, 0, 0)]
+
+
+def test_the_age_is_that_of_the_skus_shard(table: AtsTable) -> None:
+    """(START, 0) before any load, then the point and time of the SKU's own shard."""
+    assert table.as_of("a") == (START, 0)
+    assert table.oldest_time_ms() == 0
+
+    load(table, image("a", "n1"))
+    shard = shard_of("a", SHARD_COUNT)
+    table.apply(shard, Position(2, 1), 9_000, [])
+
+    assert table.as_of("a") == (Position(2, 1), 9_000)
+    assert table.at(shard) == Position(2, 1)
+    others = [other for other in range(SHARD_COUNT) if other != shard]
+    assert table.oldest_time_ms() == 1_000 + min(others)
+
+
+def test_counts_follow_what_is_loaded(table: AtsTable) -> None:
+    """SKUs, positions and bytes, for the metrics."""
+    load(table, image("a", "n1"), image("a", "n2"), image("b", "n1"))
+
+    skus, positions, size = table.counts()
+
+    assert (skus, positions) == (2, 3)
+    assert (size > 0) == COMPILED
+
+
+@pytest.mark.parametrize(
+    ("check", "pure"), [(PURE_CHECK, "1"), (ABSENT_CHECK, "")], ids=["pure mode", "not built"]
+)
+def test_the_door_to_native_is_explicit(check: str, pure: str) -> None:
+    """Pure mode loads nothing compiled; without it, a missing extension stops the process."""
+    environment = {**os.environ, "PROMISE_PURE_PYTHON": pure}
+    done = subprocess.run(
+        [sys.executable, "-c", check],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
