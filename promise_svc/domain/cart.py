@@ -143,7 +143,10 @@ class _CartSourcing:
         """A plan told by lines, with dates and costs."""
         missing = {line.line_id: line.quantity for line in lines}
         demands = self._demands(lines)
-        shipments = [self._shipment(s, demands, lines, missing) for s in plan.shipments]
+        by_sku: dict[str, list[Line]] = {}
+        for line in lines:
+            by_sku.setdefault(line.sku, []).append(line)
+        shipments = [self._shipment(s, demands, by_sku, missing) for s in plan.shipments]
         assert not any(missing.values()), "a plan fills every line"
         return DeliveryPromise(
             shipments=tuple(sorted(shipments, key=lambda s: (s.ship_date, s.node_id))),
@@ -210,14 +213,14 @@ class _CartSourcing:
         self,
         planned: PlannedShipment,
         demands: tuple[Demand, ...],
-        lines: Sequence[Line],
+        by_sku: Mapping[str, Sequence[Line]],
         missing: dict[str, int],
     ) -> Shipment:
         service = next(s for s in self._services(planned.node_id) if s.option == planned.option)
         parts: list[ShipmentLine] = []
         grams = 0
         for demand, units in zip(demands, planned.quantities, strict=True):
-            parts += _parts(demand.sku, units, lines, missing)
+            parts += _parts(units, by_sku[demand.sku], missing)
             grams += units * demand.weight_grams
         return Shipment(
             node_id=planned.node_id,
@@ -233,15 +236,13 @@ class _CartSourcing:
         )
 
 
-def _parts(
-    sku: str, units: int, lines: Sequence[Line], missing: dict[str, int]
-) -> list[ShipmentLine]:
+def _parts(units: int, lines_of_sku: Sequence[Line], missing: dict[str, int]) -> list[ShipmentLine]:
     """Spread units of a SKU over the lines that still miss some, in request order."""
     parts = []
-    for line in lines:
-        taken = min(units, missing[line.line_id]) if line.sku == sku else 0
+    for line in lines_of_sku:
+        taken = min(units, missing[line.line_id])
         if taken:
-            parts.append(ShipmentLine(line.line_id, sku, taken))
+            parts.append(ShipmentLine(line.line_id, line.sku, taken))
             missing[line.line_id] -= taken
             units -= taken
     return parts
