@@ -8,8 +8,6 @@ place is given back when the work has ended, not when the caller has.
 from __future__ import annotations
 
 import asyncio
-import random
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -30,15 +28,13 @@ from promise_svc.errors import (
 )
 from promise_svc.rpc.status import code_of, reason_of, status_of, trailing_metadata_of
 from promise_svc.rpc.transport import CallContext, Transport
+from promise_svc.telemetry.trace import current_trace_id, new_trace_id, parse_traceparent
 
 TRACE_KEY = "trace-id"
 """Trailing metadata that tells the trace id of every reply."""
 
 TIMER_SLACK_SECONDS = 0.25
 """How much later than its use case the guard ends a call: the use case knows better what to say."""
-
-_TRACEPARENT = re.compile("(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
-_NO_TRACE = "0" * 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +141,8 @@ class Guard:
             observer.started(name)
             code, reason = "CANCELLED", "CANCELLED"
             trace_id = trace_id_of(context.invocation_metadata())
+            # Every call runs in a task of its own, so nothing has to be set back.
+            current_trace_id.set(trace_id)
             try:
                 call = Call(self._seconds_left(name, context), trace_id)
                 request = _parsed(request_type, body)
@@ -222,11 +220,9 @@ class Guard:
 def trace_id_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
     """The trace id of a W3C ``traceparent``, or a new one: 32 hexadecimal digits."""
     for key, value in metadata or ():
-        if key == "traceparent" and isinstance(value, str):
-            match = _TRACEPARENT.fullmatch(value)
-            if match and match[1] != _NO_TRACE:
-                return match[1]
-    return f"{random.getrandbits(128):032x}"
+        if key == "traceparent" and isinstance(value, str) and (parent := parse_traceparent(value)):
+            return parent.trace_id
+    return new_trace_id()
 
 
 def _parsed(request_type: type[Message], body: bytes) -> Message:

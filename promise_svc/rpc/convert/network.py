@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from datetime import date, time
 from typing import Any, TypeVar
 
+from promise_svc.application.network import NodeStatusChange
+from promise_svc.application.network_edit import UpsertReply
 from promise_svc.domain.calendar import zone_of
 from promise_svc.domain.delivery import BUSINESS_DAYS_MAX, HANDLING_MINUTES_MAX
 from promise_svc.domain.network import (
@@ -14,6 +16,7 @@ from promise_svc.domain.network import (
     FulfillmentMethod,
     Item,
     Lane,
+    NetworkSnapshot,
     Node,
     NodeGroup,
     NodeMethod,
@@ -31,10 +34,12 @@ from promise_svc.errors import NotFound
 from promise_svc.rpc.convert.fields import NAME_BYTES_MAX, Fields
 from promise_svc.rpc.convert.types import (
     METHODS,
+    NODE_STATUS_NUMBERS,
     NODE_STATUSES,
     POSTAL_CODE_BYTES_MAX,
     REGION_BYTES_MAX,
     coordinates_from,
+    number_of,
 )
 from promise_svc.v1 import network_service_pb2 as pb
 
@@ -302,3 +307,31 @@ def _lane_from(fields: Fields, path: str, lane: pb.Lane) -> Lane:
 
 def _cost(fields: Fields, path: str, micros: int) -> int:
     return fields.number(path, micros, 0, COST_MICROS_MAX)
+
+
+def upsert_results_to(reply: UpsertReply) -> list[pb.UpsertResult]:
+    return [
+        pb.UpsertResult(outcome=number_of(result.outcome), missing_id=result.missing_id)
+        for result in reply.results
+    ]
+
+
+def node_status_to(change: NodeStatusChange) -> pb.SetNodeStatusResponse:
+    return pb.SetNodeStatusResponse(
+        network_version=change.network_version,
+        previous_node_status=NODE_STATUS_NUMBERS[change.previous],
+    )
+
+
+def version_to(snapshot: NetworkSnapshot) -> pb.GetNetworkVersionResponse:
+    """``update_time`` is left out: the order store does not keep it."""
+    documents = snapshot.documents
+    return pb.GetNetworkVersionResponse(
+        network_version=snapshot.version,
+        node_count=len(documents.nodes),
+        node_group_count=len(documents.node_groups),
+        item_count=len(documents.items),
+        calendar_count=len(documents.calendars),
+        carrier_service_count=len(documents.carrier_services),
+        lane_count=len(documents.lanes),
+    )

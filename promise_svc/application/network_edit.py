@@ -1,0 +1,182 @@
+"""Upserts of the network, each entry with its own outcome."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple, Protocol
+
+from promise_svc.application.network import NetworkAdmin, NetworkStore, NodeStatusChange
+from promise_svc.application.tasks import OwnedTasks
+from promise_svc.domain.network import (
+    Document,
+    NetworkDocuments,
+    NetworkSnapshot,
+    Node,
+    NodeStatus,
+)
+from promise_svc.domain.network_validation import broken_reference
+from promise_svc.errors import PreconditionFailed
+
+_EDIT_ATTEMPTS_MAX = 8
+"""Edits of others that may come between our reading and our writing before we give up."""
+
+_PLACES = {
+    "node": ("nodes", "node_id"),
+    "node_group": ("node_groups", "node_group_id"),
+    "item": ("items", "sku"),
+    "calendar": ("calendars", "calendar_id"),
+    "carrier_service": ("carrier_services", "carrier_service"),
+    "lane": ("lanes", "lane_id"),
+}
+"""Kind -> field of NetworkDocuments, and the attribute that is the document's id."""
+
+_NODE_STATUS_FIELD = frozenset({"status"})
+
+
+class UpsertOutcome(IntEnum):
+    """What happened to one entry; numbers are the contract's and the precedence."""
+
+    CREATED = 1
+    UPDATED = 2
+    UNCHANGED = 3
+    UNKNOWN_CALENDAR = 10
+    UNKNOWN_NODE = 20
+    UNKNOWN_NODE_GROUP = 30
+    UNKNOWN_CARRIER_SERVICE = 40
+    CURRENCY_MISMATCH = 50
+    SHARD_KEY_CHANGED = 60
+
+
+class UpsertResult(NamedTuple):
+    """One entry's outcome, and the name that could not be found."""
+
+    outcome: UpsertOutcome
+    missing_id: str = ""
+
+
+class UpsertReply(NamedTuple):
+    """The version that has the accepted entries, and one result an entry, in request order."""
+
+    network_version: int
+    results: tuple[UpsertResult, ...]
+
+
+class NetworkFollower(Protocol):
+    """The snapshot this process computes with."""
+
+    def snapshot(self) -> NetworkSnapshot: ...
+    async def refresh(self) -> NetworkSnapshot: ...
+
+
+class EncodeDocument(Protocol):
+    """JSON of a document; equal documents have equal JSON."""
+
+    def __call__(self, document: Document, *, omit: frozenset[str] = ...) -> str: ...
+
+
+class NetworkEditor:
+    """The use cases of NetworkService. This process sees an edit when its call returns."""
+
+    def __init__(
+        self,
+        *,
+        admin: NetworkAdmin,
+        store: NetworkStore,
+        network: NetworkFollower,
+        encode: EncodeDocument,
+        tasks: OwnedTasks,
+    ) -> None:
+        self._admin = admin
+        self._store = store
+        self._network = network
+        self._encode = encode
+        self._tasks = tasks
+
+    def snapshot(self) -> NetworkSnapshot:
+        """The network this process computes with. Unavailable before the first was read."""
+        return self._network.snapshot()
+
+    async def upsert(
+        self,
+        kind: str,
+        documents: Sequence[Document],
+        timeout: float,
+        kept_status_ids: frozenset[str] = frozenset(),
+    ) -> UpsertReply:
+        """Insert or replace documents of one kind, each by itself; ids are unique.
+
+        Nodes in ``kept_status_ids`` keep the status they have, ON when new. Unavailable;
+        PreconditionFailed when others edit all the time; OutcomeUnknown as ``NetworkAdmin.upsert``.
+        Cost: two reads of the network, if it changed.
+        """
+        work = self._upsert(kind, documents, timeout, kept_status_ids)
+        return await self._tasks.shielded(work)
+
+    async def set_node_status(
+        self, node_id: str, status: NodeStatus, timeout: float
+    ) -> NodeStatusChange:
+        """As ``NetworkAdmin.set_node_status``."""
+        return await self._tasks.shielded(self._set_node_status(node_id, status, timeout))
+
+    async def _set_node_status(
+        self, node_id: str, status: NodeStatus, timeout: float
+    ) -> NodeStatusChange:
+        change = await self._admin.set_node_status(node_id, status, timeout)
+        await self._network.refresh()
+        return change
+
+    async def _upsert(
+        self, kind: str, documents: Sequence[Document], timeout: float, kept: frozenset[str]
+    ) -> UpsertReply:
+        for _ in range(_EDIT_ATTEMPTS_MAX):
+            snapshot = await self._network.refresh()
+            results, changed = self._judge(kind, documents, kept, snapshot)
+            if not changed:
+                return UpsertReply(snapshot.version, results)
+            try:
+                if kind == "node":
+                    version = await self._admin.upsert(kind, changed, timeout)
+                else:
+                    version = await self._store.upsert_network(kind, changed, snapshot.version)
+            except PreconditionFailed:
+                continue
+            await self._network.refresh()
+            return UpsertReply(version, results)
+        raise PreconditionFailed("the network is being edited by others all the time; try again")
+
+    def _judge(
+        self,
+        kind: str,
+        documents: Sequence[Document],
+        kept: frozenset[str],
+        snapshot: NetworkSnapshot,
+    ) -> tuple[tuple[UpsertResult, ...], dict[str, str]]:
+        """A result for each document, and what is to be written by id."""
+        field, key = _PLACES[kind]
+        present: dict[str, Document] = dict(getattr(snapshot.documents, field))
+        # Entries of one call must fit each other too, so each accepted one joins the known.
+        replaced: Mapping[str, Any] = {field: present}
+        known: NetworkDocuments = dataclasses.replace(snapshot.documents, **replaced)
+        results: list[UpsertResult] = []
+        changed: dict[str, str] = {}
+        for document in documents:
+            name: str = getattr(document, key)
+            before = present.get(name)
+            wanted = document
+            if name in kept and isinstance(document, Node) and isinstance(before, Node):
+                wanted = dataclasses.replace(document, status=before.status)
+            misfit = broken_reference(wanted, known)
+            if misfit is not None:
+                results.append(UpsertResult(UpsertOutcome[misfit.reason], misfit.missing_id))
+                continue
+            if wanted == before:
+                results.append(UpsertResult(UpsertOutcome.UNCHANGED))
+                continue
+            outcome = UpsertOutcome.CREATED if before is None else UpsertOutcome.UPDATED
+            results.append(UpsertResult(outcome))
+            present[name] = wanted
+            omit = _NODE_STATUS_FIELD if name in kept else frozenset()
+            changed[name] = self._encode(document, omit=omit)
+        return tuple(results), changed
