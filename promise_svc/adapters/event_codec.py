@@ -69,6 +69,7 @@ class _EventEntry(NamedTuple):
 _encoder = msgspec.msgpack.Encoder()
 _event_decoder = msgspec.msgpack.Decoder(_EventEntry)
 _claim_decoder = msgspec.msgpack.Decoder(ClaimRecord)
+_leg_decoder = msgspec.msgpack.Decoder(LegRecord)
 
 
 def encode_event(event: Event) -> bytes:
@@ -112,6 +113,14 @@ def decode_claim(payload: bytes) -> ClaimRecord:
 def encode_leg(leg: LegRecord) -> bytes:
     """A leg by itself, as the order store keeps the last one."""
     return _encoder.encode(leg)
+
+
+def decode_leg(payload: bytes) -> LegRecord:
+    """Inverse of ``encode_leg``; InvariantBroken when it is none."""
+    try:
+        return _leg_decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvariantBroken(f"a stored leg cannot be read: {error}") from None
 
 
 def claim_or_empty(entry: ClaimEntry) -> ClaimRecord | tuple[()]:

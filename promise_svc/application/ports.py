@@ -209,6 +209,16 @@ class StoredReservation(NamedTuple):
     update_ms: int
 
 
+class StoredShard(NamedTuple):
+    """Everything the order store has of one shard, and the cursor it stands at."""
+
+    at: Position
+    positions: Mapping[PositionKey, StockPosition]
+    legs: Mapping[str, LegRecord]
+    claims: Mapping[str, ClaimRecord]
+    """Reservations whose home the shard is."""
+
+
 class StoredNetwork(NamedTuple):
     """The network's documents by kind and id, and the version they add up to."""
 
@@ -235,6 +245,10 @@ class OrderStore(Protocol):
     async def read_events(self, shard: int, after: Position, limit: int) -> list[StoredEvent]: ...
     async def read_positions(self, shard: int) -> tuple[Position, list[PositionImage]]:
         """All positions of a shard and the cursor they stand at, in one snapshot."""
+        ...
+
+    async def read_shard(self, shard: int) -> StoredShard:
+        """All of a shard in one snapshot, for the audit and a rebuild; slow, all in memory."""
         ...
 
     async def reservation(self, reservation_id: str) -> StoredReservation | None: ...

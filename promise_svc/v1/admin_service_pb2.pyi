@@ -48,6 +48,12 @@ class _VerifyFindingKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Ver
     """Two different events carry one identity."""
     VERIFY_FINDING_KIND_UNRESOLVED_CLAIM: _VerifyFindingKind.ValueType  # 9
     """A leg has no claim, or a claim lacks a leg, for longer than the resolver takes."""
+    VERIFY_FINDING_KIND_ILLEGAL_MOVE: _VerifyFindingKind.ValueType  # 10
+    """An event moved a reservation, or its part in a shard, in a way that no state allows: it was
+    resolved twice, or a resolution was undone.
+    """
+    VERIFY_FINDING_KIND_REPLAY_MISMATCH: _VerifyFindingKind.ValueType  # 11
+    """The order store's own rows are not what its events add up to."""
 
 class VerifyFindingKind(_VerifyFindingKind, metaclass=_VerifyFindingKindEnumTypeWrapper):
     """What an audit can find."""
@@ -72,6 +78,12 @@ VERIFY_FINDING_KIND_FORK: VerifyFindingKind.ValueType  # 8
 """Two different events carry one identity."""
 VERIFY_FINDING_KIND_UNRESOLVED_CLAIM: VerifyFindingKind.ValueType  # 9
 """A leg has no claim, or a claim lacks a leg, for longer than the resolver takes."""
+VERIFY_FINDING_KIND_ILLEGAL_MOVE: VerifyFindingKind.ValueType  # 10
+"""An event moved a reservation, or its part in a shard, in a way that no state allows: it was
+resolved twice, or a resolution was undone.
+"""
+VERIFY_FINDING_KIND_REPLAY_MISMATCH: VerifyFindingKind.ValueType  # 11
+"""The order store's own rows are not what its events add up to."""
 Global___VerifyFindingKind: _TypeAlias = VerifyFindingKind  # noqa: Y015
 
 @_typing.final

@@ -405,3 +405,25 @@ async def test_an_older_image_never_overwrites_a_newer_one(
     assert [row.row.on_hand for row in (await order_store.read_positions(0))[1]] == [3]
     stored = await order_store.reservation("r")
     assert stored is not None and stored.claim.state == State.CONFIRMED
+
+
+async def test_a_shard_is_read_whole_and_alone(order_store: OrderStore) -> None:
+    """Positions, legs and claims of one shard as last stored, with the cursor; none of another."""
+    history, other = History(0), History(1)
+    events = [
+        history.start_epoch(),
+        history.sync("a", 5),
+        history.move("r", State.HELD),
+        history.tombstone("t"),
+        history.move("r", State.CONFIRMED),
+    ]
+    await order_store.append(0, START, events)
+    await order_store.append(1, START, [other.start_epoch(), other.move("s", State.HELD)])
+
+    stored = await order_store.read_shard(0)
+
+    assert stored.at == Position(1, 5)
+    assert {key.sku: row.on_hand for key, row in stored.positions.items()} == {"a": 5, "sku": 10}
+    assert stored.legs == {"r": events[4].event.leg, "t": events[3].event.leg}
+    assert stored.claims == {"r": events[4].event.claim}
+    assert await order_store.read_shard(2) == (START, {}, {}, {})

@@ -6,8 +6,10 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 
-from promise_svc.application.ports import StoredNetwork, StoredReservation
+from promise_svc.application.ports import StoredNetwork, StoredReservation, StoredShard
 from promise_svc.domain.events import EventType, PositionImage, StoredEvent
+from promise_svc.domain.inventory import PositionKey
+from promise_svc.domain.reservation import LegRecord
 from promise_svc.domain.sharding import START, Position
 from promise_svc.errors import (
     FieldViolation,
@@ -31,6 +33,7 @@ class FakeOrderStore:
         self._cursors: dict[int, Position] = {}
         self._reservations: dict[str, StoredReservation] = {}
         self._positions: dict[int, dict[tuple[str, str, str], tuple[Position, PositionImage]]] = {}
+        self._legs: dict[int, dict[str, tuple[Position, LegRecord]]] = {}
         self._documents: dict[str, dict[str, str]] = {}
         self._version = 0
 
@@ -73,6 +76,15 @@ class FakeOrderStore:
         self._fail()
         images = [image for _, image in self._positions.get(shard, {}).values()]
         return self._cursors.get(shard, START), images
+
+    async def read_shard(self, shard: int) -> StoredShard:
+        at, images = await self.read_positions(shard)
+        return StoredShard(
+            at,
+            {PositionKey(*image[:3]): image.row for image in images},
+            {rid: leg for rid, (_, leg) in self._legs.get(shard, {}).items()},
+            {r.reservation_id: r.claim for r in self._reservations.values() if r.home == shard},
+        )
 
     async def reservation(self, reservation_id: str) -> StoredReservation | None:
         self._fail()
@@ -121,6 +133,10 @@ class FakeOrderStore:
                 self._reservations[event.subject] = StoredReservation(
                     event.subject, event.claim, shard, at, event.time_ms
                 )
+        if event.leg:
+            legs = self._legs.setdefault(shard, {})
+            if event.subject not in legs or legs[event.subject][0] < at:
+                legs[event.subject] = (at, event.leg)
         positions = self._positions.setdefault(shard, {})
         for image in event.positions:
             newest = positions.get(image[:3])

@@ -131,7 +131,7 @@ async def borrowed(
     timeout: float,
     *,
     writing: bool = False,
-    passing: type[Exception] | tuple[()] = (),
+    passing: tuple[type[BaseException], ...] = (),
 ) -> AsyncIterator[Connection]:
     """A connection for one statement or transaction; failures inside become ours.
 

@@ -1,8 +1,9 @@
 """Every statement of the order store, by name. Parameters only; nothing is ever pasted in.
 
-``APPEND`` is one statement on purpose: one round trip, one transaction, and every write reads
-``moved``, so nothing is written, or even locked, before the cursor's compare-and-set has passed.
-The lock order is fixed by it: cursor, events, reservations, legs, positions.
+``APPEND`` carries batches of any number of shards in one statement: one round trip, one commit.
+Every write joins ``moved``, so nothing of a shard is written before its cursor's compare-and-set
+has passed, and a shard that fails it costs the others nothing. Cursors are locked in shard order;
+all other rows belong to one shard, so two appends that meet further down have met at a cursor.
 """
 
 from __future__ import annotations
@@ -10,36 +11,46 @@ from __future__ import annotations
 _MOVED = """
 moved AS (
     INSERT INTO cursors AS c (shard, epoch, sequence)
-    SELECT $1::int, $4::bigint, $5::bigint
-    WHERE ($2::bigint, $3::bigint) = (0, 0) OR EXISTS (SELECT FROM cursors WHERE shard = $1)
+    SELECT w.shard, w.epoch, w.sequence
+    FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+        AS w (shard, old_epoch, old_sequence, epoch, sequence)
+    WHERE (w.old_epoch, w.old_sequence) = (0, 0)
+        OR EXISTS (SELECT FROM cursors k WHERE k.shard = w.shard)
+    ORDER BY w.shard
     ON CONFLICT (shard) DO UPDATE SET epoch = excluded.epoch, sequence = excluded.sequence
-    WHERE (c.epoch, c.sequence) = ($2, $3)
+    WHERE (c.epoch, c.sequence) = (
+        SELECT old.epoch, old.sequence
+        FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS old (shard, epoch, sequence)
+        WHERE old.shard = c.shard
+    )
     RETURNING c.shard
 )"""
-# $1 shard, $2 $3 the cursor expected, $4 $5 the cursor wanted. No row: it stood elsewhere.
+# $1 shards, $2 $3 the cursors expected, $4 $5 the cursors wanted; each shard once. A shard that is
+# not returned stood elsewhere.
 
 _EVENTS = """
 new_events AS (
     INSERT INTO events (shard, epoch, sequence, type, time_ms, subject, payload)
-    SELECT moved.shard, e.* FROM moved, unnest(
-        $6::bigint[], $7::bigint[], $8::smallint[], $9::bigint[], $10::text[], $11::bytea[]
-    ) AS e
+    SELECT n.* FROM unnest(
+        $6::int[], $7::bigint[], $8::bigint[], $9::smallint[], $10::bigint[], $11::text[],
+        $12::bytea[]
+    ) AS n (shard, epoch, sequence, type, time_ms, subject, payload)
+    JOIN moved USING (shard)
     {on_conflict}
 )"""
 
 _RESERVATIONS = """
 new_reservations AS (
     INSERT INTO reservations AS r (
-        reservation_id, home, state, revision, owner_id, order_reference,
+        home, reservation_id, state, revision, owner_id, order_reference,
         create_ms, expire_ms, update_ms, claim, epoch, sequence
     )
-    SELECT n.id, moved.shard, n.state, n.revision, n.owner_id, n.order_reference,
-           n.create_ms, n.expire_ms, n.update_ms, n.claim, n.epoch, n.sequence
-    FROM moved, unnest(
-        $12::text[], $13::smallint[], $14::int[], $15::text[], $16::text[], $17::bigint[],
-        $18::bigint[], $19::bigint[], $20::bytea[], $21::bigint[], $22::bigint[]
-    ) AS n (id, state, revision, owner_id, order_reference, create_ms,
-            expire_ms, update_ms, claim, epoch, sequence)
+    SELECT n.* FROM unnest(
+        $13::int[], $14::text[], $15::smallint[], $16::int[], $17::text[], $18::text[],
+        $19::bigint[], $20::bigint[], $21::bigint[], $22::bytea[], $23::bigint[], $24::bigint[]
+    ) AS n (shard, reservation_id, state, revision, owner_id, order_reference,
+            create_ms, expire_ms, update_ms, claim, epoch, sequence)
+    JOIN moved USING (shard)
     ON CONFLICT (reservation_id) DO UPDATE SET
         state = excluded.state, revision = excluded.revision, owner_id = excluded.owner_id,
         order_reference = excluded.order_reference, create_ms = excluded.create_ms,
@@ -51,9 +62,10 @@ new_reservations AS (
 _LEGS = """
 new_legs AS (
     INSERT INTO legs AS l (shard, reservation_id, state, leg, epoch, sequence)
-    SELECT moved.shard, n.* FROM moved, unnest(
-        $23::text[], $24::smallint[], $25::bytea[], $26::bigint[], $27::bigint[]
-    ) AS n
+    SELECT n.* FROM unnest(
+        $25::int[], $26::text[], $27::smallint[], $28::bytea[], $29::bigint[], $30::bigint[]
+    ) AS n (shard, reservation_id, state, leg, epoch, sequence)
+    JOIN moved USING (shard)
     ON CONFLICT (shard, reservation_id) DO UPDATE SET
         state = excluded.state, leg = excluded.leg,
         epoch = excluded.epoch, sequence = excluded.sequence
@@ -66,11 +78,14 @@ new_positions AS (
         shard, sku, node_id, bucket, on_hand, committed, held, safety_stock, confirmed_total,
         cancelled_total, fulfilled_total, source, source_sequence, multi_hold_ms, epoch, sequence
     )
-    SELECT moved.shard, n.* FROM moved, unnest(
-        $28::text[], $29::text[], $30::text[], $31::bigint[], $32::bigint[], $33::bigint[],
-        $34::bigint[], $35::bigint[], $36::bigint[], $37::bigint[], $38::text[], $39::bigint[],
-        $40::bigint[], $41::bigint[], $42::bigint[]
-    ) AS n
+    SELECT n.* FROM unnest(
+        $31::int[], $32::text[], $33::text[], $34::text[], $35::bigint[], $36::bigint[],
+        $37::bigint[], $38::bigint[], $39::bigint[], $40::bigint[], $41::bigint[], $42::text[],
+        $43::bigint[], $44::bigint[], $45::bigint[], $46::bigint[]
+    ) AS n (shard, sku, node_id, bucket, on_hand, committed, held, safety_stock, confirmed_total,
+            cancelled_total, fulfilled_total, source, source_sequence, multi_hold_ms, epoch,
+            sequence)
+    JOIN moved USING (shard)
     ON CONFLICT (shard, sku, node_id, bucket) DO UPDATE SET
         on_hand = excluded.on_hand, committed = excluded.committed, held = excluded.held,
         safety_stock = excluded.safety_stock, confirmed_total = excluded.confirmed_total,
@@ -84,7 +99,7 @@ new_positions AS (
 
 def _append(on_conflict: str) -> str:
     parts = [_MOVED, _EVENTS.format(on_conflict=on_conflict), _RESERVATIONS, _LEGS, _POSITIONS]
-    return "WITH" + ",".join(parts) + "\nSELECT count(*) FROM moved"
+    return "WITH" + ",".join(parts) + "\nSELECT shard FROM moved"
 
 
 APPEND = _append("")
@@ -116,6 +131,11 @@ FROM cursors c LEFT JOIN positions p USING (shard)
 WHERE shard = $1
 """
 # One statement is one snapshot: cursor and positions agree.
+
+READ_LEGS = "SELECT reservation_id, leg FROM legs WHERE shard = $1"
+
+READ_CLAIMS = "SELECT reservation_id, claim FROM reservations WHERE home = $1"
+# Reads the whole table: only audits and rebuilds ask, and an index would cost every reservation.
 
 READ_RESERVATION = """
 SELECT home, update_ms, claim, epoch, sequence FROM reservations WHERE reservation_id = $1

@@ -9,9 +9,10 @@ from typing import Self
 
 import asyncpg
 
-from promise_svc.adapters.event_codec import decode_claim, decode_event
+from promise_svc.adapters.event_codec import decode_claim, decode_event, decode_leg
 from promise_svc.adapters.order_store import queries
-from promise_svc.adapters.order_store.batch import append_arguments, refuse_gap
+from promise_svc.adapters.order_store.appender import Appender
+from promise_svc.adapters.order_store.batch import Batch, refuse_gap
 from promise_svc.adapters.order_store.pool import (
     ConnectionPool,
     Health,
@@ -22,11 +23,11 @@ from promise_svc.adapters.order_store.pool import (
     refuse_unsafe_settings,
 )
 from promise_svc.adapters.order_store.schema import migrate
-from promise_svc.application.ports import StoredNetwork, StoredReservation
+from promise_svc.application.ports import StoredNetwork, StoredReservation, StoredShard
 from promise_svc.domain.events import PositionImage, StoredEvent
-from promise_svc.domain.inventory import StockPosition
+from promise_svc.domain.inventory import PositionKey, StockPosition
 from promise_svc.domain.sharding import START, Position
-from promise_svc.errors import FieldViolation, Fork, InvalidRequest, PreconditionFailed
+from promise_svc.errors import FieldViolation, InvalidRequest, PreconditionFailed
 
 _NUL = "\0"
 """PostgreSQL's text holds every character but this one."""
@@ -38,6 +39,7 @@ class PostgresOrderStore:
     def __init__(self, pool: ConnectionPool, *, connect_timeout_seconds: float = 5.0) -> None:
         self._pool = pool
         self._timeout = connect_timeout_seconds
+        self._appender = Appender(pool, connect_timeout_seconds)
 
     @classmethod
     async def open(cls, config: PoolConfig) -> Self:
@@ -55,6 +57,7 @@ class PostgresOrderStore:
         """Let running statements finish for ``timeout`` seconds, then cut the connections."""
         try:
             async with asyncio.timeout(timeout):
+                await self._appender.close()
                 await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
@@ -64,19 +67,15 @@ class PostgresOrderStore:
         return await health(self._pool, timeout)
 
     async def append(self, shard: int, after: Position, events: Sequence[StoredEvent]) -> Position:
-        """See ``OrderStore.append``. Cost: one statement, one commit, whatever the batch's size.
+        """See ``OrderStore.append``. Cost: one statement, shared with the appends of other
+        shards that wait at the same time, whatever the batches' size.
 
         OutcomeUnknown when the connection was lost before the answer; the cursor tells then.
         """
         if not events:
             return after
         refuse_gap(shard, after, events)
-        arguments = append_arguments(shard, after, events)
-        try:
-            moved = await self._write(queries.APPEND, arguments)
-        except asyncpg.UniqueViolationError:
-            await self._refuse_fork(shard, events)
-            moved = await self._write(queries.APPEND_OVER_KNOWN, arguments)
+        moved = await self._appender.append(Batch(shard, after, events))
         if not moved:
             raise PreconditionFailed(
                 f"the cursor of shard {shard} is no longer {after.epoch}-{after.sequence}",
@@ -109,14 +108,24 @@ class PostgresOrderStore:
         """All positions of ``shard`` in no order, and the cursor they stand at."""
         async with borrowed(self._pool, self._timeout) as connection:
             rows = await connection.fetch(queries.READ_POSITIONS, shard)
-        if not rows:
-            return START, []
-        images = [
-            PositionImage(row[2], row[3], row[4], StockPosition(*row[5:]))
-            for row in map(tuple, rows)
-            if row[2] is not None
-        ]
-        return Position(rows[0][0], rows[0][1]), images
+        return _positions(rows)
+
+    async def read_shard(self, shard: int) -> StoredShard:
+        """See ``OrderStore.read_shard``. Cost: the shard's rows, and all reservations looked at."""
+        async with (
+            borrowed(self._pool, self._timeout) as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            rows = await connection.fetch(queries.READ_POSITIONS, shard)
+            legs = await connection.fetch(queries.READ_LEGS, shard)
+            claims = await connection.fetch(queries.READ_CLAIMS, shard)
+        at, images = _positions(rows)
+        return StoredShard(
+            at,
+            {PositionKey(*image[:3]): image.row for image in images},
+            {row[0]: decode_leg(row[1]) for row in legs},
+            {row[0]: decode_claim(row[1]) for row in claims},
+        )
 
     async def reservation(self, reservation_id: str) -> StoredReservation | None:
         """The reservation as last stored; None when none was."""
@@ -173,28 +182,17 @@ class PostgresOrderStore:
                 await connection.execute(queries.SET_NETWORK_VERSION, version)
         return version
 
-    async def _write(self, statement: str, arguments: list[object]) -> int:
-        """Run an append; asyncpg.UniqueViolationError passes through for the fork check."""
-        async with borrowed(
-            self._pool, self._timeout, writing=True, passing=asyncpg.UniqueViolationError
-        ) as connection:
-            return int(await connection.fetchval(statement, *arguments))
 
-    async def _refuse_fork(self, shard: int, events: Sequence[StoredEvent]) -> None:
-        epochs = [stored.at.epoch for stored in events]
-        sequences = [stored.at.sequence for stored in events]
-        async with borrowed(self._pool, self._timeout) as connection:
-            rows = await connection.fetch(queries.READ_PAYLOADS, shard, epochs, sequences)
-        known = {Position(row[0], row[1]): row[2] for row in rows}
-        for stored in events:
-            if known.get(stored.at, stored.payload) != stored.payload:
-                raise Fork(
-                    f"shard {shard}: event {stored.at.epoch}-{stored.at.sequence} is stored with "
-                    "another payload",
-                    shard=shard,
-                    epoch=stored.at.epoch,
-                    sequence=stored.at.sequence,
-                )
+def _positions(rows: Sequence[asyncpg.Record]) -> tuple[Position, list[PositionImage]]:
+    """Cursor and images of ``READ_POSITIONS``."""
+    if not rows:
+        return START, []
+    images = [
+        PositionImage(row[2], row[3], row[4], StockPosition(*row[5:]))
+        for row in map(tuple, rows)
+        if row[2] is not None
+    ]
+    return Position(rows[0][0], rows[0][1]), images
 
 
 def _refuse_unstorable(kind: str, documents: Mapping[str, str]) -> None:
