@@ -110,7 +110,7 @@ class Durability:
 
 
 class Reservations:
-    """The use cases of ReservationService. A caller's cancellation stops none of them halfway."""
+    """The use cases of ReservationService. The front lets a write run on when its caller goes."""
 
     def __init__(
         self,
@@ -131,7 +131,6 @@ class Reservations:
         self._watch = watch
         self._clock = clock
         self._durability = durability
-        self._tasks = tasks
         self._shards = SeveralShards(index, tasks)
 
     async def create(self, command: CreateCommand, timeout: float) -> CreateResult:
@@ -140,7 +139,7 @@ class Reservations:
         Raises IdempotencyKeyReused, IdempotencyWindowPassed, OutcomeUnknown, Unavailable.
         """
         mode = self._durability.choose(command.durability, self._durability.reserve)
-        return await self._tasks.shielded(self._create(command, mode, Deadline(timeout)))
+        return await self._create(command, mode, Deadline(timeout))
 
     async def get(self, reservation_id: str, timeout: float) -> Reservation:
         """The reservation as of now, from its home shard; one that left the index, from the order
@@ -166,8 +165,8 @@ class Reservations:
     ) -> TransitionResult:
         """HELD to CONFIRMED, once. ``revision`` 0 means any."""
         mode = self._durability.choose(durability, self._durability.confirm)
-        return await self._tasks.shielded(
-            self._transition(reservation_id, State.CONFIRMED, revision, mode, Deadline(timeout))
+        return await self._transition(
+            reservation_id, State.CONFIRMED, revision, mode, Deadline(timeout)
         )
 
     async def release(
@@ -179,8 +178,8 @@ class Reservations:
     ) -> TransitionResult:
         """HELD to RELEASED. ``revision`` 0 means any."""
         mode = self._durability.choose(durability, self._durability.reserve)
-        return await self._tasks.shielded(
-            self._transition(reservation_id, State.RELEASED, revision, mode, Deadline(timeout))
+        return await self._transition(
+            reservation_id, State.RELEASED, revision, mode, Deadline(timeout)
         )
 
     async def cancel(
@@ -192,8 +191,8 @@ class Reservations:
     ) -> TransitionResult:
         """CONFIRMED to CANCELLED. ``revision`` 0 means any."""
         mode = self._durability.choose(durability, self._durability.reserve)
-        return await self._tasks.shielded(
-            self._transition(reservation_id, State.CANCELLED, revision, mode, Deadline(timeout))
+        return await self._transition(
+            reservation_id, State.CANCELLED, revision, mode, Deadline(timeout)
         )
 
     # -- create -----------------------------------------------------------------------------
@@ -216,7 +215,7 @@ class Reservations:
             )
             if sourced.refusals:
                 return await self._refused(command, digest, sourced.refusals, mode, deadline)
-            hold = self._hold(command, digest, sourced)
+            hold = self._hold(command, digest, sourced, reply)
             reply = await self._shards.hold(hold, deadline, ordered=ordered)
             if reply.outcome == Outcome.DONE:
                 return await self._granted(command, reply, mode, deadline, replayed=False)
@@ -242,10 +241,15 @@ class Reservations:
         assert reply is not None
         return self._told(command, reply, mode)
 
-    def _hold(self, command: CreateCommand, digest: str, sourced: SourcedLines) -> Hold:
+    def _hold(
+        self, command: CreateCommand, digest: str, sourced: SourcedLines, before: HoldReply | None
+    ) -> Hold:
         # Microseconds, with the last three digits random: two workers that retry one id at the
-        # same millisecond must not mint the same attempt.
+        # same millisecond must not mint the same attempt. Clocks differ, so an attempt also rises
+        # above the one that was met.
         attempt = self._clock.now_ms() * 1000 + random.randrange(1000)
+        if before is not None and before.claim is not None:
+            attempt = max(attempt, before.claim.attempt + 1)
         legs = legs_of(sourced.lines)
         body = Body(
             owner_id=command.owner_id,
@@ -399,11 +403,7 @@ class Reservations:
                 node_id, shortfall = short[line.sku]
                 known = shortfall.known or self._table.rows(line.sku) is not None
                 outcome = (
-                    CreateOutcome.CONTENDED
-                    if reply.contended
-                    else CreateOutcome.INSUFFICIENT_STOCK
-                    if known
-                    else CreateOutcome.UNKNOWN_SKU
+                    CreateOutcome.INSUFFICIENT_STOCK if known else CreateOutcome.UNKNOWN_SKU
                 )
                 refusals.append(LineOutcome(line.line_id, outcome, shortfall.ats, node_id))
         lines = all_outcomes(command, tuple(refusals))

@@ -1,0 +1,360 @@
+"""The composition root: the only place that knows both use cases and adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import uvloop
+
+from promise_svc import __version__, config, hotpath
+from promise_svc.adapters.ats_index.index import ClusterAtsIndex
+from promise_svc.adapters.ats_index.news import NewsChannels
+from promise_svc.adapters.ats_index.topology import Topology, parse_urls
+from promise_svc.adapters.ats_table.feed import AtsFeed
+from promise_svc.adapters.ats_table.table import AtsTable
+from promise_svc.adapters.clock import SystemClock
+from promise_svc.adapters.embedded import EmbeddedPostgres, EmbeddedValkey
+from promise_svc.adapters.network_source import NetworkSource
+from promise_svc.adapters.order_store.pool import PoolConfig
+from promise_svc.adapters.order_store.store import PostgresOrderStore
+from promise_svc.application.admission import Admission
+from promise_svc.application.availability import AvailabilityReader
+from promise_svc.application.network import NetworkAdmin
+from promise_svc.application.pickup import PickupFinder
+from promise_svc.application.ports import ShardNews
+from promise_svc.application.promise import CartPromiser
+from promise_svc.application.relay import Relay
+from promise_svc.application.reservation import Durability, Reservations
+from promise_svc.application.resolver import Resolver, Sweeper
+from promise_svc.application.stock import StockSource
+from promise_svc.application.supply import SupplyWriter
+from promise_svc.application.takeover import Takeover
+from promise_svc.application.tasks import OwnedTasks
+from promise_svc.config import ClusterConfig, ProcessConfig
+from promise_svc.domain.reservation import DurabilityMode
+from promise_svc.domain.sharding import Position
+from promise_svc.errors import PromiseServiceError, Unavailable
+from promise_svc.rpc.availability import AvailabilityServicer
+from promise_svc.rpc.guard import CallObserver, Guard, Servicer
+from promise_svc.rpc.network import NetworkServicer
+from promise_svc.rpc.promise import PromiseServicer
+from promise_svc.rpc.reservation import ReservationServicer
+from promise_svc.rpc.server import Server, stop_on_signals
+from promise_svc.rpc.supply import SupplyServicer
+from promise_svc.rpc.transport import TransportOptions
+from promise_svc.rpc.transport_grpcio import GrpcioTransport
+from promise_svc.telemetry import EventLog, Metrics, MetricsEndpoint, RelayLag, configure_logs
+from promise_svc.workers.feed_loop import FeedLoop
+from promise_svc.workers.relay_loop import RelayLoop
+from promise_svc.workers.shard_loop import ShardLoop
+
+RESOLVE_SECONDS = 0.5
+SWEEP_SECONDS = 0.25
+"""Also the pace of heartbeats, and so the age of an idle shard's rows in the table."""
+
+WARM_SECONDS_MAX = 600.0
+"""How long a start may take to load the table before it gives up."""
+
+_TAKEOVERS_AT_ONCE = 8
+_CLOSE_SECONDS = 5.0
+_RESERVE_MODES = {"memory": DurabilityMode.MEMORY, "fsync": DurabilityMode.FSYNC}
+_CONFIRM_MODES = {**_RESERVE_MODES, "recorded": DurabilityMode.RECORDED}
+
+_log = EventLog("promise_svc")
+
+
+class Service:
+    """Everything one process runs, built from configuration; an async context manager.
+
+    Entering it starts the embedded engines where no URL names others, takes over what nobody
+    serves, warms the ATS table and starts the loops. ``use cases`` are its attributes.
+    """
+
+    def __init__(
+        self,
+        cluster: ClusterConfig,
+        process: ProcessConfig,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.metrics = Metrics()
+        self._cluster = cluster
+        self._process = process
+        self._progress = progress
+        self._closing = AsyncExitStack()
+        self._stop = asyncio.Event()
+        self._tasks = OwnedTasks()
+        self._clock = SystemClock()
+
+    async def __aenter__(self) -> Service:
+        try:
+            await self._start()
+        except BaseException:
+            await self._closing.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._closing.aclose()
+
+    async def _start(self) -> None:
+        index_urls, store_url = await self._engines()
+        self.store = await PostgresOrderStore.open(
+            PoolConfig(url=store_url, connections_max=self._process.order_store_connections_max)
+        )
+        self._closing.push_async_callback(self.store.close)
+        await self._connect_index(index_urls)
+        self._closing.push_async_callback(self._tasks.close, _CLOSE_SECONDS)
+        self.network = NetworkSource(self.store, self._clock)
+        await self.network.refresh()
+        self.network.start()
+        self._closing.push_async_callback(self.network.close)
+        self.table = AtsTable(self._cluster.shard_count)
+        await self._follow()
+        self._build_use_cases()
+
+    async def _engines(self) -> tuple[tuple[str, ...], str]:
+        """The URLs given, or those of embedded engines started on the data folder."""
+        index_urls, store_url = self._process.index_urls, self._process.order_store_url
+        folder = self._process.data_dir
+        if not index_urls:
+            memory = {self._process.reserve_durability, self._process.confirm_durability}
+            valkey = EmbeddedValkey(
+                folder / "valkey",
+                nodes=self._process.embedded_nodes,
+                durability="memory" if memory == {"memory"} else "fsync",
+                progress=self._progress,
+            )
+            await asyncio.to_thread(valkey.start)
+            self._closing.push_async_callback(asyncio.to_thread, valkey.stop)
+            index_urls = valkey.urls
+        if not store_url:
+            postgres = EmbeddedPostgres(folder / "postgres", progress=self._progress)
+            await asyncio.to_thread(postgres.start)
+            self._closing.push_async_callback(asyncio.to_thread, postgres.stop)
+            store_url = postgres.dsn
+        return index_urls, store_url
+
+    async def _connect_index(self, urls: tuple[str, ...]) -> None:
+        seeds, access = parse_urls(urls)
+        topology = Topology(seeds, access)
+        self.index = ClusterAtsIndex(
+            topology,
+            access,
+            key_prefix=self._cluster.key_prefix,
+            shard_count=self._cluster.shard_count,
+            window_ms=self._cluster.idempotency_window_seconds * 1000,
+            outbox_kept=self._cluster.outbox_events_kept,
+        )
+        self._closing.callback(self.index.close)
+        modes = {self._process.reserve_durability, self._process.confirm_durability}
+        await self.index.start(fsync=modes != {"memory"})
+        takeover = Takeover(self.index, self.store, self._taken_over)
+        self.index.recover = takeover.run
+        await _for_each_shard(self._cluster.shard_count, takeover.run)
+        self.news = NewsChannels(self.index, topology, access)
+        self.news.start()
+        self._closing.push_async_callback(self.news.close)
+
+    async def _follow(self) -> None:
+        """Start the loops; return when the table has every shard."""
+        observer = self.metrics
+        relay = RelayLoop(
+            Relay(self.index, self.store, observer.relay),
+            self._cluster.shard_count,
+            observer.loop("relay"),
+        )
+        lag = RelayLag(self._cluster.shard_count)
+        observer.relay.watch(lag.event_count, lambda: lag.seconds(self._clock.now_ms()))
+
+        def hear(news: ShardNews) -> None:
+            lag.heard(news.shard, news.at, news.durable, news.time_ms)
+            if news.events:
+                relay.wake(news.shard)
+
+        self.news.subscribe(hear)
+        feed = AtsFeed(self.index, self.store, self.news, self.table, observer.feed)
+        observer.feed.watch(
+            oldest_time_ms=self.table.oldest_time_ms,
+            now_ms=self._clock.now_ms,
+            counts=self.table.counts,
+            catching_up_count=feed.catching_up_count,
+        )
+        loops = (
+            relay,
+            FeedLoop(feed),
+            self._shard_loop(
+                "resolver",
+                Resolver(self.index, self._tasks).resolve,
+                RESOLVE_SECONDS,
+                lambda count: observer.index.resolved("any", count),
+            ),
+            self._shard_loop(
+                "sweeper", Sweeper(self.index).sweep, SWEEP_SECONDS, observer.index.expired
+            ),
+        )
+        running = [asyncio.create_task(loop.run(self._stop)) for loop in loops]
+
+        async def end() -> None:
+            self._stop.set()
+            await asyncio.wait(running, timeout=_CLOSE_SECONDS)
+
+        self._closing.push_async_callback(end)
+        try:
+            await asyncio.wait_for(feed.ready.wait(), WARM_SECONDS_MAX)
+        except TimeoutError:
+            raise Unavailable("the ATS table could not be loaded; see the log") from None
+
+    def _shard_loop(
+        self,
+        name: str,
+        visit: Callable[[int], Awaitable[int]],
+        seconds: float,
+        on_count: Callable[[int], None],
+    ) -> ShardLoop:
+        observer = self.metrics.loop(name)
+        return ShardLoop(
+            shard_count=self._cluster.shard_count,
+            visit=visit,
+            seconds=seconds,
+            on_count=on_count,
+            on_error=lambda shard, error: observer.failed(shard, error.reason),
+        )
+
+    def _build_use_cases(self) -> None:
+        reserve = _RESERVE_MODES[self._process.reserve_durability]
+        offered = {DurabilityMode.MEMORY, reserve, DurabilityMode.RECORDED}
+        snapshot = self.network.snapshot
+        stock = StockSource(table=self.table, index=self.index, network=snapshot, clock=self._clock)
+        self.reservations = Reservations(
+            index=self.index,
+            table=self.table,
+            network=self.network,
+            store=self.store,
+            watch=self.news,
+            clock=self._clock,
+            durability=Durability(
+                offered=frozenset(offered),
+                reserve=reserve,
+                confirm=_CONFIRM_MODES[self._process.confirm_durability],
+            ),
+            tasks=self._tasks,
+        )
+        self.servicers: tuple[Servicer, ...] = (
+            AvailabilityServicer(
+                AvailabilityReader(stock=stock, network=snapshot),
+                PickupFinder(stock=stock, network=snapshot, clock=self._clock),
+            ),
+            PromiseServicer(CartPromiser(stock=stock, network=snapshot, clock=self._clock)),
+            ReservationServicer(self.reservations, self._clock),
+            SupplyServicer(
+                SupplyWriter(
+                    index=self.index,
+                    table=self.table,
+                    network=snapshot,
+                    tasks=self._tasks,
+                    durability=reserve,
+                )
+            ),
+            NetworkServicer(NetworkAdmin(self.index, self.store, self.network.check), self.network),
+        )
+
+    def _taken_over(self, shard: int, at: Position) -> None:
+        self.metrics.index.taken_over(shard)
+        _log.info("shard taken over", shard=shard, epoch=at.epoch)
+
+
+def serve(
+    cluster: ClusterConfig,
+    process: ProcessConfig,
+    on_listening: Callable[[int], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Run the service until SIGTERM or SIGINT, then drain. ``on_listening`` gets the port."""
+    configure_logs(process.log_level.upper())
+    uvloop.run(_serve(cluster, process, on_listening, progress))
+
+
+async def _serve(
+    cluster: ClusterConfig,
+    process: ProcessConfig,
+    on_listening: Callable[[int], None],
+    progress: Callable[[str], None],
+) -> None:
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    began = time.monotonic()
+    async with Service(cluster, process, progress) as service, AsyncExitStack() as closing:
+        service.metrics.describe(__version__, hotpath.COMPILED)
+        if process.metrics_listen:
+            host, port = config.host_and_port("metrics_listen", process.metrics_listen)
+            endpoint = MetricsEndpoint(service.metrics.registry, host, port)
+            port = await endpoint.start()
+            closing.push_async_callback(endpoint.close)
+            _log.info("metrics", address=f"{host}:{port}")
+        guard = Guard(
+            Admission(process.calls_in_flight_max),
+            _CallLog(service.metrics.calls),
+            deadline_seconds_max=process.deadline_seconds_max,
+        )
+        server = Server(
+            GrpcioTransport(TransportOptions(message_bytes_max=process.message_bytes_max)),
+            guard,
+            service.servicers,
+            reflect=process.reflection,
+            lame_duck_seconds=process.lame_duck_seconds,
+            drain_seconds=process.drain_seconds,
+        )
+        port = await server.start(process.listen)
+        await server.serving(True)
+        _log.info(
+            "serving",
+            address=f"{config.host_and_port('listen', process.listen)[0]}:{port}",
+            version=__version__,
+            compiled=hotpath.COMPILED,
+            seconds=round(time.monotonic() - began, 3),
+        )
+        on_listening(port)
+        await stop.wait()
+        _log.info("draining")
+        await server.drain()
+    _log.info("stopped")
+
+
+class _CallLog:
+    """Counts calls, and logs those that failed through no fault of their caller."""
+
+    def __init__(self, counts: CallObserver) -> None:
+        self._counts = counts
+        self.started = counts.started
+        self.finished = counts.finished
+        self.clamped = counts.clamped
+        self.shed = counts.shed
+
+    def failed(
+        self, method: str, code: str, reason: str, trace_id: str, error: BaseException
+    ) -> None:
+        expected = isinstance(error, PromiseServiceError)
+        if expected and code not in ("INTERNAL", "UNKNOWN", "UNAVAILABLE", "DATA_LOSS"):
+            return
+        _log.error(
+            "call failed",
+            None if expected else error,
+            method=method,
+            code=code,
+            reason=reason,
+            error=str(error)[:500],
+            trace_id=trace_id,
+        )
+
+
+async def _for_each_shard(shard_count: int, work: Callable[[int], Awaitable[None]]) -> None:
+    slots = asyncio.Semaphore(_TAKEOVERS_AT_ONCE)
+
+    async def one(shard: int) -> None:
+        async with slots:
+            await work(shard)
+
+    await asyncio.gather(*(one(shard) for shard in range(shard_count)))
