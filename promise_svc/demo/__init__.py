@@ -1,0 +1,1 @@
+"""A realistic network and its shoppers, generated from real geography, driven over gRPC."""
