@@ -58,6 +58,8 @@ class MethodRule:
     writes: bool = False
     """True: the work goes on when the caller goes away, and running out of time is
     OUTCOME_UNKNOWN."""
+    deadline_seconds_max: float | None = None
+    """Instead of the server's maximum."""
     priority_of: Callable[[Any], Priority] | None = None
     """Where the request decides; ``priority`` then is for what cannot be read."""
 
@@ -144,7 +146,7 @@ class Guard:
             # Every call runs in a task of its own, so nothing has to be set back.
             current_trace_id.set(trace_id)
             try:
-                call = Call(self._seconds_left(name, context), trace_id)
+                call = Call(self._seconds_left(name, rule, context), trace_id)
                 request = _parsed(request_type, body)
                 reply = await self._admitted(name, rule, handler, request, call)
                 encoded = reply.SerializeToString()
@@ -165,11 +167,12 @@ class Guard:
 
         return answer
 
-    def _seconds_left(self, name: str, context: CallContext) -> float:
+    def _seconds_left(self, name: str, rule: MethodRule, context: CallContext) -> float:
         seconds = context.time_remaining()
-        if seconds is None or seconds > self._deadline_seconds_max:
+        seconds_max = rule.deadline_seconds_max or self._deadline_seconds_max
+        if seconds is None or seconds > seconds_max:
             self._observer.clamped(name)
-            return self._deadline_seconds_max
+            return seconds_max
         if seconds <= 0:
             raise DeadlineExceeded("the deadline had passed when the call was read")
         return seconds

@@ -41,7 +41,7 @@ CREATE_AHEAD_MS_MAX = 5 * 60_000
 
 REVISION_MAX = 2**31 - 1
 
-_STATES = {
+STATE_NUMBERS = {
     State.HELD: pb.Reservation.STATE_HELD,
     State.CONFIRMED: pb.Reservation.STATE_CONFIRMED,
     State.RELEASED: pb.Reservation.STATE_RELEASED,
@@ -227,7 +227,7 @@ def reservation_to(reservation: Reservation) -> pb.Reservation:
     return pb.Reservation(
         reservation_id=reservation.reservation_id,
         owner_id=reservation.owner_id,
-        state=_STATES[State(reservation.state)],
+        state=STATE_NUMBERS[State(reservation.state)],
         revision=reservation.revision,
         lines=[_line_to(line) for line in reservation.lines],
         fulfillment_method=METHOD_NUMBERS[reservation.fulfillment_method],

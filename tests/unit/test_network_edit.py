@@ -1,0 +1,165 @@
+"""Upserts of the network: an outcome an entry, what is accepted becomes visible together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from promise_svc.adapters.network_source import NetworkSource, encode_document
+from promise_svc.application.network import NetworkAdmin
+from promise_svc.application.network_edit import NetworkEditor, UpsertOutcome
+from promise_svc.application.tasks import OwnedTasks
+from promise_svc.domain.network import Document, Item, NodeGroup, NodeStatus
+from promise_svc.errors import NotFound
+from tests.support.fake_ats_reader import FakeClock
+from tests.support.fake_order_store import FakeOrderStore
+from tests.support.fake_outbox import FakeOutbox
+from tests.support.networks import a_calendar, a_lane, a_node, a_service
+
+Outcome = UpsertOutcome
+TIMEOUT = 5.0
+
+
+class World:
+    """An editor over a store, with calendars ``weekdays`` and ``carrier`` in it."""
+
+    def __init__(self) -> None:
+        self.index = FakeOutbox()
+        self.store = FakeOrderStore()
+        self.source = NetworkSource(self.store, FakeClock(0))
+        self.editor = NetworkEditor(
+            admin=NetworkAdmin(self.index, self.store, self.source.check),  # type: ignore[arg-type]
+            store=self.store,
+            network=self.source,
+            encode=encode_document,
+            tasks=OwnedTasks(),
+        )
+
+    async def upsert(
+        self, kind: str, *documents: Document, kept: frozenset[str] = frozenset()
+    ) -> list[tuple[UpsertOutcome, str]]:
+        reply = await self.editor.upsert(kind, documents, TIMEOUT, kept)
+        assert reply.network_version == self.source.snapshot().version
+        return [tuple(result) for result in reply.results]  # type: ignore[misc]
+
+
+@pytest.fixture
+async def world() -> World:
+    world = World()
+    await world.upsert("calendar", a_calendar(), a_calendar("carrier"))
+    return world
+
+
+async def test_an_entry_is_created_updated_or_unchanged(world: World) -> None:
+    """And seen by this process when the call returns."""
+    node = a_node("n1")
+
+    assert await world.upsert("node", node) == [(Outcome.CREATED, "")]
+    assert await world.upsert("node", node) == [(Outcome.UNCHANGED, "")]
+    assert await world.upsert("node", replace(node, name="One")) == [(Outcome.UPDATED, "")]
+    assert world.editor.snapshot().documents.nodes["n1"].name == "One"
+
+
+async def test_nothing_changed_makes_no_version(world: World) -> None:
+    """The version before is told."""
+    await world.upsert("node", a_node("n1"))
+    before = world.source.snapshot().version
+
+    reply = await world.editor.upsert("node", [a_node("n1")], TIMEOUT)
+
+    assert reply.network_version == before == await world.store.network_version()
+
+
+async def test_a_refused_entry_leaves_the_others_alone(world: World) -> None:
+    """In request order, with the name that is missing."""
+    outcomes = await world.upsert(
+        "node", a_node("n1"), a_node("n2", calendar_id="moon"), a_node("n3")
+    )
+
+    assert outcomes == [
+        (Outcome.CREATED, ""),
+        (Outcome.UNKNOWN_CALENDAR, "moon"),
+        (Outcome.CREATED, ""),
+    ]
+    assert set(world.editor.snapshot().documents.nodes) == {"n1", "n3"}
+
+
+async def test_references_must_be_there(world: World) -> None:
+    """Each kind names what it misses."""
+    await world.upsert("node", a_node("n1"))
+    group = NodeGroup(node_group_id="g", node_ids=("n1", "n9"))
+
+    assert await world.upsert("node_group", group) == [(Outcome.UNKNOWN_NODE, "n9")]
+    assert await world.upsert("lane", a_lane("n9")) == [(Outcome.UNKNOWN_NODE, "n9")]
+    assert await world.upsert("lane", a_lane("g", from_group=True)) == [
+        (Outcome.UNKNOWN_NODE_GROUP, "g")
+    ]
+    assert await world.upsert("lane", a_lane("n1")) == [(Outcome.UNKNOWN_CARRIER_SERVICE, "ground")]
+    assert await world.upsert("carrier_service", a_service()) == [(Outcome.CREATED, "")]
+    assert await world.upsert("lane", a_lane("n1")) == [(Outcome.CREATED, "")]
+
+
+async def test_entries_of_one_call_must_fit_each_other(world: World) -> None:
+    """Two currencies cannot come in by one door either."""
+    euros = replace(a_service("post"), currency_code="EUR")
+
+    assert await world.upsert("carrier_service", a_service(), euros) == [
+        (Outcome.CREATED, ""),
+        (Outcome.CURRENCY_MISMATCH, ""),
+    ]
+
+
+async def test_a_shard_key_stays(world: World) -> None:
+    """Stock lies where the first one said."""
+    await world.upsert("item", Item(sku="a"))
+
+    assert await world.upsert("item", Item(sku="a", shard_key="b"), Item(sku="a2")) == [
+        (Outcome.SHARD_KEY_CHANGED, ""),
+        (Outcome.CREATED, ""),
+    ]
+
+
+async def test_an_upsert_keeps_the_status_it_does_not_name(world: World) -> None:
+    """A nightly load must not switch a closed store on again."""
+    await world.upsert("node", a_node("n1"))
+    change = await world.editor.set_node_status("n1", NodeStatus.OFF, TIMEOUT)
+    kept = frozenset({"n1"})
+
+    assert await world.upsert("node", a_node("n1"), kept=kept) == [(Outcome.UNCHANGED, "")]
+    renamed = replace(a_node("n1"), name="One")
+    assert await world.upsert("node", renamed, kept=kept) == [(Outcome.UPDATED, "")]
+
+    assert change.previous is NodeStatus.ON
+    assert world.editor.snapshot().documents.nodes["n1"].status is NodeStatus.OFF
+    assert world.editor.snapshot().documents.nodes["n1"].name == "One"
+
+
+async def test_a_status_that_is_named_is_set_on_every_shard(world: World) -> None:
+    """The floor rises when an upsert brings a node that is OFF."""
+    await world.upsert("node", a_node("n1", status=NodeStatus.OFF))
+
+    version = world.source.snapshot().version
+    assert world.index.floors == dict.fromkeys(range(4), version)
+
+
+async def test_the_status_of_no_node_is_not_found(world: World) -> None:
+    """NOT_FOUND, nothing changed."""
+    with pytest.raises(NotFound):
+        await world.editor.set_node_status("n9", NodeStatus.OFF, TIMEOUT)
+
+
+async def test_an_edit_that_another_came_before_is_judged_anew(world: World) -> None:
+    """The version is compared when it is written."""
+    real, seen = world.store.upsert_network, []
+
+    async def late(kind, documents, expected_version=None):
+        if not seen:
+            seen.append(expected_version)
+            await real("item", {"other": encode_document(Item(sku="other"))})
+        return await real(kind, documents, expected_version)
+
+    world.store.upsert_network = late  # type: ignore[method-assign]
+
+    assert await world.upsert("item", Item(sku="a")) == [(Outcome.CREATED, "")]
+    assert set(world.editor.snapshot().documents.items) == {"a", "other"}

@@ -1,0 +1,299 @@
+"""Counts and changes: grouped by shard, answered a row, finished when a shard is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from promise_svc.application.supply import (
+    ROWS_MAX,
+    SHARD_ROWS_MAX,
+    SupplyCount,
+    SupplyDelta,
+    SupplyOutcome,
+    SupplyWriter,
+)
+from promise_svc.application.tasks import OwnedTasks
+from promise_svc.domain.inventory import QUANTITY_MAX, PositionKey
+from promise_svc.domain.network import Item
+from promise_svc.domain.reservation import DurabilityMode, SupplyReply, SupplyRow
+from promise_svc.domain.sharding import shard_of
+from promise_svc.errors import (
+    DeadlineExceeded,
+    OutcomeUnknown,
+    PromiseServiceError,
+    Unavailable,
+)
+from tests.support.fake_ats_index import FakeAtsIndex
+from tests.support.fake_ats_reader import FakeAtsReader
+from tests.support.networks import a_node, a_snapshot
+
+SHARDS = 8
+SKUS = [f"sku-{index}" for index in range(40)]
+TIMEOUT = 5.0
+Outcome = SupplyOutcome
+
+
+class World:
+    """Eight shards, two nodes, forty items, one of them with a shard key of its own."""
+
+    def __init__(self) -> None:
+        self.index = FakeAtsIndex(SHARDS)
+        self.index.serve_all()
+        self.table = FakeAtsReader(0)
+        items = [Item(sku=sku) for sku in SKUS] + [Item(sku="styled", shard_key="style")]
+        self.snapshot = a_snapshot(a_node("n1"), a_node("n2"), *items)
+        self.tasks = OwnedTasks()
+        self.writer = SupplyWriter(
+            index=self.index,
+            table=self.table,
+            network=lambda: self.snapshot,
+            tasks=self.tasks,
+            durability=DurabilityMode.FSYNC,
+        )
+
+    async def sync(
+        self, *rows: SupplyCount, sequence: int = 1, timeout: float = TIMEOUT
+    ) -> list[SupplyOutcome]:
+        answer = await self.writer.sync("erp", sequence, rows, timeout)
+        return [result.outcome for result in answer.results]
+
+    async def adjust(self, key: str, *rows: SupplyDelta) -> list[SupplyOutcome]:
+        answer = await self.writer.adjust(key, rows, TIMEOUT)
+        return [result.outcome for result in answer.results]
+
+    def on_hand(self, sku: str, node_id: str = "n1") -> int:
+        shard = shard_of(self.snapshot.shard_key(sku), SHARDS)
+        position = self.index.ledgers[shard].positions.get(PositionKey(sku, node_id))
+        return -1 if position is None else position.on_hand
+
+    def break_shard(self, shard: int, error: PromiseServiceError) -> None:
+        """Every supply call to the shard fails."""
+        sync = self.index.sync_supply
+
+        async def failing(
+            asked: int, rows: Sequence[SupplyRow], timeout: float
+        ) -> list[SupplyReply]:
+            if asked == shard:
+                raise error
+            return await sync(asked, rows, timeout)
+
+        self.index.sync_supply = failing  # type: ignore[method-assign]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def count(sku: str, on_hand: int = 5, node_id: str = "n1") -> SupplyCount:
+    return SupplyCount(sku, node_id, "", on_hand)
+
+
+def delta(sku: str, quantity_delta: int, node_id: str = "n1") -> SupplyDelta:
+    return SupplyDelta(sku, node_id, "", quantity_delta)
+
+
+async def test_rows_reach_their_shards_and_answers_come_in_request_order(world: World) -> None:
+    """Each row tells its own figures, whatever shard it went to."""
+    rows = [count(sku, on_hand) for on_hand, sku in enumerate(SKUS)]
+
+    answer = await world.writer.sync("erp", 1, rows, TIMEOUT)
+
+    assert [result.outcome for result in answer.results] == [Outcome.APPLIED] * len(SKUS)
+    assert [result.on_hand for result in answer.results] == list(range(len(SKUS)))
+    assert [world.on_hand(sku) for sku in SKUS] == list(range(len(SKUS)))
+    assert answer.durability is DurabilityMode.FSYNC
+
+
+async def test_a_sku_goes_where_its_shard_key_says(world: World) -> None:
+    """Not where the SKU itself would."""
+    await world.sync(count("styled", 7))
+
+    home = world.index.ledgers[shard_of("style", SHARDS)]
+    assert home.positions[PositionKey("styled", "n1")].on_hand == 7
+
+
+async def test_the_same_count_again_changes_nothing(world: World) -> None:
+    """UNCHANGED, and no event is written."""
+    await world.sync(count("sku-0"))
+    before = [len(ledger.events) for ledger in world.index.ledgers]
+
+    again = await world.sync(count("sku-0"), sequence=2)
+
+    assert again == [Outcome.UNCHANGED]
+    assert [len(ledger.events) for ledger in world.index.ledgers] == before
+
+
+async def test_an_older_report_is_refused(world: World) -> None:
+    """STALE_SEQUENCE with the count that stands."""
+    await world.sync(count("sku-0", 5), sequence=2)
+
+    answer = await world.writer.sync("erp", 1, [count("sku-0", 9)], TIMEOUT)
+
+    assert [(result.outcome, result.on_hand) for result in answer.results] == [
+        (Outcome.STALE_SEQUENCE, 5)
+    ]
+
+
+async def test_unknown_names_refuse_their_rows_alone(world: World) -> None:
+    """The SKU comes before the node; the row between them is applied."""
+    outcomes = await world.sync(
+        count("nothing", node_id="nowhere"), count("sku-0"), count("sku-1", node_id="nowhere")
+    )
+
+    assert outcomes == [Outcome.UNKNOWN_SKU, Outcome.APPLIED, Outcome.UNKNOWN_NODE]
+    assert world.on_hand("sku-1", "nowhere") == -1
+
+
+async def test_a_position_without_an_item_is_known(world: World) -> None:
+    """It is looked for in its shard, not in a table that may be behind."""
+    ledger = world.index.ledgers[shard_of("old", SHARDS)]
+    ledger.sync_supply([SupplyRow("old", "n2", "", 3, -1, "erp", 1)], world.index.now_ms)
+
+    assert await world.sync(count("old", 4, "n2")) == [Outcome.APPLIED]
+
+
+async def test_a_change_is_applied_once_a_key(world: World) -> None:
+    """The retry tells what the first call did, with ``replayed``."""
+    await world.sync(count("sku-0", 5))
+
+    first = await world.writer.adjust("k", [delta("sku-0", -2)], TIMEOUT)
+    again = await world.writer.adjust("k", [delta("sku-0", -2)], TIMEOUT)
+
+    assert (first.results[0].on_hand, first.results[0].replayed) == (3, False)
+    assert (again.results[0].outcome, again.results[0].on_hand) == (Outcome.APPLIED, 3)
+    assert again.results[0].replayed
+    assert world.on_hand("sku-0") == 3
+
+
+async def test_a_key_with_other_rows_is_refused(world: World) -> None:
+    """IDEMPOTENCY_KEY_REUSED; nothing of it is applied to what the key has touched."""
+    await world.sync(count("sku-0", 5))
+    await world.adjust("k", delta("sku-0", -2))
+
+    assert await world.adjust("k", delta("sku-0", -1)) == [Outcome.IDEMPOTENCY_KEY_REUSED]
+    assert world.on_hand("sku-0") == 3
+
+
+async def test_a_position_may_change_twice_in_one_call(world: World) -> None:
+    """In request order; each row has its own key."""
+    await world.sync(count("sku-0", 1))
+
+    outcomes = await world.adjust(
+        "k", delta("sku-0", -2), delta("sku-0", 4), delta("sku-0", -5), delta("sku-0", -2)
+    )
+
+    assert outcomes == [
+        Outcome.BELOW_ZERO, Outcome.APPLIED, Outcome.APPLIED, Outcome.BELOW_ZERO,
+    ]  # fmt: skip
+    assert world.on_hand("sku-0") == 0
+
+
+async def test_a_change_beyond_the_largest_quantity_is_refused(world: World) -> None:
+    """At the limit it is taken."""
+    await world.sync(count("sku-0", 1))
+
+    assert await world.adjust("k", delta("sku-0", QUANTITY_MAX)) == [Outcome.QUANTITY_TOO_LARGE]
+    assert await world.adjust("l", delta("sku-0", QUANTITY_MAX - 1)) == [Outcome.APPLIED]
+
+
+async def test_a_shortage_is_told_from_the_tables_demand(world: World) -> None:
+    """A count below what is committed and held is taken, and says how far."""
+    world.table.put("sku-0", "n1", 9, committed=4, held=3, safety_stock=2)
+    answer = await world.writer.sync("erp", 1, [count("sku-0", 0)], TIMEOUT)
+    assert (answer.results[0].ats, answer.results[0].shortage) == (0, 9)
+
+    row = SupplyCount("sku-0", "n1", "", 0, 0)
+    answer = await world.writer.sync("erp", 2, [row], TIMEOUT)
+    assert answer.results[0].shortage == 7
+
+
+async def test_a_full_call_goes_to_a_shard_in_chunks(world: World) -> None:
+    """No single call to a shard is larger than its limit; order is kept."""
+    sizes: list[int] = []
+    adjust = world.index.adjust_supply
+
+    async def counted(shard, rows, timeout):
+        sizes.append(len(rows))
+        return await adjust(shard, rows, timeout)
+
+    world.index.adjust_supply = counted  # type: ignore[method-assign]
+    outcomes = await world.adjust("k", *(delta("sku-0", 1) for _ in range(ROWS_MAX)))
+
+    assert outcomes == [Outcome.APPLIED] * ROWS_MAX
+    assert sizes == [SHARD_ROWS_MAX, ROWS_MAX - SHARD_ROWS_MAX]
+    assert world.on_hand("sku-0") == ROWS_MAX
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (Unavailable("away"), Unavailable),
+        (DeadlineExceeded("late"), Unavailable),
+        (OutcomeUnknown("?"), OutcomeUnknown),
+    ],
+)
+async def test_a_shard_that_is_away_leaves_the_others_applied(
+    world: World, error: PromiseServiceError, told: type[PromiseServiceError]
+) -> None:
+    """The call says how many rows have no answer; sent again, it finishes the rest."""
+    away = shard_of("sku-0", SHARDS)
+    mine = [sku for sku in SKUS if shard_of(sku, SHARDS) == away]
+    whole = world.index.sync_supply
+    world.break_shard(away, error)
+
+    with pytest.raises(told) as raised:
+        await world.sync(*(count(sku) for sku in SKUS))
+
+    assert type(raised.value) is told
+    assert raised.value.metadata == {"shards": str(away), "row_count": str(len(mine))}
+    assert {world.on_hand(sku) for sku in mine} == {-1}
+    assert {world.on_hand(sku) for sku in SKUS if sku not in mine} == {5}
+
+    world.index.sync_supply = whole  # type: ignore[method-assign]
+    again = await world.sync(*(count(sku) for sku in SKUS))
+    assert again.count(Outcome.APPLIED) == len(mine)
+    assert again.count(Outcome.UNCHANGED) == len(SKUS) - len(mine)
+
+
+async def test_an_unknown_outcome_outweighs_a_shard_that_was_never_asked(world: World) -> None:
+    """What may have happened must not be called undone."""
+    world.break_shard(shard_of("sku-0", SHARDS), Unavailable("away"))
+    other = next(sku for sku in SKUS if shard_of(sku, SHARDS) != shard_of("sku-0", SHARDS))
+    world.break_shard(shard_of(other, SHARDS), OutcomeUnknown("?"))
+
+    with pytest.raises(OutcomeUnknown):
+        await world.sync(count("sku-0"), count(other))
+
+
+async def test_no_time_left_sends_nothing(world: World) -> None:
+    """Rows without an answer, not rows half sent."""
+    with pytest.raises(Unavailable):
+        await world.sync(count("sku-0"), timeout=0)
+
+    assert world.on_hand("sku-0") == -1
+
+
+async def test_a_caller_who_goes_away_does_not_stop_the_rows(world: World) -> None:
+    """All of the report is applied."""
+    entered, go_on = asyncio.Event(), asyncio.Event()
+    sync = world.index.sync_supply
+
+    async def slow(shard, rows, timeout):
+        entered.set()
+        await go_on.wait()
+        return await sync(shard, rows, timeout)
+
+    world.index.sync_supply = slow  # type: ignore[method-assign]
+    call = asyncio.create_task(world.sync(*(count(sku) for sku in SKUS)))
+    await entered.wait()
+    call.cancel()
+    await asyncio.wait({call})
+    go_on.set()
+    await world.tasks.close(TIMEOUT)
+
+    assert call.cancelled()
+    assert {world.on_hand(sku) for sku in SKUS} == {5}
