@@ -215,8 +215,20 @@ def test_a_sku_at_many_nodes_answers_for_few_and_for_all(new_table: NewTable) ->
     node_ids = [f"n{number * 7919 % 2000}" for number in range(2000)]
     table.load(0, 1, 1, 1, [image("a", node_id, "", int(node_id[1:])) for node_id in node_ids])
 
-    assert table.ats("a", ["n5", "n1999"]) == 2004
-    assert table.ats("a", node_ids) == sum(range(2000)) == table.ats("a")
+    assert table.ats("a", ["n5", "n1999", "n5", "unknown"]) == 2004
+    assert table.ats("a", node_ids + node_ids) == sum(range(2000)) == table.ats("a")
+
+
+@pytest.mark.parametrize("grouped", [True, False], ids=["grouped by SKU", "in any order"])
+def test_a_load_packs_its_positions(grouped: bool) -> None:
+    """Whatever order a snapshot comes in, a position of a SKU at 20 nodes costs under 48 bytes."""
+    table = one_shard(_ats_table.AtsTable)
+    images = [image(f"sku-{i:06d}", f"node-{j}") for i in range(2000) for j in range(20)]
+    if not grouped:
+        images.sort(key=lambda one: one.node_id)
+    table.load(0, 1, 1, 1, images)
+
+    assert table.memory_size() / len(images) < 48
 
 
 def test_memory_is_flat_over_many_writes() -> None:

@@ -7,6 +7,7 @@ host can take its place behind the same two ports.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from promise_svc.application.ports import AtsRow
 from promise_svc.domain.events import PositionImage
@@ -22,7 +23,8 @@ class AtsTable:
 
     def __init__(self, shard_count: int) -> None:
         self._shard_count = shard_count
-        self._core = ats_table(shard_count, AtsRow._make)
+        # As AtsRow._make, without its Python frame: a quarter of the time of reading many rows.
+        self._core = ats_table(shard_count, partial(tuple.__new__, AtsRow))
 
     def rows(self, sku: str) -> Sequence[AtsRow] | None:
         """All positions of ``sku`` in no promised order; None when it never had one."""
