@@ -120,7 +120,7 @@ class FakeAtsIndex:
             self.process,
             ledger.at,
             self.durable[shard],
-            ledger.time_ms,
+            max(ledger.time_ms, self.now_ms),
             ledger.network_floor,
         )
 

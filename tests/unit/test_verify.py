@@ -9,11 +9,12 @@ from typing import cast
 import pytest
 
 from promise_svc.adapters.event_codec import encode_event
-from promise_svc.application.ports import AtsIndex, Clock
+from promise_svc.application.ports import Clock
 from promise_svc.application.verify import Verify, VerifyReport
 from promise_svc.domain.audit import FindingKind
 from promise_svc.domain.events import PositionImage, StoredEvent
 from promise_svc.domain.inventory import PositionKey, StockPosition
+from promise_svc.domain.ledger import ShardLedger
 from promise_svc.domain.reservation import (
     ClaimDraft,
     CreateStep,
@@ -26,8 +27,8 @@ from promise_svc.domain.reservation import (
     SupplyRow,
 )
 from promise_svc.domain.sharding import Position, shard_of
+from tests.support.fake_ats_index import FakeAtsIndex
 from tests.support.fake_order_store import FakeOrderStore
-from tests.support.ledger_index import LedgerIndex
 
 WINDOW_MS = 3_600_000
 TTL_MS = 600_000
@@ -38,7 +39,8 @@ class Books:
     """Two shards with stock at one node each, their order store, and the audit over both."""
 
     def __init__(self) -> None:
-        self.index = LedgerIndex(2, WINDOW_MS)
+        self.index = FakeAtsIndex(2)
+        self.index.serve_all()
         self.store = FakeOrderStore()
         for shard, ledger in enumerate(self.index.ledgers):
             row = SupplyRow(f"sku-{shard}", "node", "", 10, 1, "erp", 1)
@@ -95,7 +97,7 @@ class Books:
         """Carry what the order store lacks."""
         for shard in range(self.index.shard_count):
             after = await self.store.cursor(shard)
-            events = [e for e in self.index.stored_events(shard) if e.at > after]
+            events = await self.index.read_outbox(shard, after, 1_000, 1.0)
             await self.store.append(shard, after, events)
 
     async def audit(
@@ -103,7 +105,7 @@ class Books:
     ) -> VerifyReport:
         clock = SimpleNamespace(now_ms=lambda: self.index.now_ms, monotonic=lambda: 0.0)
         verify = Verify(
-            cast(AtsIndex, self.index),
+            self.index,
             self.store,
             cast(Clock, clock),
             window_ms=WINDOW_MS,
@@ -390,8 +392,8 @@ async def test_an_index_behind_its_order_store_is_found(books: Books) -> None:
     """The index lost events that were acknowledged as recorded."""
     books.hold()
     await books.relay()
-    lost = LedgerIndex(2, WINDOW_MS)
-    books.index.ledgers[OTHER] = lost.ledgers[OTHER]
+    books.index.ledgers[OTHER] = ShardLedger(OTHER)
+    books.index.ledgers[OTHER].take_over(books.index.now_ms)
 
     report = await books.audit()
 
@@ -414,7 +416,14 @@ async def test_events_on_their_way_are_counted_and_no_drift(books: Books) -> Non
 async def test_a_shard_that_never_stands_still_is_uncompared(books: Books) -> None:
     """No verdict is not a good one."""
     await books.relay()
-    books.index.busy.add(OTHER)
+    scan = books.index.scan
+
+    async def scan_and_move(shard: int):  # type: ignore[no-untyped-def]
+        if shard == OTHER:
+            books.index.ledgers[shard].take_over(books.index.now_ms)
+        return await scan(shard)
+
+    books.index.scan = scan_and_move  # type: ignore[method-assign]
 
     report = await books.audit()
 
