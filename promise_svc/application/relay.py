@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from promise_svc.application.fork import refuse_fork
 from promise_svc.application.ports import AtsIndex, OrderStore, ShardMeta
 from promise_svc.domain.events import StoredEvent
 from promise_svc.domain.sharding import START, Position
@@ -106,6 +107,8 @@ class Relay:
         meta = await self._index.read_meta(shard, self._timeout)
         if meta.at > cursor and not await self._read(shard, cursor, limit=1):
             await self._refuse_lost_outbox(shard, cursor, meta)
+        common = min(meta.at, cursor)
+        await refuse_fork(self._index, self._store, shard, common, self._timeout)
         self._cursors[shard] = cursor
         return cursor
 

@@ -402,9 +402,7 @@ class Reservations:
             if line.sku in short:
                 node_id, shortfall = short[line.sku]
                 known = shortfall.known or self._table.rows(line.sku) is not None
-                outcome = (
-                    CreateOutcome.INSUFFICIENT_STOCK if known else CreateOutcome.UNKNOWN_SKU
-                )
+                outcome = CreateOutcome.INSUFFICIENT_STOCK if known else CreateOutcome.UNKNOWN_SKU
                 refusals.append(LineOutcome(line.line_id, outcome, shortfall.ats, node_id))
         lines = all_outcomes(command, tuple(refusals))
         return CreateResult(

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from promise_svc.application.ports import AtsIndex, OrderStore, ShardMeta
-from promise_svc.domain.sharding import START, Position
-from promise_svc.errors import Fork, PreconditionFailed
+from promise_svc.application.fork import refuse_fork
+from promise_svc.application.ports import AtsIndex, OrderStore
+from promise_svc.domain.sharding import Position
+from promise_svc.errors import PreconditionFailed
 
 _TIMEOUT = 10.0
 _CHUNK = 500
@@ -47,7 +48,7 @@ class Takeover:
             return
         at = meta.at
         cursor = await self._store.cursor(shard)
-        await self._refuse_fork(shard, meta, cursor)
+        await refuse_fork(self._index, self._store, shard, min(meta.at, cursor), _TIMEOUT)
         while at < cursor:
             events = await self._store.read_events(shard, at, _CHUNK)
             if not events:
@@ -60,21 +61,3 @@ class Takeover:
             # Another process was faster; if it has not finished, the next call tries again.
             return
         self._on_done(shard, started)
-
-    async def _refuse_fork(self, shard: int, meta: ShardMeta, cursor: Position) -> None:
-        """Compare the newest event that both may have."""
-        common = min(meta.at, cursor)
-        if common == START:
-            return
-        before = Position(common.epoch, common.sequence - 1)
-        ours = await self._index.read_outbox(shard, before, 1, _TIMEOUT)
-        theirs = await self._store.read_events(shard, before, 1)
-        if not ours or not theirs or ours[0].at != theirs[0].at:
-            # The shard keeps only a window of its outbox; then there is nothing to compare.
-            return
-        if ours[0].payload != theirs[0].payload:
-            raise Fork(
-                f"shard {shard}: the index and the order store have different events "
-                f"{common.epoch}-{common.sequence}; neither is touched until somebody has looked",
-                shard=shard,
-            )
