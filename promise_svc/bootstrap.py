@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import uvloop
 
@@ -17,12 +17,13 @@ from promise_svc.adapters.ats_table.feed import AtsFeed
 from promise_svc.adapters.ats_table.table import AtsTable
 from promise_svc.adapters.clock import SystemClock
 from promise_svc.adapters.embedded import EmbeddedPostgres, EmbeddedValkey
-from promise_svc.adapters.network_source import NetworkSource
+from promise_svc.adapters.network_source import NetworkSource, encode_document
 from promise_svc.adapters.order_store.pool import PoolConfig
 from promise_svc.adapters.order_store.store import PostgresOrderStore
 from promise_svc.application.admission import Admission
 from promise_svc.application.availability import AvailabilityReader
 from promise_svc.application.network import NetworkAdmin
+from promise_svc.application.network_edit import NetworkEditor
 from promise_svc.application.pickup import PickupFinder
 from promise_svc.application.ports import ShardNews
 from promise_svc.application.promise import CartPromiser
@@ -33,13 +34,18 @@ from promise_svc.application.stock import StockSource
 from promise_svc.application.supply import SupplyWriter
 from promise_svc.application.takeover import Takeover
 from promise_svc.application.tasks import OwnedTasks
+from promise_svc.application.verify import Verify
+from promise_svc.application.verify import Verify
 from promise_svc.config import ClusterConfig, ProcessConfig
 from promise_svc.domain.reservation import DurabilityMode
 from promise_svc.domain.sharding import Position
-from promise_svc.errors import PromiseServiceError, Unavailable
+from promise_svc.errors import Unavailable
+from promise_svc.rpc.admin import AdminServicer
 from promise_svc.rpc.availability import AvailabilityServicer
-from promise_svc.rpc.guard import CallObserver, Guard, Servicer
+from promise_svc.rpc.convert.reservation import TtlLimits
+from promise_svc.rpc.guard import Guard, Servicer
 from promise_svc.rpc.network import NetworkServicer
+from promise_svc.rpc.observer import CallRecorder
 from promise_svc.rpc.promise import PromiseServicer
 from promise_svc.rpc.reservation import ReservationServicer
 from promise_svc.rpc.server import Server, stop_on_signals
@@ -246,9 +252,18 @@ class Service:
             AvailabilityServicer(
                 AvailabilityReader(stock=stock, network=snapshot),
                 PickupFinder(stock=stock, network=snapshot, clock=self._clock),
+                self._clock,
             ),
-            PromiseServicer(CartPromiser(stock=stock, network=snapshot, clock=self._clock)),
-            ReservationServicer(self.reservations, self._clock),
+            PromiseServicer(
+                CartPromiser(stock=stock, network=snapshot, clock=self._clock), self._clock
+            ),
+            ReservationServicer(
+                self.reservations,
+                self._clock,
+                TtlLimits(
+                    self._cluster.ttl_default_seconds * 1000, self._cluster.ttl_max_seconds * 1000
+                ),
+            ),
             SupplyServicer(
                 SupplyWriter(
                     index=self.index,
@@ -258,7 +273,24 @@ class Service:
                     durability=reserve,
                 )
             ),
-            NetworkServicer(NetworkAdmin(self.index, self.store, self.network.check), self.network),
+            NetworkServicer(
+                NetworkEditor(
+                    admin=NetworkAdmin(self.index, self.store, self.network.check),
+                    store=self.store,
+                    network=self.network,
+                    encode=encode_document,
+                    tasks=self._tasks,
+                )
+            ),
+            AdminServicer(
+                Verify(
+                    self.index,
+                    self.store,
+                    self._clock,
+                    window_ms=self._cluster.idempotency_window_seconds * 1000,
+                ),
+                self._cluster.shard_count,
+            ),
         )
 
     def _taken_over(self, shard: int, at: Position) -> None:
@@ -296,7 +328,7 @@ async def _serve(
             _log.info("metrics", address=f"{host}:{port}")
         guard = Guard(
             Admission(process.calls_in_flight_max),
-            _CallLog(service.metrics.calls),
+            CallRecorder(service.metrics.calls, _log),
             deadline_seconds_max=process.deadline_seconds_max,
         )
         server = Server(
@@ -323,31 +355,27 @@ async def _serve(
     _log.info("stopped")
 
 
-class _CallLog:
-    """Counts calls, and logs those that failed through no fault of their caller."""
-
-    def __init__(self, counts: CallObserver) -> None:
-        self._counts = counts
-        self.started = counts.started
-        self.finished = counts.finished
-        self.clamped = counts.clamped
-        self.shed = counts.shed
-
-    def failed(
-        self, method: str, code: str, reason: str, trace_id: str, error: BaseException
-    ) -> None:
-        expected = isinstance(error, PromiseServiceError)
-        if expected and code not in ("INTERNAL", "UNKNOWN", "UNAVAILABLE", "DATA_LOSS"):
-            return
-        _log.error(
-            "call failed",
-            None if expected else error,
-            method=method,
-            code=code,
-            reason=reason,
-            error=str(error)[:500],
-            trace_id=trace_id,
+@asynccontextmanager
+async def open_audit(
+    cluster: ClusterConfig, index_urls: tuple[str, ...], order_store_url: str
+) -> AsyncIterator[Verify]:
+    """The audit with connections of its own, for those who do not want to ask the server."""
+    async with AsyncExitStack() as closing:
+        store = await PostgresOrderStore.open(PoolConfig(url=order_store_url))
+        closing.push_async_callback(store.close)
+        seeds, access = parse_urls(index_urls)
+        index = ClusterAtsIndex(
+            Topology(seeds, access),
+            access,
+            key_prefix=cluster.key_prefix,
+            shard_count=cluster.shard_count,
+            window_ms=cluster.idempotency_window_seconds * 1000,
+            outbox_kept=cluster.outbox_events_kept,
         )
+        closing.callback(index.close)
+        await index.start(fsync=False)
+        window_ms = cluster.idempotency_window_seconds * 1000
+        yield Verify(index, store, SystemClock(), window_ms=window_ms)
 
 
 async def _for_each_shard(shard_count: int, work: Callable[[int], Awaitable[None]]) -> None:
