@@ -67,8 +67,10 @@ class MethodRule:
 class Servicer(Protocol):
     """One service: each method of the proto is a coroutine ``(request, call) -> reply``."""
 
-    service: ServiceDescriptor
-    rules: Mapping[str, MethodRule]
+    @property
+    def service(self) -> ServiceDescriptor: ...
+    @property
+    def rules(self) -> Mapping[str, MethodRule]: ...
 
 
 class CallObserver(Protocol):
