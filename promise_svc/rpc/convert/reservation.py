@@ -197,7 +197,7 @@ def create_to(result: CreateResult) -> pb.CreateReservationResponse:
 
 
 def _line_outcome_to(line: LineOutcome) -> pb.LineOutcome:
-    short = line.outcome is CreateOutcome.INSUFFICIENT_STOCK
+    short = line.outcome is CreateOutcome.INSUFFICIENT_STOCK and line.ats >= 0
     return pb.LineOutcome(
         line_id=line.line_id,
         outcome=number_of(line.outcome),
