@@ -50,6 +50,30 @@ class VerifyReport:
         """Whether there is no finding at all."""
         return self.finding_count == 0
 
+    def counts(self) -> list[tuple[str, str]]:
+        """Every count, named and written for people."""
+        states = ", ".join(f"{n:,} {s.name}" for s, n in sorted(self.reservation_counts.items()))
+        numbers: tuple[tuple[str, int], ...] = (
+            ("shards", self.shard_count),
+            ("positions", self.position_count),
+            ("reservations in the order store", self.order_store_reservation_count),
+            ("of them confirmed", self.order_store_confirmed_count),
+            ("events in the order store", self.order_store_event_count),
+            ("events on their way", self.in_flight_event_count),
+            ("legs still following", self.unsettled_count),
+            ("held legs without a claim", self.orphan_count),
+            ("positions short after a correction", self.shortage_count),
+            ("positions oversold", self.oversold_count),
+            ("drift between index and order store", self.drift_count),
+            ("shards without a verdict", len(self.uncompared_shard_ids)),
+            ("findings", self.finding_count),
+        )
+        return [
+            ("reservations in the index", states or "none"),
+            *((name, f"{number:,}") for name, number in numbers),
+            ("seconds", f"{self.elapsed_seconds:.1f}"),
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class ShardScan:

@@ -5,7 +5,7 @@ import sys
 import typer
 from rich.console import Console
 
-from promise_svc.cli import version
+from promise_svc.cli import demo, serve, verify, version
 from promise_svc.errors import PromiseServiceError
 
 app = typer.Typer(
@@ -21,7 +21,8 @@ def _commands() -> None:
     """Delivery promises and stock reservations that never oversell."""
 
 
-app.command()(version.version)
+for command in (demo.demo, serve.serve, verify.verify, version.version):
+    app.command()(command)
 
 
 def main() -> None:

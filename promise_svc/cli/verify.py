@@ -44,7 +44,10 @@ def verify(
         _run(cluster, process.index_urls, process.order_store_url, findings_max=findings)
     )
     console = Console()
-    console.print(counts_table(report))
+    table = Table("audit", "")
+    for row in report.counts():
+        table.add_row(*row)
+    console.print(table)
     for finding in report.findings:
         where = " ".join(filter(None, (finding.sku, finding.node_id, finding.bucket)))
         name = f"{finding.kind.name} shard {finding.shard} {where or finding.reservation_id}"
@@ -58,29 +61,3 @@ async def _run(
 ) -> VerifyReport:
     async with open_audit(cluster, index_urls, order_store_url) as audit:
         return await audit.run(findings_max=findings_max)
-
-
-def counts_table(report: VerifyReport) -> Table:
-    """Every count of a report, a line each."""
-    table = Table("audit", "", title=None)
-    states = ", ".join(f"{n} {s.name}" for s, n in sorted(report.reservation_counts.items()))
-    rows: tuple[tuple[str, object], ...] = (
-        ("shards", report.shard_count),
-        ("positions", report.position_count),
-        ("reservations in the index", states or "none"),
-        ("reservations in the order store", report.order_store_reservation_count),
-        ("of them confirmed", report.order_store_confirmed_count),
-        ("events in the order store", report.order_store_event_count),
-        ("events on their way", report.in_flight_event_count),
-        ("legs still following", report.unsettled_count),
-        ("held legs without a claim", report.orphan_count),
-        ("positions short after a correction", report.shortage_count),
-        ("positions oversold", report.oversold_count),
-        ("drift between index and order store", report.drift_count),
-        ("shards without a verdict", len(report.uncompared_shard_ids)),
-        ("findings", report.finding_count),
-        ("seconds", round(report.elapsed_seconds, 1)),
-    )
-    for name, value in rows:
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
-    return table

@@ -1,0 +1,57 @@
+"""`promise-svc serve`: the service, on the engines named or on embedded ones."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from promise_svc import bootstrap
+from promise_svc.cli.settings import load_settings
+
+
+def serve(
+    listen: Annotated[str | None, typer.Option(help="host:port of gRPC.")] = None,
+    metrics_listen: Annotated[str | None, typer.Option(help="host:port of /metrics.")] = None,
+    index_url: Annotated[
+        list[str] | None,
+        typer.Option(help="URL of a node of the Valkey cluster; without, one is started."),
+    ] = None,
+    order_store_url: Annotated[
+        str | None, typer.Option(help="postgresql:// URL; without, one is started.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the engines that are started.")
+    ] = None,
+    shards_nodes: Annotated[int | None, typer.Option(help="Valkey processes to start.")] = None,
+    shard_count: Annotated[
+        int | None, typer.Option(help="Shards; fixed once the first event is written.")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Run the service until SIGTERM or Ctrl-C.
+
+    Every setting of promise_svc/config.py is also a PROMISE_* variable, such as
+    PROMISE_CONFIRM_DURABILITY; a flag wins over its variable. Logs are JSON lines on stderr.
+    """
+    flags = {
+        "listen": listen,
+        "metrics_listen": metrics_listen,
+        "index_urls": tuple(index_url) if index_url else None,
+        "order_store_url": order_store_url,
+        "data_dir": data_dir,
+        "embedded_nodes": shards_nodes,
+        "shard_count": shard_count,
+        "log_level": log_level,
+    }
+    cluster, process = load_settings(flags, os.environ)
+    console = Console(highlight=False)
+    bootstrap.serve(
+        cluster,
+        process,
+        on_listening=lambda port: console.print(f"serving gRPC on port {port}; Ctrl-C to stop"),
+        progress=console.print,
+    )
