@@ -4,7 +4,8 @@ Limits: those of the specification, and 32 GiB and 2**31 SKUs a shard, 2**31 nod
 Interned node ids and buckets are never forgotten, not even by a load.
 The GIL is held throughout: a look-up is shorter than giving it up would be. The inner functions
 are nogil all the same, so that a batch may release it.
-Cost: see native/README.md.
+Cost: ats(sku) over 20 positions 140 ns warm, 900 cold (12,000 in Python); ats_many 88 warm, 500
+cold per SKU; apply 140 per image; 43 bytes a position. Xeon 2.5 GHz, 2026-11-22; more in README.md.
 """
 
 cimport cython

@@ -1,7 +1,7 @@
 """Twin of promise_svc.domain.sharding: stable_hash, shard_of.
 
 Limits: ``key`` is a str that UTF-8 can encode, of any length; ``shard_count`` is 1..2**32 - 1.
-Cost: see native/README.md.
+Cost: 62 ns a hash of 11 characters, 67 ns a shard (2,300 in Python); Xeon 2.5 GHz, 2026-11-22.
 """
 
 from libc.stdint cimport uint32_t, uint64_t

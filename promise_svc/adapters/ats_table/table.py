@@ -18,7 +18,7 @@ from promise_svc.hotpath import ats_table
 class AtsTable:
     """All positions, in memory. One event loop's thread at a time; no method waits.
 
-    Costs are in native/README.md: well under a microsecond for a look-up that is in the cache.
+    Costs are in native/README.md: about a microsecond for a look-up that is not in the CPU cache.
     """
 
     def __init__(self, shard_count: int) -> None:
