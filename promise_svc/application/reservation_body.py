@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from promise_svc.application.promise import PlannedUnits
 from promise_svc.domain.network import FulfillmentMethod
 from promise_svc.domain.reach import Address
 from promise_svc.domain.reservation import (
@@ -24,14 +25,6 @@ from promise_svc.domain.reservation import (
 )
 
 
-class Allocation(NamedTuple):
-    """Units of one line at one position."""
-
-    node_id: str
-    bucket: str
-    quantity: int
-
-
 class ReservationLine(NamedTuple):
     """One line and where its units are held. ``shard`` is where the SKU lives."""
 
@@ -39,7 +32,7 @@ class ReservationLine(NamedTuple):
     sku: str
     quantity: int
     shard: int
-    allocations: tuple[Allocation, ...]
+    planned_units: tuple[PlannedUnits, ...]
 
 
 class RequestedLine(NamedTuple):
@@ -148,9 +141,9 @@ def legs_of(lines: Sequence[ReservationLine]) -> dict[int, tuple[LegLine, ...]]:
     """Shard -> what to take there, each position once: repeated lines are summed."""
     units: dict[int, dict[tuple[str, str, str], int]] = defaultdict(lambda: defaultdict(int))
     for line in lines:
-        for allocation in line.allocations:
-            place = (line.sku, allocation.node_id, allocation.bucket)
-            units[line.shard][place] += allocation.quantity
+        for planned in line.planned_units:
+            place = (line.sku, planned.node_id, planned.bucket)
+            units[line.shard][place] += planned.quantity
     return {
         shard: tuple(LegLine(*place, quantity) for place, quantity in sorted(places.items()))
         for shard, places in sorted(units.items())

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from promise_svc.application.ports import AtsReader
-from promise_svc.application.promise import PlanRequest, plan
+from promise_svc.application.promise import PlannedUnits, PlanRequest, plan
 from promise_svc.application.reservation_body import (
-    Allocation,
     CreateCommand,
     RequestedLine,
     ReservationLine,
@@ -69,7 +68,7 @@ def source_lines(
         return shard_of(snapshot.shard_key(sku), shard_count)
 
     refusals: list[LineOutcome] = []
-    placed: dict[str, tuple[Allocation, ...]] = {}
+    placed: dict[str, tuple[PlannedUnits, ...]] = {}
     taken = dict(missing)
     for line in command.lines:
         if not line.node_id:
@@ -79,7 +78,7 @@ def source_lines(
             refusals.append(LineOutcome(line.line_id, refusal, node_id=line.node_id))
         place = (line.sku, line.node_id)
         taken[place] = taken.get(place, 0) + line.quantity
-        placed[line.line_id] = (Allocation(line.node_id, "", line.quantity),)
+        placed[line.line_id] = (PlannedUnits(line.node_id, "", line.quantity),)
     open_lines = tuple(Line(x.line_id, x.sku, x.quantity) for x in command.lines if not x.node_id)
     if open_lines:
         planned = plan(
@@ -99,8 +98,7 @@ def source_lines(
             LineOutcome(x.line_id, _REASONS[x.reason], -1 if x.ats is None else x.ats)
             for x in planned.unfulfilled_lines
         ]
-        for line_id, units in planned.units.items():
-            placed[line_id] = tuple(Allocation(*unit) for unit in units)
+        placed.update(planned.units)
     if refusals:
         return SourcedLines(refusals=tuple(refusals), network_version=snapshot.version)
     lines = tuple(

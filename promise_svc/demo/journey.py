@@ -120,7 +120,7 @@ async def buy(shopper: Shopper, story: Story) -> None:
     request = shopper.request("first")
     held, took = await client.call(stub.CreateReservation, request)
     story.step(f"reserve {len(shopper.basket)} lines", took)
-    story.detail(f"{wording.created(held.outcome)}: {wording.allocations(held.reservation)}")
+    story.detail(f"{wording.created(held.outcome)}: {wording.planned_units(held.reservation)}")
     story.expect(held.outcome == _HELD, "the basket is held")
     again, took = await client.call(stub.CreateReservation, request)
     story.step("the same call again", took)

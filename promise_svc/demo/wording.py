@@ -50,12 +50,12 @@ def option(promise: promise_pb.DeliveryPromise) -> list[str]:
     return lines
 
 
-def allocations(reservation: reservation_pb.Reservation) -> str:
+def planned_units(reservation: reservation_pb.Reservation) -> str:
     """What is put aside where."""
     parts = (
         f"{part.quantity} x {line.sku} at {part.node_id}"
         for line in reservation.lines
-        for part in line.allocations
+        for part in line.planned_units
     )
     return ", ".join(parts)
 

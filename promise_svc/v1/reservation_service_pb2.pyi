@@ -719,7 +719,7 @@ class ReservationLine(_message.Message):
     LINE_ID_FIELD_NUMBER: _builtins.int
     SKU_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
-    ALLOCATIONS_FIELD_NUMBER: _builtins.int
+    PLANNED_UNITS_FIELD_NUMBER: _builtins.int
     line_id: _builtins.str
     """The caller's name for the line."""
     sku: _builtins.str
@@ -727,7 +727,7 @@ class ReservationLine(_message.Message):
     quantity: _builtins.int
     """Its units, 1 or more."""
     @_builtins.property
-    def allocations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Allocation]:
+    def planned_units(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedUnits]:
         """Where they are put aside; quantities add up to the line's."""
 
     def __init__(
@@ -736,18 +736,18 @@ class ReservationLine(_message.Message):
         line_id: _builtins.str = ...,
         sku: _builtins.str = ...,
         quantity: _builtins.int = ...,
-        allocations: _abc.Iterable[Global___Allocation] | None = ...,
+        planned_units: _abc.Iterable[Global___PlannedUnits] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocations", b"allocations", "line_id", b"line_id", "quantity", b"quantity", "sku", b"sku"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["line_id", b"line_id", "planned_units", b"planned_units", "quantity", b"quantity", "sku", b"sku"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReservationLine: _TypeAlias = ReservationLine  # noqa: Y015
 
 @_typing.final
-class Allocation(_message.Message):
+class PlannedUnits(_message.Message):
     """Units of one line put aside in one position."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -774,4 +774,4 @@ class Allocation(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Allocation: _TypeAlias = Allocation  # noqa: Y015
+Global___PlannedUnits: _TypeAlias = PlannedUnits  # noqa: Y015

@@ -16,7 +16,7 @@ from promise_svc.application.availability import (
     NodeAvailability,
 )
 from promise_svc.application.reservation import CreateResult, LineOutcome, TransitionResult
-from promise_svc.application.reservation_body import Allocation, Reservation, ReservationLine
+from promise_svc.application.reservation_body import PlannedUnits, Reservation, ReservationLine
 from promise_svc.application.stock import AsOf, Consistency, DegradedReason, Freshness
 from promise_svc.application.verify_report import VerifyReport
 from promise_svc.domain.audit import Finding, FindingKind
@@ -126,7 +126,7 @@ HELD = Reservation(
     revision=1,
     create_ms=1_000,
     expire_ms=2_000,
-    lines=(ReservationLine("1", "a", 2, 7, (Allocation("n", "", 2),)),),
+    lines=(ReservationLine("1", "a", 2, 7, (PlannedUnits("n", "", 2),)),),
     fulfillment_method=FulfillmentMethod.CURBSIDE,
 )
 
@@ -143,7 +143,7 @@ def test_a_held_reservation_is_told_with_an_outcome_a_line() -> None:
     )
 
     assert [(line.line_id, line.outcome) for line in reply.line_outcomes] == [("1", 1)]
-    assert reply.reservation.lines[0].allocations[0].quantity == 2
+    assert reply.reservation.lines[0].planned_units[0].quantity == 2
     assert reply.reservation.state == reservation_pb.Reservation.STATE_HELD
     assert (reply.replayed, reply.durability_mode) == (True, types_pb2.DURABILITY_MODE_FSYNC)
 

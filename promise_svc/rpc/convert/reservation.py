@@ -243,8 +243,8 @@ def _line_to(line: ReservationLine) -> pb.ReservationLine:
         line_id=line.line_id,
         sku=line.sku,
         quantity=line.quantity,
-        allocations=[
-            pb.Allocation(node_id=part.node_id, bucket=part.bucket, quantity=part.quantity)
-            for part in line.allocations
+        planned_units=[
+            pb.PlannedUnits(node_id=part.node_id, bucket=part.bucket, quantity=part.quantity)
+            for part in line.planned_units
         ],
     )
