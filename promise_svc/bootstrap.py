@@ -35,7 +35,6 @@ from promise_svc.application.supply import SupplyWriter
 from promise_svc.application.takeover import Takeover
 from promise_svc.application.tasks import OwnedTasks
 from promise_svc.application.verify import Verify
-from promise_svc.application.verify import Verify
 from promise_svc.config import ClusterConfig, ProcessConfig
 from promise_svc.domain.reservation import DurabilityMode
 from promise_svc.domain.sharding import Position
@@ -58,7 +57,7 @@ from promise_svc.workers.relay_loop import RelayLoop
 from promise_svc.workers.shard_loop import ShardLoop
 
 RESOLVE_SECONDS = 0.5
-SWEEP_SECONDS = 0.25
+SWEEP_SECONDS = 0.5
 """Also the pace of heartbeats, and so the age of an idle shard's rows in the table."""
 
 WARM_SECONDS_MAX = 600.0

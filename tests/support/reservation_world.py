@@ -1,4 +1,4 @@
-"""A world to reserve in: workers that can die at any call, a clock, and a look behind the scenes."""
+"""A world to reserve in: workers that can die at any call, a clock, and a look behind."""
 
 from __future__ import annotations
 
