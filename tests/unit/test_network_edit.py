@@ -150,16 +150,17 @@ async def test_the_status_of_no_node_is_not_found(world: World) -> None:
 
 
 async def test_an_edit_that_another_came_before_is_judged_anew(world: World) -> None:
-    """The version is compared when it is written."""
+    """The version is compared when it is written, so what came between counts."""
     real, seen = world.store.upsert_network, []
+    euros = replace(a_service("post"), currency_code="EUR")
 
     async def late(kind, documents, expected_version=None):
         if not seen:
             seen.append(expected_version)
-            await real("item", {"other": encode_document(Item(sku="other"))})
+            await real("carrier_service", {"post": encode_document(euros)})
         return await real(kind, documents, expected_version)
 
     world.store.upsert_network = late  # type: ignore[method-assign]
 
-    assert await world.upsert("item", Item(sku="a")) == [(Outcome.CREATED, "")]
-    assert set(world.editor.snapshot().documents.items) == {"a", "other"}
+    assert await world.upsert("carrier_service", a_service()) == [(Outcome.CURRENCY_MISMATCH, "")]
+    assert set(world.editor.snapshot().documents.carrier_services) == {"post"}

@@ -117,6 +117,19 @@ def test_the_status_fits_a_clients_metadata(count: int, character: str) -> None:
     assert bad.field_violations[0].description
 
 
+def test_fields_that_do_not_fit_are_counted() -> None:
+    """The first ones are told; how many there were stands in the metadata."""
+    violations = [VIOLATION._replace(field="f" * 200)] * 100
+    status = status_of(errors.InvalidRequest(violations))
+    info, bad = ErrorInfo(), BadRequest()
+    status.details[0].Unpack(info)
+    status.details[1].Unpack(bad)
+
+    assert status.ByteSize() <= DETAILS_BYTES_MAX
+    assert 15 <= len(bad.field_violations) < 100
+    assert info.metadata["violation_count"] == "100"
+
+
 def test_the_status_travels_under_grpcs_own_key() -> None:
     """The richer error model's name."""
     status = status_of(errors.Unavailable("away"))
