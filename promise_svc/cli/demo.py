@@ -21,7 +21,7 @@ def demo(
     stores: Annotated[int, typer.Option(min=20, max=2_000, help="How many stores.")] = 300,
     shoppers: Annotated[
         int, typer.Option(min=10, max=100_000, help="Shoppers in each of the two crowds.")
-    ] = 300,
+    ] = 200,
     keep: Annotated[
         Path | None,
         typer.Option(

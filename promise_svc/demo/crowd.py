@@ -46,9 +46,16 @@ class Crowd:
     outcomes: Counter[str] = field(default_factory=Counter)
 
     async def shop(
-        self, name: str, count: int, story: Story, on_done: Callable[[int], None] = lambda _: None
+        self,
+        name: str,
+        count: int,
+        story: Story,
+        *,
+        browsing_share: float = 0.0,
+        on_done: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """Let ``count`` shoppers through; ``on_done`` hears how many are."""
+        """Let ``count`` shoppers through; ``on_done`` hears how many are. ``browsing_share``
+        of them ask for a delivery promise first, the others have one and buy."""
         self.outcomes.clear()
         start = time.monotonic()
         done = 0
@@ -56,7 +63,7 @@ class Crowd:
 
             async def one(number: int) -> None:
                 nonlocal done
-                await self._shopper(f"{self.prefix}-{name}-{number}")
+                await self._shopper(f"{self.prefix}-{name}-{number}", browsing_share)
                 done += 1
                 ticker.advance(1)
                 on_done(done)
@@ -76,7 +83,7 @@ class Crowd:
             if crash is None and done >= count * KILL_AFTER_SHARE:
                 crash = asyncio.create_task(self._crash(host, story))
 
-        await self.shop("crash", count, story, on_done)
+        await self.shop("crash", count, story, on_done=on_done)
         if crash is not None:
             await crash
 
@@ -109,14 +116,15 @@ class Crowd:
         await asyncio.to_thread(host.restart_index)
         story.note(f"Valkey is back on its append-only file after {time.monotonic() - start:.1f} s")
 
-    async def _shopper(self, rid: str) -> None:
-        """Cart, promise, hold; then most confirm, some let go, some cancel, some just leave."""
+    async def _shopper(self, rid: str, browsing_share: float) -> None:
+        """Promise, hold; then most confirm, some let go, some cancel, some just leave."""
         rng, stub = self.rng, self.client.reservations
         place = rng.choice(self.places)
         skus = {self.stock.popular(rng) for _ in range(rng.choice((1, 1, 2, 3)))}
         basket = [(sku, rng.choice((1, 1, 1, 2))) for sku in sorted(skus)]
         mood = rng.random()
-        await self._promise(place, basket)
+        if rng.random() < browsing_share:
+            await self._promise(place, basket)
         held = await self.client.insist(stub.CreateReservation, _request(rid, place, basket))
         self.outcomes[wording.created(held.outcome)] += 1
         if held.outcome != _HELD:

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ OpenAudit = Callable[[tuple[str, ...], str], AbstractAsyncContextManager[Verify]
 
 START_SECONDS_MAX = 60.0
 LARGE_CITIES = 20
+BROWSING_SHARE = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +50,12 @@ def run_demo(options: DemoOptions, folder: Path, open_audit: OpenAudit, story: S
     """Play it all on ``folder``; True when nothing was broken. Prints the closing line."""
     start = time.monotonic()
     story.chapter(f"promise-svc demo, seed {options.seed}, {wording.now_text()}")
-    network, stock = _generate(options, story)
-    with DemoHost(folder, story.note) as host:
-        return asyncio.run(_play(options, host, network, stock, open_audit, story, start))
+    with ThreadPoolExecutor(1) as pool:
+        # Engines take seconds to start, in which this process has nothing else to do.
+        generated = pool.submit(_generate, options, story)
+        with DemoHost(folder, story.note) as host:
+            network, stock = generated.result()
+            return asyncio.run(_play(options, host, network, stock, open_audit, story, start))
 
 
 def _generate(options: DemoOptions, story: Story) -> tuple[DemoNetwork, DemoStock]:
@@ -123,7 +128,7 @@ async def _many_shoppers(
     await crowd.shop_through_a_crash(host, options.shopper_count, story)
     lost = await crowd.lost(story)
     story.chapter("And a quiet hour")
-    await crowd.shop("quiet", options.shopper_count, story)
+    await crowd.shop("quiet", options.shopper_count, story, browsing_share=BROWSING_SHARE)
     return lost + await crowd.lost(story)
 
 

@@ -22,7 +22,7 @@ SCARCE_SHARE = 0.05
 VENDOR_SHARE = 0.04
 """Held by one vendor and by nobody else."""
 STORE_SHARE_MAX = 0.8
-STORE_SHARE_SLOPE = 0.02
+STORE_SHARE_SLOPE = 0.012
 """A SKU of rank r is in this share of the stores, times (SKUs / r) to the power 0.55."""
 
 _KINDS = ("jacket", "running shoe", "backpack", "kettle", "desk lamp", "wool sweater", "headphones",

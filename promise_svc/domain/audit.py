@@ -176,7 +176,9 @@ def position_differences(
 ) -> Iterator[tuple[PositionKey, str]]:
     """Positions that differ, with both values. A feed's own numbers move without an event, so
     they do not count."""
-    for key in sorted(expected.keys() | actual.keys()):
+    unlike = [key for key, row in expected.items() if actual.get(key) != row]
+    unlike += actual.keys() - expected.keys()
+    for key in sorted(unlike):
         left, right = expected.get(key), actual.get(key)
         if left is None or right is None or _counted(left) != _counted(right):
             yield key, f"{_figures(left)} against {_figures(right)}"
