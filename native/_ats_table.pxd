@@ -2,6 +2,9 @@
 
 A block is one SKU: Block, then the SKU in UTF-8 padded to 8 bytes, then ``capacity`` cells of which
 ``count`` are used, ascending by place. The index maps the SKU's hash to the block's word offset.
+
+A SKU is looked for in the shard of its own hash. Those that a shard key put elsewhere have a trace
+there: a hint, in one open-addressed table for all shards, that another shard may have them.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -39,6 +42,11 @@ cdef struct ShardMap:
     uint64_t words_dead  # left behind by blocks that moved
 
 
+cdef struct Trace:
+    uint32_t tag  # high half of the hash, whose low bits also choose the slot
+    uint32_t shard  # + 1; 0 is an empty slot
+
+
 cdef struct Clock:
     int64_t epoch
     int64_t sequence
@@ -60,6 +68,9 @@ cdef class AtsTable:
     cdef ShardMap* live
     cdef ShardMap* staged
     cdef Clock* clocks
+    cdef Trace* traces  # NULL until a shard key was seen; never forgotten, not even by a load
+    cdef uint32_t trace_count
+    cdef uint32_t trace_mask  # slot count - 1; slot counts are powers of two
     cdef Parsed* parsed
     cdef uint64_t parsed_capacity
     cdef uint32_t* marks  # per interned id, the last call that named it
@@ -67,11 +78,16 @@ cdef class AtsTable:
     cdef uint32_t marks_capacity  # of marks and named
     cdef uint32_t mark
 
-    cdef int64_t parse(self, uint32_t shard, list images) except -1
-    cdef int parse_one(self, uint32_t shard, object image, Parsed* parsed) except -1
+    cdef int64_t parse(self, list images) except -1
+    cdef int parse_one(self, object image, Parsed* parsed) except -1
     cdef uint32_t intern(self, str name, str value) except? 0
-    cdef Block* find(self, str sku) except? NULL
+    cdef Block* find(self, str sku, uint32_t* shard) except? NULL
+    cdef Block* find_traced(
+        self, uint64_t hash, const char* key, uint32_t key_size, uint32_t* shard
+    ) noexcept nogil
+    cdef int leave_trace(self, uint64_t hash, uint32_t shard) except -1
+    cdef int grow_traces(self) except -1
     cdef int64_t name_nodes(self, list node_ids) except -1
     cdef int reserve_marks(self) except -1
     cdef int check_shard(self, int64_t shard) except -1
-    cdef int write(self, ShardMap* map, int64_t count) except -1
+    cdef int write(self, uint32_t shard, ShardMap* map, int64_t count) except -1

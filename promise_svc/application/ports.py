@@ -169,9 +169,13 @@ class AtsReader(Protocol):
         """Summed ATS over here-now positions of the given nodes, or of all nodes."""
         ...
 
+    def shard(self, sku: str) -> int | None:
+        """The shard that has the positions of ``sku``; None when it never had one."""
+        ...
+
     def as_of(self, sku: str) -> tuple[Position, int]:
-        """Position and shard time (ms since 1970) up to which the SKU's shard was followed;
-        (START, 0) while it was never synchronised."""
+        """Position and shard time (ms since 1970) up to which the SKU's shard was followed, or the
+        shard of its hash when it never had a position; (START, 0) before the shard was loaded."""
         ...
 
 

@@ -3,6 +3,10 @@
 The table is a copy of all positions, kept per shard, for reads that ask nobody else. A position
 once seen never goes away: it stays with zero on hand.
 
+A SKU's shard is the one it was loaded or applied under: its shard key may have put it elsewhere
+than where ``shard_of(sku)`` says. Shards write in any order, so it is not order that decides should
+a SKU ever stand in several: the one of ``shard_of(sku)`` comes first, then the lowest.
+
 Limits: ids as in ``ID_LENGTH_MAX``; ``on_hand`` is 0..QUANTITY_MAX; the other counters, epochs,
 sequences and times are 0..COUNTER_MAX. ATS of a position is at most its ``on_hand``, so sums over
 2**32 positions fit 64 bits.
@@ -37,7 +41,8 @@ class AtsTableCore(Protocol[RowT]):
     def load(
         self, shard: int, epoch: int, sequence: int, time_ms: int, images: Iterable[Image]
     ) -> None:
-        """Replace the shard's positions by the staged ones and ``images``, at this point."""
+        """Replace the shard's positions by the staged ones and ``images``, at this point; those of
+        other shards stay."""
         ...
 
     def stage(self, shard: int, images: Iterable[Image]) -> None:
@@ -58,8 +63,12 @@ class AtsTableCore(Protocol[RowT]):
         """Epoch, sequence and shard time in ms up to which the shard is followed; zeros before."""
         ...
 
+    def shard(self, sku: str) -> int | None:
+        """The shard that has the SKU's positions; None when it never had one."""
+        ...
+
     def as_of(self, sku: str) -> tuple[int, int, int]:
-        """``clock`` of the SKU's shard."""
+        """``clock`` of the SKU's shard; of ``shard_of(sku)`` when it never had a position."""
         ...
 
     def rows(self, sku: str) -> list[RowT] | None:
@@ -129,8 +138,15 @@ class AtsTable(Generic[RowT]):
         self._check(shard, ())
         return self._clocks[shard]
 
+    def shard(self, sku: str) -> int | None:
+        own = shard_of(sku, self._shard_count)
+        if sku in self._shards[own]:
+            return own
+        return next((shard for shard, skus in enumerate(self._shards) if sku in skus), None)
+
     def as_of(self, sku: str) -> tuple[int, int, int]:
-        return self._clocks[shard_of(sku, self._shard_count)]
+        shard = self.shard(sku)
+        return self._clocks[shard_of(sku, self._shard_count) if shard is None else shard]
 
     def rows(self, sku: str) -> list[RowT] | None:
         cells = self._cells(sku)
@@ -160,7 +176,8 @@ class AtsTable(Generic[RowT]):
         return 0
 
     def _cells(self, sku: str) -> _Cells | None:
-        return self._shards[shard_of(sku, self._shard_count)].get(sku)
+        shard = self.shard(sku)
+        return None if shard is None else self._shards[shard][sku]
 
     def _check(self, shard: int, images: Iterable[Image]) -> list[Image]:
         if not 0 <= shard < self._shard_count:
@@ -170,8 +187,6 @@ class AtsTable(Generic[RowT]):
             _check_id("sku", sku, 1)
             _check_id("node_id", node_id, 1)
             _check_id("bucket", bucket, 0)
-            if shard_of(sku, self._shard_count) != shard:
-                raise ValueError(f"sku {sku!r} does not belong to shard {shard}")
             _check_counters(counters)
         return checked
 

@@ -16,6 +16,7 @@ from promise_svc.application.ports import AtsRow
 from promise_svc.domain.ats_table import COUNTER_MAX
 from promise_svc.domain.events import PositionImage
 from promise_svc.domain.inventory import ID_LENGTH_MAX, QUANTITY_MAX, StockPosition
+from promise_svc.domain.sharding import shard_of
 
 NewTable = Callable[..., Any]
 LARGEST = (QUANTITY_MAX, COUNTER_MAX, COUNTER_MAX, COUNTER_MAX)
@@ -179,11 +180,62 @@ def test_an_unknown_shard_is_refused(new_table: NewTable, shard: int) -> None:
             call()
 
 
-def test_a_sku_of_another_shard_is_refused(new_table: NewTable) -> None:
-    """A misrouted image would never be found again."""
+def test_a_sku_is_found_in_the_shard_it_was_put_under(new_table: NewTable) -> None:
+    """A shard key moves a SKU out of the shard of its own hash: rows, ATS and clock follow it."""
+    table = new_table(shard_count=64, make_row=partial(tuple.__new__, AtsRow))
+    skus = [f"style-{number}" for number in range(500)]
+    for shard in (5, 7):
+        table.stage(shard, [image(sku, "n1", "", 1) for sku in skus[shard::64]])
+        table.load(shard, 1, shard, 100 + shard, [image(sku) for sku in skus[shard::64]])
+    table.apply(9, 2, 9, 109, [image(sku) for sku in skus[9::64]])
+    placed = {sku: number % 64 for number, sku in enumerate(skus) if number % 64 in (5, 7, 9)}
+
+    assert sum(shard_of(sku, 64) != shard for sku, shard in placed.items()) > 20
+    assert placed == {sku: shard for sku in skus if (shard := table.shard(sku)) is not None}
+    assert {table.as_of(sku) for sku in placed} == {(1, 5, 105), (1, 7, 107), (2, 9, 109)}
+    assert table.ats_many(skus, "n") == [5 if sku in placed else 0 for sku in skus]
+    assert table.ats(skus[5]) == 6
+    assert len(table.rows(skus[7])) == 2
+    assert table.rows(skus[8]) is None
+
+
+def test_a_load_replaces_the_skus_of_its_shard_alone(new_table: NewTable) -> None:
+    """Those that the load leaves out are gone; a SKU whose hash names the shard and that another
+    shard has is not one of them."""
+    table = new_table(shard_count=64, make_row=partial(tuple.__new__, AtsRow))
+    own = shard_of("a", 64)
+    table.load((own + 1) % 64, 1, 1, 1, [image("a"), image("b")])
+    table.load(own, 1, 1, 1, [image("c")])
+    table.load(own, 1, 2, 2, [])
+    assert (table.ats("a"), table.rows("c"), table.sku_count()) == (5, None, 2)
+
+    table.load((own + 1) % 64, 1, 2, 2, [image("b")])
+
+    assert (table.rows("a"), table.shard("a"), table.ats("b")) == (None, None, 5)
+    table.apply((own + 2) % 64, 1, 1, 1, [image("a", on_hand=3)])
+    assert (table.shard("a"), table.ats("a")) == ((own + 2) % 64, 3)
+
+
+def test_a_sku_never_seen_is_as_old_as_the_shard_of_its_hash(new_table: NewTable) -> None:
+    """Nobody has said that it is elsewhere."""
     table = new_table(shard_count=64, make_row=tuple)
-    with pytest.raises(ValueError, match="does not belong"):
-        table.load(0, 1, 1, 1, [image("a")])
+    own = shard_of("a", 64)
+    table.load(own, 1, 2, 3, [])
+
+    assert (table.shard("a"), table.as_of("a")) == (None, (1, 2, 3))
+
+
+def test_a_sku_in_several_shards_has_one_answer_whatever_the_order(new_table: NewTable) -> None:
+    """It must not be; should it, its own shard comes first, then the lowest."""
+    own = shard_of("a", 64)
+    others = [shard for shard in range(64) if shard != own]
+    for order in ([own, others[3], others[9]], [others[9], others[3], own]):
+        table = new_table(shard_count=64, make_row=tuple)
+        for shard in order:
+            table.apply(shard, 1, 1, 1, [image("a", on_hand=shard)])
+        assert (table.shard("a"), table.ats("a")) == (own, own)
+        table.load(own, 1, 1, 1, [])
+        assert (table.shard("a"), table.ats("a")) == (others[3], others[3])
 
 
 def test_only_stock_here_now_counts(new_table: NewTable) -> None:
@@ -231,9 +283,11 @@ def test_a_load_packs_its_positions(grouped: bool) -> None:
     assert table.memory_size() / len(images) < 48
 
 
-def test_memory_is_flat_over_many_writes() -> None:
-    """A hundred thousand writes over the same positions hold what the first thousand held."""
-    table = one_shard(_ats_table.AtsTable)
+@pytest.mark.parametrize("shard_count", [1, 64], ids=["of their hash", "of a shard key"])
+def test_memory_is_flat_over_many_writes(shard_count: int) -> None:
+    """A hundred thousand writes over the same positions hold what the first thousand held,
+    wherever their SKUs belong."""
+    table: Any = _ats_table.AtsTable(shard_count, partial(tuple.__new__, AtsRow))
     images = [image(f"s{i % 50}", f"n{i % 7}", "", i) for i in range(1000)]
 
     def work(rounds: int) -> None:

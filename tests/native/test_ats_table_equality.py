@@ -6,7 +6,13 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from native import _ats_table
 from promise_svc.domain import ats_table
@@ -48,9 +54,14 @@ class BothTables(RuleBasedStateMachine):
                 answers.append(ValueError)
         assert answers[0] == answers[1]
 
-    @staticmethod
-    def of_shard(shard: int, chosen: list[Any]) -> list[Any]:
-        return [image for image in chosen if shard_of(image[0], SHARD_COUNT) == shard]
+    @initialize(placed=st.none() | st.lists(shards, min_size=len(SKUS), max_size=len(SKUS)))
+    def place(self, placed: list[int] | None) -> None:
+        """Every SKU in the shard of its hash, or where shard keys put it."""
+        hashed = [shard_of(sku, SHARD_COUNT) for sku in SKUS]
+        self.placed = dict(zip(SKUS, placed or hashed, strict=True))
+
+    def of_shard(self, shard: int, chosen: list[Any]) -> list[Any]:
+        return [image for image in chosen if self.placed[image[0]] == shard]
 
     @rule(shard=shards, epoch=numbers, sequence=numbers, time_ms=numbers, chosen=images)
     def load(self, shard: int, epoch: int, sequence: int, time_ms: int, chosen: list[Any]) -> None:
@@ -69,6 +80,10 @@ class BothTables(RuleBasedStateMachine):
         epoch, sequence, _ = self.plain.clock(shard)
         sequence = min(sequence + steps, ats_table.COUNTER_MAX)
         self.both("apply", shard, epoch, sequence, time_ms, self.of_shard(shard, chosen))
+
+    @rule(shard=shards, chosen=images)
+    def stage_anywhere(self, shard: int, chosen: list[Any]) -> None:
+        self.both("stage", shard, chosen)
 
     @rule(shard=shards, epoch=numbers, sequence=numbers, chosen=images)
     def apply_anything(self, shard: int, epoch: int, sequence: int, chosen: list[Any]) -> None:
@@ -92,6 +107,7 @@ class BothTables(RuleBasedStateMachine):
             assert sorted(plain or []) == sorted(native or [])
             assert self.plain.ats(sku) == self.native.ats(sku)
             assert self.plain.as_of(sku) == self.native.as_of(sku)
+            assert self.plain.shard(sku) == self.native.shard(sku)
         for shard in range(SHARD_COUNT):
             assert self.plain.clock(shard) == self.native.clock(shard)
         assert self.plain.sku_count() == self.native.sku_count()

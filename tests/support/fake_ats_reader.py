@@ -23,10 +23,11 @@ class FakeClock:
 
 
 class FakeAtsReader:
-    """``stock`` is SKU -> rows; every SKU stands at ``at``, followed up to ``time_ms``."""
+    """``stock`` is SKU -> rows; ``shards`` is SKU -> shard; every SKU stands at ``at``, followed up to ``time_ms``."""
 
     def __init__(self, time_ms: int) -> None:
         self.stock: dict[str, list[AtsRow]] = {}
+        self.shards: dict[str, int] = {}
         self.at = Position(1, 7)
         self.time_ms = time_ms
 
@@ -55,6 +56,9 @@ class FakeAtsReader:
             for row in self.stock.get(sku, [])
             if not row.bucket and (node_ids is None or row.node_id in node_ids)
         )
+
+    def shard(self, sku: str) -> int | None:
+        return self.shards.get(sku)
 
     def as_of(self, sku: str) -> tuple[Position, int]:
         return self.at, self.time_ms

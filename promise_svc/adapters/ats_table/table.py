@@ -38,8 +38,13 @@ class AtsTable:
         """ATS of each SKU at one node, in request order."""
         return self._core.ats_many(skus, node_id)
 
+    def shard(self, sku: str) -> int | None:
+        """The shard that has the positions of ``sku``; None when it never had one."""
+        return self._core.shard(sku)
+
     def as_of(self, sku: str) -> tuple[Position, int]:
-        """Point and shard time, ms since 1970, up to which the SKU's shard was followed."""
+        """Point and shard time, ms since 1970, up to which the SKU's shard was followed; of the
+        shard of its hash when it never had a position."""
         epoch, sequence, time_ms = self._core.as_of(sku)
         return Position(epoch, sequence), time_ms
 
