@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from promise_svc.application.ports import AtsIndex, StoredNetwork
+from promise_svc.application.ports import AtsIndex, OrderStore
 from promise_svc.domain.network import NodeStatus
 from promise_svc.errors import (
     FieldViolation,
@@ -29,18 +29,6 @@ DocumentCheck = Callable[[str, Mapping[str, str]], Sequence[FieldViolation]]
 """Kind and documents (JSON by id) in, everything wrong with them out."""
 
 
-class NetworkStore(Protocol):
-    """What an edit needs of the order store."""
-
-    async def network(self) -> StoredNetwork: ...
-    async def upsert_network(
-        self, kind: str, documents: Mapping[str, str], expected_version: int | None = None
-    ) -> int:
-        """As ``OrderStore.upsert_network``; with ``expected_version``, PreconditionFailed and
-        nothing written unless the network is at that version."""
-        ...
-
-
 class NodeStatusChange(NamedTuple):
     """A node's status was set."""
 
@@ -52,7 +40,7 @@ class NodeStatusChange(NamedTuple):
 class NetworkAdmin:
     """Use cases of network edits. Every one of them is idempotent."""
 
-    def __init__(self, index: AtsIndex, store: NetworkStore, check: DocumentCheck) -> None:
+    def __init__(self, index: AtsIndex, store: OrderStore, check: DocumentCheck) -> None:
         self._index = index
         self._store = store
         self._check = check

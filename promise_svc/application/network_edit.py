@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
 
-from promise_svc.application.network import NetworkAdmin, NetworkStore, NodeStatusChange
+from promise_svc.application.network import NetworkAdmin, NodeStatusChange
+from promise_svc.application.ports import AtsReader, OrderStore
 from promise_svc.application.tasks import OwnedTasks
 from promise_svc.domain.network import (
     Document,
@@ -83,7 +84,7 @@ class NetworkEditor:
         self,
         *,
         admin: NetworkAdmin,
-        store: NetworkStore,
+        store: OrderStore,
         network: NetworkFollower,
         encode: EncodeDocument,
         tasks: OwnedTasks,

@@ -183,11 +183,20 @@ class AtsSink(Protocol):
     """Where the feed writes."""
 
     def load(self, shard: int, at: Position, time_ms: int, rows: Sequence[PositionImage]) -> None:
-        """Replace a shard's rows with a snapshot that includes all events up to ``at``."""
+        """Replace a shard's rows with the staged ones and ``rows``: a snapshot that includes all
+        events up to ``at``."""
         ...
 
     def apply(self, shard: int, at: Position, time_ms: int, rows: Sequence[PositionImage]) -> None:
         """Apply after-images of events up to ``at``; an empty ``rows`` only moves the clock."""
+        ...
+
+    def stage(self, shard: int, rows: Sequence[PositionImage]) -> None:
+        """Add rows to the shard's next load, unseen by readers; the later image wins."""
+        ...
+
+    def unstage(self, shard: int) -> None:
+        """Forget the staged rows of a load given up."""
         ...
 
     def at(self, shard: int) -> Position:
@@ -258,9 +267,12 @@ class OrderStore(Protocol):
     async def reservation(self, reservation_id: str) -> StoredReservation | None: ...
     async def network(self) -> StoredNetwork: ...
     async def network_version(self) -> int: ...
-    async def upsert_network(self, kind: str, documents: Mapping[str, str]) -> int:
+    async def upsert_network(
+        self, kind: str, documents: Mapping[str, str], expected_version: int | None = None
+    ) -> int:
         """Insert or replace documents of one kind; returns the new network version, or the
-        present one when nothing changed."""
+        present one when nothing changed. With ``expected_version``, PreconditionFailed and nothing
+        written unless the network is at that version."""
         ...
 
 

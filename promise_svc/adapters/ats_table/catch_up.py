@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from promise_svc.application.ports import AtsIndex, AtsSink, OrderStore
 from promise_svc.domain.events import EventType, PositionImage, StoredEvent
@@ -24,16 +24,6 @@ OUTBOX_BATCH = 500
 
 SCAN_PAUSE_SECONDS = 0.05
 """Shards are scanned one at a time with this pause: they have selling to do."""
-
-
-class LoadableSink(AtsSink, Protocol):
-    """A sink whose loads can be prepared in steps."""
-
-    def stage(self, shard: int, rows: Sequence[PositionImage]) -> None:
-        """Add rows to the shard's next load, unseen by readers; the later image wins."""
-        ...
-
-    def unstage(self, shard: int) -> None: ...
 
 
 class Point(NamedTuple):
@@ -57,7 +47,7 @@ class CatchUp:
         self,
         index: AtsIndex,
         store: OrderStore,
-        table: LoadableSink,
+        table: AtsSink,
         loaded: Callable[[int, Point, str], None],
         *,
         timeout: float,

@@ -24,13 +24,12 @@ from typing import Protocol
 
 from promise_svc.adapters.ats_table.catch_up import (
     CatchUp,
-    LoadableSink,
     OutboxLacks,
     Point,
     continues,
     images_of,
 )
-from promise_svc.application.ports import AtsIndex, OrderStore, ShardChannels, ShardNews
+from promise_svc.application.ports import AtsIndex, AtsSink, OrderStore, ShardChannels, ShardNews
 from promise_svc.domain.sharding import START, Position
 from promise_svc.errors import PromiseServiceError
 
@@ -87,7 +86,7 @@ class AtsFeed:
         index: AtsIndex,
         store: OrderStore,
         channels: ShardChannels,
-        table: LoadableSink,
+        table: AtsSink,
         observer: FeedObserver,
         *,
         concurrency: int = 4,
