@@ -24,6 +24,7 @@ from promise_svc.application.admission import Admission
 from promise_svc.application.availability import AvailabilityReader
 from promise_svc.application.network import NetworkAdmin
 from promise_svc.application.network_edit import NetworkEditor
+from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.pickup import PickupFinder
 from promise_svc.application.ports import ShardNews
 from promise_svc.application.promise import CartPromiser
@@ -178,7 +179,9 @@ class Service:
             lag.heard(news.shard, news.at, news.durable, news.time_ms)
             if news.events:
                 relay.wake(news.shard)
+                self.own_writes.heard()
 
+        self.own_writes = OwnWrites(self.index, self.table.at)
         self.news.subscribe(hear)
         feed = AtsFeed(self.index, self.store, self.news, self.table, observer.feed)
         observer.feed.watch(
@@ -245,6 +248,7 @@ class Service:
                 reserve=reserve,
                 confirm=_CONFIRM_MODES[self._process.confirm_durability],
             ),
+            own_writes=self.own_writes,
             tasks=self._tasks,
         )
         self.servicers: tuple[Servicer, ...] = (
@@ -269,6 +273,7 @@ class Service:
                     table=self.table,
                     network=snapshot,
                     tasks=self._tasks,
+                    own_writes=self.own_writes,
                     durability=reserve,
                 )
             ),

@@ -66,6 +66,10 @@ class AtsIndex(Protocol):
 
     shard_count: int
 
+    def seen(self, shard: int) -> Position:
+        """The newest position of the shard that any answer to this process has shown."""
+        ...
+
     async def create(
         self, shard: int, steps: Sequence[CreateStep], timeout: float
     ) -> list[StepReply]: ...

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.ports import AtsIndex, AtsReader, Clock, DurabilityWatch, OrderStore
 from promise_svc.application.reservation_body import (
     Body,
@@ -122,8 +123,10 @@ class Reservations:
         watch: DurabilityWatch,
         clock: Clock,
         durability: Durability,
+        own_writes: OwnWrites,
         tasks: OwnedTasks,
     ) -> None:
+        self._own_writes = own_writes
         self._index = index
         self._table = table
         self._network = network
@@ -327,6 +330,8 @@ class Reservations:
                 noted = await self._shards.settled(rid, home, claim.attempt, deadline)
                 at, epoch = Position(noted.epoch, noted.sequence), noted.epoch
             await self._watch.wait_durable(home, at, epoch, deadline.left())
+        if not replayed:
+            await self._own_writes.visible(claim.legs)
         return CreateResult(
             outcome=CreateOutcome.HELD,
             reservation=reservation_of(rid, claim),
@@ -424,6 +429,8 @@ class Reservations:
             reply = await self._shards.confirm(rid, home, revision, deadline)
         else:
             reply = await self._shards.let_go(rid, home, target, revision, deadline)
+            if reply.outcome == Outcome.DONE and reply.claim:
+                await self._own_writes.visible(reply.claim.legs)
         if reply.outcome == Outcome.MISSING or reply.state == State.ABORTED:
             return _late(await self._stored(rid), target, mode)
         if not reply.claim:

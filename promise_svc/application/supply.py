@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple, TypeVar
 
+from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.ports import AtsIndex, AtsReader
 from promise_svc.application.tasks import Deadline, OwnedTasks
 from promise_svc.domain.inventory import shortage
@@ -120,6 +121,7 @@ class SupplyWriter:
         table: AtsReader,
         network: Callable[[], NetworkSnapshot],
         tasks: OwnedTasks,
+        own_writes: OwnWrites,
         durability: DurabilityMode,
     ) -> None:
         """``durability`` is what the index's acknowledgement survives; ``tasks`` carry rows to
@@ -127,6 +129,7 @@ class SupplyWriter:
         self._index = index
         self._table = table
         self._network = network
+        self._own_writes = own_writes
         self._durability = durability
         self._tasks = tasks
 
@@ -145,13 +148,27 @@ class SupplyWriter:
     async def adjust(
         self, idempotency_key: str, rows: Sequence[SupplyDelta], timeout: float
     ) -> SupplyAnswer:
-        """Add or take units, each row once per key. Errors and cost as ``sync``."""
+        """Add or take units, each row once per key. Errors as ``sync``; cost: two round trips."""
+        return await self._tasks.shielded(self._adjust(idempotency_key, rows, timeout))
+
+    async def _adjust(
+        self, idempotency_key: str, rows: Sequence[SupplyDelta], timeout: float
+    ) -> SupplyAnswer:
+        """The key is claimed at its own home shard first, so that another body is recognised
+        wherever its rows go."""
+        deadline = Deadline(timeout)
         body_hash = _body_hash(rows)
+        claim = AdjustRow("", "", "", 0, idempotency_key, body_hash)
+        home = shard_of(idempotency_key, self._index.shard_count)
+        claimed = (await self._index.adjust_supply(home, [claim], timeout))[0]
+        if claimed.outcome == Outcome.BODY_DIFFERS:
+            reused = SupplyResult(SupplyOutcome.IDEMPOTENCY_KEY_REUSED)
+            return SupplyAnswer((reused,) * len(rows), self._durability)
         sent = [
             AdjustRow(*row, f"{idempotency_key}:{index}", body_hash)
             for index, row in enumerate(rows)
         ]
-        return await self._tasks.shielded(self._apply(sent, self._index.adjust_supply, timeout))
+        return await self._apply(sent, self._index.adjust_supply, deadline.left())
 
     async def _apply(
         self, rows: Sequence[_RowT], send: _Send[_RowT], timeout: float
@@ -184,6 +201,7 @@ class SupplyWriter:
         }
         if failed:
             raise _failure(failed, sum(len(shards[shard]) for shard in failed), len(rows))
+        await self._own_writes.visible(shards)
         results = dict(refused)
         for answer in answers:
             assert not isinstance(answer, PromiseServiceError), "failures were raised above"

@@ -240,7 +240,8 @@ class ShardLedger:
         return [reply._replace(epoch=self.at.epoch, sequence=self.at.sequence) for reply in replies]
 
     def adjust_supply(self, rows: Sequence[AdjustRow], now_ms: int) -> list[SupplyReply]:
-        """Change counts, each row once per idempotency key; one event a row."""
+        """Change counts, each row once per idempotency key; one event a row. A row without a SKU
+        only claims its key."""
         self._advance(now_ms)
         return [self._adjust_row(row) for row in rows]
 
@@ -269,7 +270,7 @@ class ShardLedger:
             if event.claim:
                 self._restore_claim(event.subject, event.claim)
             if event.type == EventType.SUPPLY_ADJUSTED:
-                row = event.positions[0].row
+                row = event.positions[0].row if event.positions else StockPosition()
                 left = ats(row.on_hand, row.committed, row.held, row.safety_stock)
                 self.adjustments[event.subject] = (event.note, row.on_hand, left)
 
@@ -479,6 +480,12 @@ class ShardLedger:
         if seen is not None:
             outcome = Outcome.REPEATED if seen[0] == row.body_hash else Outcome.BODY_DIFFERS
             return SupplyReply(outcome, seen[1], seen[2], *self.at)
+        if not row.sku:
+            self.adjustments[row.idempotency_key] = (row.body_hash, 0, 0)
+            note = row.body_hash
+            kind = EventType.SUPPLY_ADJUSTED
+            self._append(Event(kind, self.time_ms, row.idempotency_key, note))
+            return SupplyReply(Outcome.DONE, 0, 0, *self.at)
         old = self.positions.get(key, StockPosition())
         on_hand = old.on_hand + row.quantity_delta
         if on_hand < 0 or on_hand > QUANTITY_MAX:

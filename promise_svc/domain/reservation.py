@@ -270,7 +270,7 @@ class SupplyRow(NamedTuple):
 
 
 class AdjustRow(NamedTuple):
-    """A change of on hand under an idempotency key."""
+    """A change of on hand under an idempotency key; without a SKU, only the key is claimed."""
 
     sku: str
     node_id: str

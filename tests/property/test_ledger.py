@@ -157,7 +157,7 @@ class Steps(RuleBasedStateMachine):
         rows=st.lists(
             st.builds(
                 AdjustRow,
-                skus,
+                skus | st.just(""),
                 nodes,
                 buckets,
                 st.integers(-5, 5) | st.just(QUANTITY_MAX),

@@ -39,6 +39,9 @@ class FakeAtsIndex:
         self.owners = [""] * shard_count
         self.durable = [START] * shard_count
 
+    def seen(self, shard: int) -> Position:
+        return self.ledgers[shard].at
+
     def serve_all(self) -> None:
         """Take every shard over."""
         for shard, ledger in enumerate(self.ledgers):

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.reservation import Durability, Reservations
 from promise_svc.application.reservation_body import CreateCommand, RequestedLine
 from promise_svc.application.resolver import Resolver, Sweeper
@@ -14,7 +15,7 @@ from promise_svc.application.tasks import OwnedTasks
 from promise_svc.domain.inventory import PositionKey
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reservation import OPEN, DurabilityMode, State, SupplyRow
-from promise_svc.domain.sharding import Position, shard_of
+from promise_svc.domain.sharding import START, Position, shard_of
 from tests.support.fake_ats_reader import FakeAtsReader, FakeClock
 from tests.support.fake_order_store import FakeOrderStore
 from tests.support.networks import PICKUP, SHIP, a_node, a_snapshot
@@ -41,6 +42,9 @@ class MortalIndex:
         self.dead = False
         self.calls: list[tuple[str, int]] = []
         self.shard_count = inner.shard_count
+
+    def seen(self, shard: int) -> Position:
+        return START
 
     def __getattr__(self, verb: str) -> Callable[..., Any]:
         async def call(shard: int, *args: Any) -> Any:
@@ -94,10 +98,10 @@ class Worker:
         self.index = index
         self.tasks = OwnedTasks()
         self.reservations = Reservations(
-            index=index,  # type: ignore[arg-type]
+            index=index,
             table=world.table,
             network=world.network,
-            store=world.store,  # type: ignore[arg-type]
+            store=world.store,
             watch=NoWatch(),
             clock=world.clock,
             durability=Durability(
@@ -105,6 +109,7 @@ class Worker:
                 reserve=DurabilityMode.FSYNC,
                 confirm=DurabilityMode.FSYNC,
             ),
+            own_writes=OwnWrites(index, lambda _shard: Position(2**53, 0)),
             tasks=self.tasks,
         )
 
@@ -143,7 +148,7 @@ class World:
     async def resolve_everything(self) -> None:
         """What the resolver and the sweeper of a healthy worker do, until nothing is left."""
         worker = self.worker()
-        resolver, sweeper = Resolver(worker.index, worker.tasks), Sweeper(worker.index)  # type: ignore[arg-type]
+        resolver, sweeper = Resolver(worker.index, worker.tasks), Sweeper(worker.index)
         for shard in range(self.index.shard_count):
             await sweeper.sweep(shard)
             await resolver.resolve(shard)

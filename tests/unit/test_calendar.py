@@ -25,9 +25,12 @@ DAY = timedelta(days=1)
 
 def test_a_weekend_is_no_business_day() -> None:
     """The week decides where no exception does."""
-    assert [
-        business_day(a_calendar(), FRIDAY + i * DAY) for i in range(4)
-    ] == [True, False, False, True]
+    assert [business_day(a_calendar(), FRIDAY + i * DAY) for i in range(4)] == [
+        True,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_an_exception_wins_over_the_week_both_ways() -> None:

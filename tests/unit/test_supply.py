@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.supply import (
     ROWS_MAX,
     SHARD_ROWS_MAX,
@@ -51,6 +52,7 @@ class World:
             table=self.table,
             network=lambda: self.snapshot,
             tasks=self.tasks,
+            own_writes=OwnWrites(self.index, self.index.seen),
             durability=DurabilityMode.FSYNC,
         )
 
@@ -178,6 +180,17 @@ async def test_a_key_with_other_rows_is_refused(world: World) -> None:
     assert world.on_hand("sku-0") == 3
 
 
+async def test_a_key_with_rows_of_another_shard_is_refused(world: World) -> None:
+    """Wherever the rows live: no row of the other body is applied."""
+    await world.sync(count("sku-0", 5), count("sku-1", 5))
+    await world.adjust("k", delta("sku-0", -2))
+
+    reused = await world.adjust("k", delta("sku-1", -1), delta("sku-0", -2))
+
+    assert reused == [Outcome.IDEMPOTENCY_KEY_REUSED] * 2
+    assert (world.on_hand("sku-0"), world.on_hand("sku-1")) == (3, 5)
+
+
 async def test_a_position_may_change_twice_in_one_call(world: World) -> None:
     """In request order; each row has its own key."""
     await world.sync(count("sku-0", 1))
@@ -224,7 +237,7 @@ async def test_a_full_call_goes_to_a_shard_in_chunks(world: World) -> None:
     outcomes = await world.adjust("k", *(delta("sku-0", 1) for _ in range(ROWS_MAX)))
 
     assert outcomes == [Outcome.APPLIED] * ROWS_MAX
-    assert sizes == [SHARD_ROWS_MAX, ROWS_MAX - SHARD_ROWS_MAX]
+    assert sizes == [1, SHARD_ROWS_MAX, ROWS_MAX - SHARD_ROWS_MAX], "the key, then the rows"
     assert world.on_hand("sku-0") == ROWS_MAX
 
 

@@ -29,7 +29,7 @@ from promise_svc.domain.reservation import (
     SupplyRow,
     SweepReply,
 )
-from promise_svc.domain.sharding import Position
+from promise_svc.domain.sharding import START, Position
 from promise_svc.errors import (
     InvariantBroken,
     NotServing,
@@ -85,6 +85,7 @@ class ClusterAtsIndex:
         self._access = access
         self._library = library(window_ms)
         self._outbox_kept = outbox_kept
+        self._seen = [START] * shard_count
         self._lanes: dict[Node, Lane] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self._functions = {verb: f"{self._library.name}_{verb}".encode() for verb in _VERBS}
@@ -98,6 +99,9 @@ class ClusterAtsIndex:
     def close(self) -> None:
         for lane in self._lanes.values():
             lane.close()
+
+    def seen(self, shard: int) -> Position:
+        return self._seen[shard]
 
     # steps
 
@@ -125,13 +129,17 @@ class ClusterAtsIndex:
         self, shard: int, rows: Sequence[SupplyRow], timeout: float
     ) -> list[SupplyReply]:
         replies = await self._list(shard, "sync_supply", codec.encode(rows), timeout)
-        return [codec.decode_supply_reply(raw) for raw in replies]
+        answers = [codec.decode_supply_reply(raw) for raw in replies]
+        self._note(shard, answers)
+        return answers
 
     async def adjust_supply(
         self, shard: int, rows: Sequence[AdjustRow], timeout: float
     ) -> list[SupplyReply]:
         replies = await self._list(shard, "adjust_supply", codec.encode(rows), timeout, steps=True)
-        return [codec.decode_supply_reply(raw) for raw in replies]
+        answers = [codec.decode_supply_reply(raw) for raw in replies]
+        self._note(shard, answers)
+        return answers
 
     # reads
 
@@ -240,7 +248,15 @@ class ClusterAtsIndex:
         self, shard: int, verb: str, steps: Sequence[tuple[object, ...]], timeout: float
     ) -> list[StepReply]:
         replies = await self._list(shard, verb, codec.encode(steps), timeout, steps=True)
-        return [codec.decode_step_reply(raw) for raw in replies]
+        answers = [codec.decode_step_reply(raw) for raw in replies]
+        self._note(shard, answers)
+        return answers
+
+    def _note(self, shard: int, answers: Sequence[StepReply | SupplyReply]) -> None:
+        """Only a batch's last answer matters: positions do not fall within one."""
+        if answers:
+            at = Position(answers[-1].epoch, answers[-1].sequence)
+            self._seen[shard] = max(self._seen[shard], at)
 
     async def _list(
         self, shard: int, verb: str, args: list[bytes], timeout: float, *, steps: bool = False

@@ -48,6 +48,13 @@ local function adjust_row(step)
     local outcome = seen[1] == step[6] and REPEATED or BODY_DIFFERS
     return {outcome, seen[2], seen[3], S.epoch, S.sequence}
   end
+  if step[1] == '' then
+    local record = pack({step[6], 0, 0})
+    S.adjusted[key] = record
+    append({EVENT_SUPPLY_ADJUSTED, S.time, step[5], step[6], {}, {}, {}, {}})
+    S.keys[#S.keys + 1] = {'SET', key, record, 'PX', WINDOW_MS}
+    return {DONE, 0, 0, S.epoch, S.sequence}
+  end
   local known = get_row(step[1], step[2], step[3])
   local row = known or {0, 0, 0, 0, 0, 0, 0, '', 0, 0}
   local on_hand = row[ON_HAND] + step[4]
