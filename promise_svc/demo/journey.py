@@ -13,7 +13,7 @@ from promise_svc.demo import wording
 from promise_svc.demo.client import Client, reason_of
 from promise_svc.demo.geography import Place
 from promise_svc.demo.network import address_of
-from promise_svc.demo.stock import DemoStock
+from promise_svc.demo.stock import BEST_SELLERS, DemoStock
 from promise_svc.demo.story import Story
 from promise_svc.v1 import availability_service_pb2 as availability_pb
 from promise_svc.v1 import network_service_pb2 as network_pb
@@ -234,7 +234,7 @@ async def node_off(shopper: Shopper, stock: DemoStock, story: Story) -> None:
 
 def shoppers_basket(stock: DemoStock, rng: random.Random) -> tuple[tuple[str, int], ...]:
     """Three of the best sellers, one of them twice."""
-    first, second, third = rng.sample([item.sku for item in stock.items[:20]], 3)
+    first, second, third = rng.sample([item.sku for item in stock.items[:BEST_SELLERS]], 3)
     return ((first, 1), (second, 2), (third, 1))
 
 

@@ -22,6 +22,7 @@ SCARCE_SHARE = 0.05
 VENDOR_SHARE = 0.04
 """Held by one vendor and by nobody else."""
 STORE_SHARE_MAX = 0.8
+BEST_SELLERS = 20
 STORE_SHARE_SLOPE = 0.012
 """A SKU of rank r is in this share of the stores, times (SKUs / r) to the power 0.55."""
 
@@ -67,8 +68,10 @@ def make_stock(network: DemoNetwork, *, seed: int, sku_count: int) -> DemoStock:
             network_pb.Item(sku=sku, name=name, weight_grams=rng.randrange(100, 5_000, 50))
         )
         draw = rng.random()
-        # The best sellers are never out: a shopper must find something to buy.
-        draw = 1.0 if rank <= sku_count // 100 else draw
+        if rank <= max(BEST_SELLERS, sku_count // 100):
+            draw = 1.0  # never out: a shopper must find something to buy
+        elif rank == sku_count:
+            draw = SOLD_OUT_SHARE  # there is always a last unit to want
         if draw < SOLD_OUT_SHARE:
             sold_out.append(sku)
             rows += maker.sold_out(sku)
@@ -102,7 +105,9 @@ class _Rows:
             yield supply_pb.SupplyRow(sku=sku, node_id=node_id, on_hand=0)
 
     def scarce(self, sku: str) -> Iterator[supply_pb.SupplyRow]:
-        node_id, on_hand = self._rng.choice(self._stores), self._rng.choice((1, 2))
+        node_id, on_hand = self._rng.choice(self._stores), self._rng.choice((1, 1, 2))
+        if sku.endswith(f"{self._sku_count:06}"):
+            on_hand = 1
         yield supply_pb.SupplyRow(sku=sku, node_id=node_id, on_hand=on_hand)
 
     def at_vendor(self, sku: str) -> Iterator[supply_pb.SupplyRow]:
