@@ -17,7 +17,8 @@ from promise_svc.adapters.embedded.process import guarded
 from promise_svc.errors import Unavailable
 
 STOP_SECONDS_MAX = 30.0
-LOG_TAIL_BYTES = 3_000
+LOG_LINES = 20
+LOG_LINE_CHARACTERS = 1_500
 
 
 class DemoHost:
@@ -84,13 +85,18 @@ class DemoHost:
     def check_server(self) -> None:
         """Raise Unavailable with the end of the server's log if it has ended."""
         if self._server is not None and self._server.poll() is not None:
-            log = self.log_path.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
+            log = "\n".join(self.log_lines(LOG_LINES))
             raise Unavailable(f"the server ended with code {self._server.returncode}:\n{log}")
 
     @property
     def log_path(self) -> Path:
         """The server's log, one JSON object a line."""
         return self._folder / "server.log"
+
+    def log_lines(self, count: int) -> list[str]:
+        """The last lines of the server's log, each cut at a few hundred characters."""
+        lines = self.log_path.read_text(errors="replace").splitlines()
+        return [line[:LOG_LINE_CHARACTERS] for line in lines[-count:]]
 
     def _serve(self) -> None:
         self.port = free_port()

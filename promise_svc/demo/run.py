@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import grpc
 from rich.table import Table
 
 from promise_svc.application.verify import Verify
 from promise_svc.application.verify_report import VerifyReport
 from promise_svc.demo import journey, wording
-from promise_svc.demo.client import Client
+from promise_svc.demo.client import Client, reason_of
 from promise_svc.demo.crowd import Crowd, latencies
 from promise_svc.demo.geography import Place, by_city, load_places
 from promise_svc.demo.host import DemoHost
@@ -26,6 +27,7 @@ from promise_svc.demo.network import DemoNetwork, make_network
 from promise_svc.demo.stock import DemoStock, make_stock
 from promise_svc.demo.story import Story
 from promise_svc.domain.reservation import State
+from promise_svc.errors import PromiseServiceError
 
 OpenAudit = Callable[[tuple[str, ...], str], AbstractAsyncContextManager[Verify]]
 """Index URLs and order store URL to an audit with connections of its own."""
@@ -33,6 +35,7 @@ OpenAudit = Callable[[tuple[str, ...], str], AbstractAsyncContextManager[Verify]
 START_SECONDS_MAX = 60.0
 LARGE_CITIES = 20
 BROWSING_SHARE = 0.3
+FAILURE_LOG_LINES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +58,11 @@ def run_demo(options: DemoOptions, folder: Path, open_audit: OpenAudit, story: S
         generated = pool.submit(_generate, options, story)
         with DemoHost(folder, story.note) as host:
             network, stock = generated.result()
-            return asyncio.run(_play(options, host, network, stock, open_audit, story, start))
+            try:
+                return asyncio.run(_play(options, host, network, stock, open_audit, story, start))
+            except (grpc.aio.AioRpcError, PromiseServiceError) as error:
+                _tell_failure(error, host, story)
+                return False
 
 
 def _generate(options: DemoOptions, story: Story) -> tuple[DemoNetwork, DemoStock]:
@@ -141,6 +148,20 @@ def _large_city(network: DemoNetwork, rng: random.Random) -> Place:
         if (city[0].region, city[0].city) in stores
     ]
     return rng.choice(rng.choice(cities))
+
+
+def _tell_failure(
+    error: grpc.aio.AioRpcError | PromiseServiceError, host: DemoHost, story: Story
+) -> None:
+    """An answer nobody expected, and what the server says of it; the closing line."""
+    story.chapter("The end of the server's log")
+    for line in host.log_lines(FAILURE_LOG_LINES):
+        story.detail(line)
+    if isinstance(error, grpc.aio.AioRpcError):
+        text = f"{error.code().name} {reason_of(error)}: {error.details()}"
+    else:
+        text = f"{error.reason}: {error.message}"
+    story.console.print(f"\ndemo: FAILED {text}", markup=False, soft_wrap=True)
 
 
 def _tell_latencies(client: Client, story: Story) -> None:
