@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import uvloop
 
@@ -22,7 +23,7 @@ from promise_svc.adapters.order_store.pool import PoolConfig
 from promise_svc.adapters.order_store.store import PostgresOrderStore
 from promise_svc.application.admission import Admission
 from promise_svc.application.availability import AvailabilityReader
-from promise_svc.application.network import NetworkAdmin
+from promise_svc.application.network import NetworkAdmin, ShardKeys
 from promise_svc.application.network_edit import NetworkEditor
 from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.pickup import PickupFinder
@@ -235,6 +236,7 @@ class Service:
         reserve = _RESERVE_MODES[self._process.reserve_durability]
         offered = {DurabilityMode.MEMORY, reserve, DurabilityMode.RECORDED}
         snapshot = self.network.snapshot
+        shard_keys = ShardKeys(self.table, self._cluster.shard_count)
         stock = StockSource(table=self.table, index=self.index, network=snapshot, clock=self._clock)
         self.reservations = Reservations(
             index=self.index,
@@ -279,9 +281,14 @@ class Service:
             ),
             NetworkServicer(
                 NetworkEditor(
-                    admin=NetworkAdmin(self.index, self.store, self.network.check),
+                    admin=NetworkAdmin(
+                        self.index,
+                        self.store,
+                        partial(self.network.check, fits_stock=shard_keys.fit_stock),
+                    ),
                     store=self.store,
                     network=self.network,
+                    shard_keys=shard_keys,
                     encode=encode_document,
                     tasks=self._tasks,
                 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -22,7 +22,7 @@ from promise_svc.domain.network import (
     NodeGroup,
     build_snapshot,
 )
-from promise_svc.domain.network_validation import broken_reference, violations
+from promise_svc.domain.network_validation import ReferenceReason, broken_reference, violations
 from promise_svc.errors import FieldViolation, InvariantBroken, Unavailable
 
 POLL_SECONDS = 1.0
@@ -144,13 +144,16 @@ class NetworkSource:
             self.problem = ""
             return self._snapshot
 
-    def check(self, kind: str, documents: Mapping[str, str]) -> list[FieldViolation]:
-        """Everything wrong with documents (JSON by id) in themselves and beside the snapshot."""
+    def check(
+        self, kind: str, documents: Mapping[str, str], fits_stock: Callable[[Item], bool]
+    ) -> list[FieldViolation]:
+        """Everything wrong with documents (JSON by id) in themselves, beside the snapshot, and
+        beside the stock, as ``broken_reference`` has it."""
         known = self.snapshot().documents
         return [
             FieldViolation(f"{kind}[{name}].{field}".rstrip("."), reason, description)
             for name, text in documents.items()
-            for field, reason, description in _complaints(kind, name, text, known)
+            for field, reason, description in _complaints(kind, name, text, known, fits_stock)
         ]
 
     def start(self) -> None:
@@ -177,7 +180,11 @@ class NetworkSource:
 
 
 def _complaints(
-    kind: str, name: str, text: str, known: NetworkDocuments
+    kind: str,
+    name: str,
+    text: str,
+    known: NetworkDocuments,
+    fits_stock: Callable[[Item], bool],
 ) -> Iterator[FieldViolation]:
     try:
         document = decode_document(kind, text)
@@ -187,6 +194,10 @@ def _complaints(
     if id_of(document) != name:
         yield FieldViolation("", "MALFORMED", f"is stored as {name!r}, says {id_of(document)!r}")
     yield from violations(document)
-    misfit = broken_reference(document, known)
-    if misfit is not None:
+    misfit = broken_reference(document, known, fits_stock)
+    if misfit is None:
+        return
+    if misfit.reason is ReferenceReason.SHARD_KEY_FIXED:
+        yield FieldViolation("shard_key", misfit.reason, "is fixed once the SKU exists")
+    else:
         yield FieldViolation("", misfit.reason, f"does not fit the network: {misfit.missing_id}")

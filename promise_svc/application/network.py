@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from promise_svc.application.ports import AtsIndex, OrderStore
-from promise_svc.domain.network import NodeStatus
+from promise_svc.application.ports import AtsIndex, AtsReader, OrderStore
+from promise_svc.domain.network import Item, NodeStatus
 from promise_svc.errors import (
     FieldViolation,
     InvalidRequest,
@@ -17,6 +17,7 @@ from promise_svc.errors import (
     PreconditionFailed,
     PromiseServiceError,
 )
+from promise_svc.hotpath import shard_of
 
 KINDS = ("node", "node_group", "item", "calendar", "carrier_service", "lane")
 
@@ -27,6 +28,24 @@ _SHARDS_AT_ONCE = 64
 
 DocumentCheck = Callable[[str, Mapping[str, str]], Sequence[FieldViolation]]
 """Kind and documents (JSON by id) in, everything wrong with them out."""
+
+
+class ShardKeys:
+    """Keeps shard keys from parting a SKU from its stock."""
+
+    def __init__(self, table: AtsReader, shard_count: int) -> None:
+        self._table = table
+        self._shard_count = shard_count
+
+    def fit_stock(self, item: Item) -> bool:
+        """Whether the item's shard is the one that has its SKU's positions, if it has any.
+
+        The table may be late, and that does no harm: a SKU gets its first position when it is an
+        item, and an item's shard key cannot change. Positions without an item are older than the
+        network (it was restored), and the table has had them since its start.
+        """
+        shard = self._table.shard(item.sku)
+        return shard is None or shard == shard_of(item.shard_key or item.sku, self._shard_count)
 
 
 class NodeStatusChange(NamedTuple):

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
 
-from promise_svc.application.network import NetworkAdmin, NodeStatusChange
-from promise_svc.application.ports import AtsReader, OrderStore
+from promise_svc.application.network import NetworkAdmin, NodeStatusChange, ShardKeys
+from promise_svc.application.ports import OrderStore
 from promise_svc.application.tasks import OwnedTasks
 from promise_svc.domain.network import (
     Document,
@@ -47,7 +47,7 @@ class UpsertOutcome(IntEnum):
     UNKNOWN_NODE_GROUP = 30
     UNKNOWN_CARRIER_SERVICE = 40
     CURRENCY_MISMATCH = 50
-    SHARD_KEY_CHANGED = 60
+    SHARD_KEY_FIXED = 60
 
 
 class UpsertResult(NamedTuple):
@@ -86,12 +86,14 @@ class NetworkEditor:
         admin: NetworkAdmin,
         store: OrderStore,
         network: NetworkFollower,
+        shard_keys: ShardKeys,
         encode: EncodeDocument,
         tasks: OwnedTasks,
     ) -> None:
         self._admin = admin
         self._store = store
         self._network = network
+        self._shard_keys = shard_keys
         self._encode = encode
         self._tasks = tasks
 
@@ -168,7 +170,7 @@ class NetworkEditor:
             wanted = document
             if name in kept and isinstance(document, Node) and isinstance(before, Node):
                 wanted = dataclasses.replace(document, status=before.status)
-            misfit = broken_reference(wanted, known)
+            misfit = broken_reference(wanted, known, self._shard_keys.fit_stock)
             if misfit is not None:
                 results.append(UpsertResult(UpsertOutcome[misfit.reason], misfit.missing_id))
                 continue

@@ -4,6 +4,11 @@ Rows go to their shards in parallel, a shard's rows in request order. A shard th
 keep the others from applying theirs; the call then ends in an error that says so, because the
 contract has no outcome for a row nobody answered. Both calls are idempotent: sent again, they
 finish the rest.
+
+A row's shard is that of its item's shard key, in a network that may be a poll old. Shard keys are
+fixed, so such a network has the right one or lacks the item; then the row is UNKNOWN_SKU, as it was
+before the item, and is sent again. It never goes to the shard of the SKU's own hash: a position
+there without an item would have had the item with that shard key refused (``ShardKeys``).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Field paths are those of the contract, relative to the document; callers put wha
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -59,7 +59,7 @@ class ReferenceReason(StrEnum):
     UNKNOWN_NODE_GROUP = "UNKNOWN_NODE_GROUP"
     UNKNOWN_CARRIER_SERVICE = "UNKNOWN_CARRIER_SERVICE"
     CURRENCY_MISMATCH = "CURRENCY_MISMATCH"
-    SHARD_KEY_CHANGED = "SHARD_KEY_CHANGED"
+    SHARD_KEY_FIXED = "SHARD_KEY_FIXED"
 
 
 class BrokenReference(NamedTuple):
@@ -87,8 +87,14 @@ def violations(document: Document) -> list[FieldViolation]:
     return list(found)
 
 
-def broken_reference(document: Document, known: NetworkDocuments) -> BrokenReference | None:
-    """The first reason why ``document`` does not fit beside ``known``; None when it does."""
+def broken_reference(
+    document: Document, known: NetworkDocuments, fits_stock: Callable[[Item], bool]
+) -> BrokenReference | None:
+    """The first reason why ``document`` does not fit beside ``known``; None when it does.
+
+    ``fits_stock`` says of a new item whether its shard is the one that has the SKU's positions, if
+    it has any: stock does not move to the shard of a shard key.
+    """
     reason = ReferenceReason
     match document:
         case Node(calendar_id=calendar_id) if calendar_id not in known.calendars:
@@ -97,9 +103,15 @@ def broken_reference(document: Document, known: NetworkDocuments) -> BrokenRefer
             for node_id in document.node_ids:
                 if node_id not in known.nodes:
                     return BrokenReference(reason.UNKNOWN_NODE, node_id)
-        case Item() if (before := known.items.get(document.sku)) is not None:
-            if (before.shard_key or before.sku) != (document.shard_key or document.sku):
-                return BrokenReference(reason.SHARD_KEY_CHANGED, "")
+        case Item(sku=sku, shard_key=shard_key):
+            before = known.items.get(sku)
+            fits = (
+                fits_stock(document)
+                if before is None
+                else (before.shard_key or sku) == (shard_key or sku)
+            )
+            if not fits:
+                return BrokenReference(reason.SHARD_KEY_FIXED, "")
         case CarrierService():
             return _misfit_of_carrier_service(document, known)
         case Lane():

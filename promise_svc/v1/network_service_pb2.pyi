@@ -122,8 +122,8 @@ class _UpsertOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UpsertO
     """Its carrier service is not in the network."""
     UPSERT_OUTCOME_CURRENCY_MISMATCH: _UpsertOutcome.ValueType  # 50
     """Its currency is not that of the network's other carrier services."""
-    UPSERT_OUTCOME_SHARD_KEY_CHANGED: _UpsertOutcome.ValueType  # 60
-    """The SKU exists with another shard key."""
+    UPSERT_OUTCOME_SHARD_KEY_FIXED: _UpsertOutcome.ValueType  # 60
+    """The SKU exists with another shard key, or has stock in another shard than this one's."""
 
 class UpsertOutcome(_UpsertOutcome, metaclass=_UpsertOutcomeEnumTypeWrapper):
     """What happened to one entry of an upsert. Numbers are the precedence: if several refusals apply,
@@ -148,8 +148,8 @@ UPSERT_OUTCOME_UNKNOWN_CARRIER_SERVICE: UpsertOutcome.ValueType  # 40
 """Its carrier service is not in the network."""
 UPSERT_OUTCOME_CURRENCY_MISMATCH: UpsertOutcome.ValueType  # 50
 """Its currency is not that of the network's other carrier services."""
-UPSERT_OUTCOME_SHARD_KEY_CHANGED: UpsertOutcome.ValueType  # 60
-"""The SKU exists with another shard key."""
+UPSERT_OUTCOME_SHARD_KEY_FIXED: UpsertOutcome.ValueType  # 60
+"""The SKU exists with another shard key, or has stock in another shard than this one's."""
 Global___UpsertOutcome: _TypeAlias = UpsertOutcome  # noqa: Y015
 
 @_typing.final
@@ -804,7 +804,7 @@ class Item(_message.Message):
     """Weight of one base unit in grams, 0 to 10,000,000. Optional."""
     shard_key: _builtins.str
     """SKUs with the same shard key are decided together. An id; optional, empty means the SKU. Fixed
-    once the SKU exists.
+    once the SKU exists, as an item or as stock: another one is refused as SHARD_KEY_FIXED.
     """
     handling_class: _builtins.str
     """How it must be handled, such as `ambient` or `cold`: an id. Optional; stored, no rule reads it."""

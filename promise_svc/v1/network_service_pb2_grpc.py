@@ -114,7 +114,7 @@ class NetworkServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpsertItems(self, request, context):
-        """Creates or replaces items. Refuses SHARD_KEY_CHANGED.
+        """Creates or replaces items. Refuses SHARD_KEY_FIXED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -23,7 +23,8 @@ class FakeClock:
 
 
 class FakeAtsReader:
-    """``stock`` is SKU -> rows; ``shards`` is SKU -> shard; every SKU stands at ``at``, followed up to ``time_ms``."""
+    """``stock`` is SKU -> rows, ``shards`` SKU -> shard; every SKU stands at ``at``, followed up to
+    ``time_ms``."""
 
     def __init__(self, time_ms: int) -> None:
         self.stock: dict[str, list[AtsRow]] = {}

@@ -128,9 +128,11 @@ def test_a_bad_field_is_named_with_its_path_and_reason(
         (a_lane("X"), ("UNKNOWN_NODE", "X")),
         (a_lane("G", from_group=True), ("UNKNOWN_NODE_GROUP", "G")),
         (a_lane(carrier_service="pigeon"), ("UNKNOWN_CARRIER_SERVICE", "pigeon")),
-        (Item(sku="S", shard_key="style"), ("SHARD_KEY_CHANGED", "")),
+        (Item(sku="S", shard_key="style"), ("SHARD_KEY_FIXED", "")),
         (Item(sku="S", shard_key="S"), None),
+        (Item(sku="S", name="old stock elsewhere"), None),
         (Item(sku="new", shard_key="style"), None),
+        (Item(sku="new"), ("SHARD_KEY_FIXED", "")),
         (a_node(), None),
     ],
 )
@@ -140,7 +142,7 @@ def test_a_name_that_is_not_in_the_network_is_told(
     """Reason and missing name, as the contract's outcomes have them."""
     known = a_snapshot(a_node(), a_service(), Item(sku="S")).documents
 
-    found = broken_reference(document, known)
+    found = broken_reference(document, known, lambda item: item.shard_key == "style")
 
     assert found == (expected and BrokenReference(ReferenceReason(expected[0]), expected[1]))
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from promise_svc.adapters.network_source import NetworkSource, encode_document
-from promise_svc.application.network import NetworkAdmin
+from promise_svc.application.network import NetworkAdmin, ShardKeys
 from promise_svc.application.network_edit import NetworkEditor, UpsertOutcome
 from promise_svc.application.tasks import OwnedTasks
 from promise_svc.domain.network import Document, Item, NodeGroup, NodeStatus
+from promise_svc.domain.sharding import shard_of
 from promise_svc.errors import NotFound
-from tests.support.fake_ats_reader import FakeClock
+from tests.support.fake_ats_reader import FakeAtsReader, FakeClock
 from tests.support.fake_order_store import FakeOrderStore
 from tests.support.fake_outbox import FakeOutbox
 from tests.support.networks import a_calendar, a_lane, a_node, a_service
@@ -28,10 +30,14 @@ class World:
         self.index = FakeOutbox()
         self.store = FakeOrderStore()
         self.source = NetworkSource(self.store, FakeClock(0))
+        self.table = FakeAtsReader(0)
+        shard_keys = ShardKeys(self.table, self.index.shard_count)
+        check = partial(self.source.check, fits_stock=shard_keys.fit_stock)
         self.editor = NetworkEditor(
-            admin=NetworkAdmin(self.index, self.store, self.source.check),  # type: ignore[arg-type]
+            admin=NetworkAdmin(self.index, self.store, check),  # type: ignore[arg-type]
             store=self.store,
             network=self.source,
+            shard_keys=shard_keys,
             encode=encode_document,
             tasks=OwnedTasks(),
         )
@@ -115,9 +121,29 @@ async def test_a_shard_key_stays(world: World) -> None:
     await world.upsert("item", Item(sku="a"))
 
     assert await world.upsert("item", Item(sku="a", shard_key="b"), Item(sku="a2")) == [
-        (Outcome.SHARD_KEY_CHANGED, ""),
+        (Outcome.SHARD_KEY_FIXED, ""),
         (Outcome.CREATED, ""),
     ]
+
+
+async def test_a_new_item_does_not_part_its_sku_from_its_stock(world: World) -> None:
+    """Stock of a SKU that is no item yet lies in some shard; only keys of that shard are taken."""
+    count = world.index.shard_count
+    here = shard_of("a", count)
+    away = next(key for key in "bcdefg" if shard_of(key, count) != here)
+    beside = next(key for key in "hijklmnopqrstuvwxyz" if shard_of(key, count) == here)
+    world.table.shards = {"a": here, "a2": here, "a3": shard_of(away, count)}
+
+    outcomes = await world.upsert(
+        "item",
+        Item(sku="a", shard_key=away),
+        Item(sku="a2", shard_key=beside),
+        Item(sku="a3", shard_key=away),
+        Item(sku="a4", shard_key=away),
+    )
+
+    assert outcomes == [(Outcome.SHARD_KEY_FIXED, ""), *[(Outcome.CREATED, "")] * 3]
+    assert set(world.editor.snapshot().documents.items) == {"a2", "a3", "a4"}
 
 
 async def test_an_upsert_keeps_the_status_it_does_not_name(world: World) -> None:

@@ -179,12 +179,15 @@ async def test_checking_names_the_document_and_the_field() -> None:
             "T": encode_document(Item(sku="T", weight_grams=-1)),
             "U": encode_document(Item(sku="V")),
             "W": encode_document(Item(sku="W")),
+            "X": encode_document(Item(sku="X")),
         },
+        lambda item: item.sku != "X",
     )
 
     assert [(violation.field, violation.reason) for violation in found] == [
         ("item[bad]", "MALFORMED"),
-        ("item[S]", "SHARD_KEY_CHANGED"),
+        ("item[S].shard_key", "SHARD_KEY_FIXED"),
         ("item[T].weight_grams", "OUT_OF_RANGE"),
         ("item[U]", "MALFORMED"),
+        ("item[X].shard_key", "SHARD_KEY_FIXED"),
     ]

@@ -118,6 +118,23 @@ async def test_a_sku_goes_where_its_shard_key_says(world: World) -> None:
     assert home.positions[PositionKey("styled", "n1")].on_hand == 7
 
 
+async def test_a_network_older_than_the_item_puts_no_stock_elsewhere(world: World) -> None:
+    """An item was made with a shard key a moment ago, and this process has not heard of it: the row
+    is refused, and goes to the right shard once it has."""
+    newer = world.snapshot
+    world.snapshot = a_snapshot(a_node("n1"), a_node("n2"))
+    assert shard_of("styled", SHARDS) != shard_of("style", SHARDS)
+
+    before = await world.sync(count("styled", 7)) + await world.adjust("k", delta("styled", 7))
+    stray = [ledger.positions for ledger in world.index.ledgers if ledger.positions]
+    world.snapshot = newer
+    after = await world.sync(count("styled", 7))
+
+    assert before == [Outcome.UNKNOWN_SKU] * 2
+    assert stray == []
+    assert (after, world.on_hand("styled")) == ([Outcome.APPLIED], 7)
+
+
 async def test_the_same_count_again_changes_nothing(world: World) -> None:
     """UNCHANGED, and no event is written."""
     await world.sync(count("sku-0"))
