@@ -37,6 +37,7 @@ def local_date(instant_ms: int, zone: ZoneInfo) -> date:
     return instant.astimezone(zone).date()
 
 
+@lru_cache(maxsize=8192)  # cutoffs and openings of the days that orders fall on
 def instant_ms(day: date, wall_time: time, zone: ZoneInfo) -> int:
     """The instant at which clocks in ``zone`` show ``wall_time`` on ``day``."""
     wall = datetime.combine(day, wall_time)

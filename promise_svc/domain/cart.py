@@ -105,7 +105,7 @@ class _CartSourcing:
                 continue
             total = sum(self._served_stock(line.sku).values())
             if taken.get(line.sku, 0) + line.quantity > total:
-                self._refuse(line, self._reach.nowhere() or UnfulfilledReason.INSUFFICIENT_STOCK)
+                self._refuse(line, self._reach.nowhere or UnfulfilledReason.INSUFFICIENT_STOCK)
                 continue
             taken[line.sku] = taken.get(line.sku, 0) + line.quantity
             kept.append(line)
@@ -198,7 +198,7 @@ class _CartSourcing:
             Candidate(
                 node_id,
                 tuple(served.get(node_id, 0) for served in stock),
-                tuple(service.option for service in self._services(node_id)),
+                self._reach.options(node_id),
                 self._reach.distance_meters(node_id),
             )
             for node_id in node_ids

@@ -114,6 +114,14 @@ class DeliveryPromise:
         return min(shipment.order_by_ms for shipment in self.shipments)
 
 
+class ShipDate(NamedTuple):
+    """When a shipment leaves."""
+
+    ship_date: date
+    order_by_ms: int
+    """The last instant at which an order still leaves on it."""
+
+
 def delivery_dates(
     order_ms: int,
     *,
@@ -127,19 +135,45 @@ def delivery_dates(
 
     NoBusinessDay when a calendar leaves no date.
     """
+    leaves = ship_date(
+        order_ms,
+        node=node,
+        method=method,
+        node_calendar=node_calendar,
+        carrier_calendar=carrier_calendar,
+    )
+    return arrival(leaves, carrier_calendar, transit_business_days)
+
+
+def ship_date(
+    order_ms: int,
+    *,
+    node: Node,
+    method: NodeMethod,
+    node_calendar: Calendar,
+    carrier_calendar: Calendar,
+) -> ShipDate:
+    """When a shipment ordered at ``order_ms`` leaves: the first half of ``delivery_dates``, the
+    same for every order up to ``order_by_ms``. NoBusinessDay as above."""
     place = _Place(node_calendar, method, zone_of(node.time_zone))
 
-    def ship_date(order_ms: int) -> date:
+    def date_of(order_ms: int) -> date:
         ready_date = local_date(place.ready_ms(order_ms), place.zone)
         return next_business_day(node_calendar, carrier_calendar, start=ready_date)
 
-    leaves = ship_date(order_ms)
+    return ShipDate(date_of(order_ms), place.order_by_ms(order_ms, date_of))
+
+
+def arrival(
+    leaves: ShipDate, carrier_calendar: Calendar, transit_business_days: tuple[int, int]
+) -> DeliveryDates:
+    """When what leaves is there: the second half of ``delivery_dates``. NoBusinessDay as above."""
     fewest, most = transit_business_days
     return DeliveryDates(
-        leaves,
-        add_business_days(carrier_calendar, leaves, fewest),
-        add_business_days(carrier_calendar, leaves, most),
-        place.order_by_ms(order_ms, ship_date),
+        leaves.ship_date,
+        add_business_days(carrier_calendar, leaves.ship_date, fewest),
+        add_business_days(carrier_calendar, leaves.ship_date, most),
+        leaves.order_by_ms,
     )
 
 

@@ -6,12 +6,15 @@ millionths of the network's one currency, wall times are local to the node that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, time
 from enum import StrEnum
+from typing import Any, TypeVar, cast
 
 from promise_svc.domain.geography import LatitudeIndex
+
+T = TypeVar("T")
 
 
 class NodeType(StrEnum):
@@ -199,6 +202,15 @@ class NetworkSnapshot:
     _node_lanes: Mapping[_ZoneKey, tuple[Lane, ...]]
     _group_lanes: Mapping[_ZoneKey, tuple[Lane, ...]]
     _places: LatitudeIndex
+    _derived: dict[Callable[..., Any], Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def derived(self, build: Callable[[NetworkSnapshot], T]) -> T:
+        """What ``build`` makes of this snapshot: made once, kept as long as the snapshot. For
+        tables and caches that follow from the documents alone; each states its own bound."""
+        made = self._derived.get(build)
+        if made is None:
+            made = self._derived[build] = build(self)
+        return cast(T, made)
 
     def node(self, node_id: str) -> Node | None:
         """The node, or None."""
@@ -235,6 +247,10 @@ class NetworkSnapshot:
         """Whether the node is known and may be sold from."""
         node = self.documents.nodes.get(node_id)
         return node is not None and node.status is NodeStatus.ON
+
+    def node_group_ids(self, node_id: str) -> tuple[str, ...]:
+        """Groups the node is in, in order."""
+        return self._group_ids.get(node_id, ())
 
     def lanes(self, node_id: str, country: str, postal_code: str) -> list[Lane]:
         """At most one lane a carrier service, by service: the node's own before its groups', then

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import NamedTuple
 
-from promise_svc.domain.delivery import DeliveryDates, delivery_dates, pickup_times
+from promise_svc.domain.delivery import DeliveryDates, ShipDate, pickup_times
 from promise_svc.domain.geography import distance_m
 from promise_svc.domain.network import (
     PICKUP_METHODS,
@@ -18,8 +19,12 @@ from promise_svc.domain.network import (
     NodeMethod,
     NodeStatus,
 )
+from promise_svc.domain.routes import Routes
 from promise_svc.domain.sourcing import DeliveryOption
 from promise_svc.errors import NoBusinessDay
+
+CARRIED_METHODS = frozenset({FulfillmentMethod.SHIP_TO_ADDRESS})
+"""Methods that bring goods to an address, as far as they are built."""
 
 
 class UnfulfilledReason(IntEnum):
@@ -88,36 +93,54 @@ class Service(NamedTuple):
         )
 
 
-_DatesKey = tuple[str, str, NodeMethod, str, int, int]
-"""Time zone, node calendar, method, carrier calendar, transit: all that dates depend on."""
+_Found = tuple[Service, ...] | UnfulfilledReason
 
 
 class Reach:
-    """Answers for one order and destination, each node worked out once.
+    """Answers for one order and destination; nodes with equal terms are worked out together.
 
-    Cost: a few look-ups a node; dates are shared by nodes with equal terms.
+    Cost: two look-ups a node, and a few microseconds for each kind of node.
     """
 
     def __init__(self, snapshot: NetworkSnapshot, wanted: Wanted) -> None:
         self._snapshot = snapshot
+        self._routes = snapshot.derived(Routes)
         self._wanted = wanted
-        self._services: dict[str, tuple[Service, ...] | UnfulfilledReason] = {}
-        self._dates: dict[_DatesKey, DeliveryDates | None] = {}
+        self._allowed = wanted.fulfillment_methods & (
+            PICKUP_METHODS if wanted.address is None else CARRIED_METHODS
+        )
+        self._services: dict[str, _Found] = {}
+        self._by_origin: dict[str, _Found] = {}
+        self._ship_dates: dict[tuple[str, FulfillmentMethod, str], ShipDate | None] = {}
+        self._options: dict[str, tuple[DeliveryOption, ...]] = {}
+        self._equal_options: dict[tuple[DeliveryOption, ...], tuple[DeliveryOption, ...]] = {}
 
     def services(self, node_id: str) -> tuple[Service, ...] | UnfulfilledReason:
         """The ways in which the node can serve the destination, or why there is none."""
         found = self._services.get(node_id)
         if found is None:
-            found = self._services[node_id] = self._work_out(node_id)
+            found = self._services[node_id] = self._services_of(node_id)
+        return found
+
+    def options(self, node_id: str) -> tuple[DeliveryOption, ...]:
+        """The same as the search needs it; equal options of several nodes are one tuple."""
+        origin, services = self._routes.origin(node_id), self.services(node_id)
+        assert origin is not None, "only served nodes have options"
+        assert isinstance(services, tuple), "only served nodes have options"
+        found = self._options.get(origin.node_id)
+        if found is None:
+            found = tuple(service.option for service in services)
+            found = self._options[origin.node_id] = self._equal_options.setdefault(found, found)
         return found
 
     def served(self, node_id: str) -> bool:
         """Whether the node can serve the destination."""
         return isinstance(self.services(node_id), tuple)
 
+    @cached_property
     def nowhere(self) -> UnfulfilledReason | None:
         """Why no node at all can serve the destination: the step the furthest one failed at. None
-        when one can. Cost: all nodes in the worst case."""
+        when one can. Cost: all nodes in the worst case, once."""
         if self._wanted.pickup_node_id:
             found = self.services(self._wanted.pickup_node_id)
             return None if isinstance(found, tuple) else found
@@ -139,41 +162,41 @@ class Reach:
         meters = distance_m(node.latitude, node.longitude, address.latitude, address.longitude)
         return round(meters)
 
-    def _work_out(self, node_id: str) -> tuple[Service, ...] | UnfulfilledReason:
-        node = self._snapshot.node(node_id)
-        if node is None:
+    def _services_of(self, node_id: str) -> _Found:
+        origin = self._routes.origin(node_id)
+        if origin is None:
             return UnfulfilledReason.UNKNOWN_NODE
-        if node.status is NodeStatus.OFF:
+        if origin.status is NodeStatus.OFF:
             return UnfulfilledReason.NODE_OFF
-        methods = [m for m in node.methods if m.fulfillment_method in self._allowed(node_id)]
+        if node_id in self._wanted.excluded_node_ids:
+            return UnfulfilledReason.METHOD_NOT_OFFERED
+        if self._wanted.address is None and node_id != self._wanted.pickup_node_id:
+            return UnfulfilledReason.METHOD_NOT_OFFERED
+        found = self._by_origin.get(origin.node_id)
+        if found is None:
+            found = self._by_origin[origin.node_id] = self._work_out(origin)
+        return found
+
+    def _work_out(self, node: Node) -> _Found:
+        methods = [m for m in node.methods if m.fulfillment_method in self._allowed]
         if not methods:
             return UnfulfilledReason.METHOD_NOT_OFFERED
         calendar = self._snapshot.calendar(node.calendar_id)
         if self._wanted.address is None:
             found = [self._pickup(node, method, calendar) for method in methods]
         else:
-            lanes = self._lanes(node_id, self._wanted.address)
+            lanes = self._lanes(node, self._wanted.address)
             if not lanes:
                 return UnfulfilledReason.NO_LANE
             found = [self._carried(node, m, calendar, lane) for m in methods for lane in lanes]
         services = tuple(service for service in found if service is not None)
         return services or UnfulfilledReason.NO_DATE
 
-    def _allowed(self, node_id: str) -> frozenset[FulfillmentMethod]:
-        """Methods asked for that this node could serve this destination by."""
-        if node_id in self._wanted.excluded_node_ids:
-            return frozenset()
-        if self._wanted.address is not None:
-            return self._wanted.fulfillment_methods & {FulfillmentMethod.SHIP_TO_ADDRESS}
-        if node_id != self._wanted.pickup_node_id:
-            return frozenset()
-        return self._wanted.fulfillment_methods & PICKUP_METHODS
-
-    def _lanes(self, node_id: str, address: Address) -> list[Lane]:
+    def _lanes(self, node: Node, address: Address) -> list[Lane]:
         asked = self._wanted.carrier_services
         return [
             lane
-            for lane in self._snapshot.lanes(node_id, address.country, address.postal_code)
+            for lane in self._routes.lanes(node, address.country, address.postal_code)
             if not asked or lane.carrier_service in asked
         ]
 
@@ -199,7 +222,7 @@ class Reach:
         carrier_calendar = self._snapshot.calendar(service.calendar_id)
         if carrier_calendar is None:
             return None
-        dates = self._shared_dates(node, method, (calendar, carrier_calendar), lane)
+        dates = self._dates(node, method, (calendar, carrier_calendar), lane)
         if dates is None:
             return None
         base = lane.base_cost_micros
@@ -212,23 +235,26 @@ class Reach:
             service.cost_per_kilogram_micros,
         )
 
-    def _shared_dates(
+    def _dates(
         self, node: Node, method: NodeMethod, calendars: tuple[Calendar, Calendar], lane: Lane
     ) -> DeliveryDates | None:
-        node_calendar, carrier_calendar = calendars
+        leaves = self._ship_date(node, method, calendars)
+        if leaves is None:
+            return None
         transit = lane.transit_business_days_min, lane.transit_business_days_max
-        terms = node.time_zone, node.calendar_id, method, carrier_calendar.calendar_id
-        key = (*terms, *transit)
-        if key not in self._dates:
+        try:
+            return self._routes.arrival(leaves, calendars[1], transit)
+        except NoBusinessDay:
+            return None
+
+    def _ship_date(
+        self, node: Node, method: NodeMethod, calendars: tuple[Calendar, Calendar]
+    ) -> ShipDate | None:
+        key = node.node_id, method.fulfillment_method, calendars[1].calendar_id
+        if key not in self._ship_dates:
             try:
-                self._dates[key] = delivery_dates(
-                    self._wanted.order_ms,
-                    node=node,
-                    method=method,
-                    node_calendar=node_calendar,
-                    carrier_calendar=carrier_calendar,
-                    transit_business_days=transit,
-                )
+                found = self._routes.ship_date(self._wanted.order_ms, node, method, calendars)
             except NoBusinessDay:
-                self._dates[key] = None
-        return self._dates[key]
+                found = None
+            self._ship_dates[key] = found
+        return self._ship_dates[key]
