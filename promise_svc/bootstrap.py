@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,6 +31,7 @@ from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.pickup import PickupFinder
 from promise_svc.application.ports import ShardNews
 from promise_svc.application.promise import CartPromiser
+from promise_svc.application.reconcile import DriftWatch
 from promise_svc.application.relay import Relay
 from promise_svc.application.reservation import Durability, Reservations
 from promise_svc.application.resolver import Resolver, Sweeper
@@ -38,6 +41,7 @@ from promise_svc.application.takeover import Takeover
 from promise_svc.application.tasks import OwnedTasks
 from promise_svc.application.verify import Verify
 from promise_svc.config import ClusterConfig, ProcessConfig
+from promise_svc.domain.inventory import PositionKey, StockPosition
 from promise_svc.domain.reservation import DurabilityMode
 from promise_svc.domain.sharding import Position
 from promise_svc.errors import Unavailable
@@ -61,6 +65,9 @@ from promise_svc.workers.shard_loop import ShardLoop
 RESOLVE_SECONDS = 0.5
 SWEEP_SECONDS = 0.5
 """Also the pace of heartbeats, and so the age of an idle shard's rows in the table."""
+
+DRIFT_SECONDS = 2.0
+"""Between looks for drift, one shard each: 64 shards take two minutes."""
 
 WARM_SECONDS_MAX = 600.0
 """How long a start may take to load the table before it gives up."""
@@ -120,7 +127,7 @@ class Service:
         self._closing.push_async_callback(self.network.close)
         self.table = AtsTable(self._cluster.shard_count)
         await self._follow()
-        self._build_use_cases()
+        self.servicers = self._build_servicers()
 
     async def _engines(self) -> tuple[tuple[str, ...], str]:
         """The URLs given, or those of embedded engines started on the data folder."""
@@ -191,6 +198,14 @@ class Service:
             counts=self.table.counts,
             catching_up_count=feed.catching_up_count,
         )
+        drift = DriftWatch(self.index, self.store, _drifted, random.Random())
+        turns = itertools.cycle(range(self._cluster.shard_count))
+
+        async def look(_: int) -> int:
+            found = await drift.visit(next(turns))
+            observer.index.compared(drift.drift_count)
+            return found
+
         loops = (
             relay,
             FeedLoop(feed),
@@ -203,6 +218,7 @@ class Service:
             self._shard_loop(
                 "sweeper", Sweeper(self.index).sweep, SWEEP_SECONDS, observer.index.expired
             ),
+            self._shard_loop("drift", look, DRIFT_SECONDS, lambda _: None, shard_count=1),
         )
         running = [asyncio.create_task(loop.run(self._stop)) for loop in loops]
 
@@ -222,53 +238,34 @@ class Service:
         visit: Callable[[int], Awaitable[int]],
         seconds: float,
         on_count: Callable[[int], None],
+        shard_count: int = 0,
     ) -> ShardLoop:
         observer = self.metrics.loop(name)
         return ShardLoop(
-            shard_count=self._cluster.shard_count,
+            shard_count=shard_count or self._cluster.shard_count,
             visit=visit,
             seconds=seconds,
             on_count=on_count,
             on_error=lambda shard, error: observer.failed(shard, error.reason),
         )
 
-    def _build_use_cases(self) -> None:
-        reserve = _RESERVE_MODES[self._process.reserve_durability]
-        offered = {DurabilityMode.MEMORY, reserve, DurabilityMode.RECORDED}
-        snapshot = self.network.snapshot
-        shard_keys = ShardKeys(self.table, self._cluster.shard_count)
-        stock = StockSource(table=self.table, index=self.index, network=snapshot, clock=self._clock)
-        self.reservations = Reservations(
-            index=self.index,
-            table=self.table,
-            network=self.network,
-            store=self.store,
-            watch=self.news,
-            clock=self._clock,
-            durability=Durability(
-                offered=frozenset(offered),
-                reserve=reserve,
-                confirm=_CONFIRM_MODES[self._process.confirm_durability],
-            ),
-            own_writes=self.own_writes,
-            tasks=self._tasks,
+    def _build_servicers(self) -> tuple[Servicer, ...]:
+        snapshot, clock = self.network.snapshot, self._clock
+        stock = StockSource(table=self.table, index=self.index, network=snapshot, clock=clock)
+        verify = Verify(
+            self.index,
+            self.store,
+            clock,
+            window_ms=self._cluster.idempotency_window_seconds * 1000,
         )
-        self.servicers: tuple[Servicer, ...] = (
+        return (
             AvailabilityServicer(
                 AvailabilityReader(stock=stock, network=snapshot),
-                PickupFinder(stock=stock, network=snapshot, clock=self._clock),
-                self._clock,
+                PickupFinder(stock=stock, network=snapshot, clock=clock),
+                clock,
             ),
-            PromiseServicer(
-                CartPromiser(stock=stock, network=snapshot, clock=self._clock), self._clock
-            ),
-            ReservationServicer(
-                self.reservations,
-                self._clock,
-                TtlLimits(
-                    self._cluster.ttl_default_seconds * 1000, self._cluster.ttl_max_seconds * 1000
-                ),
-            ),
+            PromiseServicer(CartPromiser(stock=stock, network=snapshot, clock=clock), clock),
+            self._reservation_servicer(),
             SupplyServicer(
                 SupplyWriter(
                     index=self.index,
@@ -276,32 +273,47 @@ class Service:
                     network=snapshot,
                     tasks=self._tasks,
                     own_writes=self.own_writes,
-                    durability=reserve,
+                    durability=_RESERVE_MODES[self._process.reserve_durability],
                 )
             ),
-            NetworkServicer(
-                NetworkEditor(
-                    admin=NetworkAdmin(
-                        self.index,
-                        self.store,
-                        partial(self.network.check, fits_stock=shard_keys.fit_stock),
-                    ),
-                    store=self.store,
-                    network=self.network,
-                    shard_keys=shard_keys,
-                    encode=encode_document,
-                    tasks=self._tasks,
-                )
+            self._network_servicer(),
+            AdminServicer(verify, self._cluster.shard_count),
+        )
+
+    def _reservation_servicer(self) -> ReservationServicer:
+        reserve = _RESERVE_MODES[self._process.reserve_durability]
+        reservations = Reservations(
+            index=self.index,
+            table=self.table,
+            network=self.network,
+            store=self.store,
+            watch=self.news,
+            clock=self._clock,
+            durability=Durability(
+                offered=frozenset({DurabilityMode.MEMORY, reserve, DurabilityMode.RECORDED}),
+                reserve=reserve,
+                confirm=_CONFIRM_MODES[self._process.confirm_durability],
             ),
-            AdminServicer(
-                Verify(
-                    self.index,
-                    self.store,
-                    self._clock,
-                    window_ms=self._cluster.idempotency_window_seconds * 1000,
-                ),
-                self._cluster.shard_count,
-            ),
+            own_writes=self.own_writes,
+            tasks=self._tasks,
+        )
+        ttl = TtlLimits(
+            self._cluster.ttl_default_seconds * 1000, self._cluster.ttl_max_seconds * 1000
+        )
+        return ReservationServicer(reservations, self._clock, ttl)
+
+    def _network_servicer(self) -> NetworkServicer:
+        shard_keys = ShardKeys(self.table, self._cluster.shard_count)
+        check = partial(self.network.check, fits_stock=shard_keys.fit_stock)
+        return NetworkServicer(
+            NetworkEditor(
+                admin=NetworkAdmin(self.index, self.store, check),
+                store=self.store,
+                network=self.network,
+                shard_keys=shard_keys,
+                encode=encode_document,
+                tasks=self._tasks,
+            )
         )
 
     def _taken_over(self, shard: int, at: Position) -> None:
@@ -387,6 +399,19 @@ async def open_audit(
         await index.start(fsync=False)
         window_ms = cluster.idempotency_window_seconds * 1000
         yield Verify(index, store, SystemClock(), window_ms=window_ms)
+
+
+def _drifted(
+    shard: int, key: PositionKey, ours: StockPosition, theirs: StockPosition | None
+) -> None:
+    _log.error(
+        "index and order store disagree about a position",
+        shard=shard,
+        sku=key.sku,
+        node_id=key.node_id,
+        error=f"index {ours[:4]}, order store {theirs and theirs[:4]} "
+        "(on_hand, committed, held, safety_stock)",
+    )
 
 
 async def _for_each_shard(shard_count: int, work: Callable[[int], Awaitable[None]]) -> None:

@@ -1,0 +1,81 @@
+"""The watch over index and order store: silent at rest, loud when somebody changes one of them."""
+
+from __future__ import annotations
+
+import random
+
+from promise_svc.application.reconcile import DriftWatch
+from promise_svc.application.relay import Relay
+from promise_svc.domain.inventory import PositionKey, StockPosition
+from promise_svc.domain.reservation import SupplyRow
+from tests.support.fake_ats_index import FakeAtsIndex
+from tests.support.fake_order_store import FakeOrderStore
+
+SHARD = 3
+
+
+class Quiet:
+    """A relay's observer."""
+
+    def carried(self, shard: int, event_count: int, newest_ms: int) -> None: ...
+    def fenced(self, shard: int) -> None: ...
+    def alarmed(self, shard: int, error: Exception) -> None: ...
+
+
+class World:
+    """One shard with forty SKUs, carried to the order store."""
+
+    def __init__(self) -> None:
+        self.index = FakeAtsIndex(8)
+        self.index.serve_all()
+        self.store = FakeOrderStore()
+        self.told: list[tuple[int, PositionKey, StockPosition, StockPosition | None]] = []
+        self.watch = DriftWatch(
+            self.index, self.store, lambda *drift: self.told.append(drift), random.Random(7)
+        )
+
+    async def stocked(self) -> None:
+        rows = [SupplyRow(f"s{number}", "n1", "", 5, 0, "", 0) for number in range(40)]
+        await self.index.sync_supply(SHARD, rows, 1.0)
+        await Relay(self.index, self.store, Quiet()).drain(SHARD)
+
+    def tamper(self, on_hand: int) -> PositionKey:
+        key = PositionKey("s7", "n1")
+        positions = self.index.ledgers[SHARD].positions
+        positions[key] = positions[key]._replace(on_hand=on_hand)
+        return key
+
+
+async def test_equal_books_are_no_drift() -> None:
+    world = World()
+    await world.stocked()
+
+    assert [await world.watch.visit(SHARD) for _ in range(3)] == [0, 0, 0]
+    assert not world.told
+
+
+async def test_a_position_changed_behind_our_back_is_told_with_both_values() -> None:
+    """At the second look, and until it is mended."""
+    world = World()
+    await world.stocked()
+    key = world.tamper(6)
+
+    seen = [await world.watch.visit(SHARD) for _ in range(2)]
+    world.tamper(5)
+    seen.append(await world.watch.visit(SHARD))
+
+    assert seen == [0, 1, 0]
+    assert [
+        (key, ours.on_hand, theirs and theirs.on_hand) for _, key, ours, theirs in world.told
+    ] == [(key, 6, 5)]
+    assert world.watch.drift_count == 0
+
+
+async def test_a_shard_ahead_of_the_order_store_gives_no_verdict() -> None:
+    """What is in flight is not drift."""
+    world = World()
+    await world.stocked()
+    row = SupplyRow("s7", "n1", "", 9, 0, "", 0)
+    await world.index.sync_supply(SHARD, [row], 1.0)
+
+    assert [await world.watch.visit(SHARD) for _ in range(3)] == [0, 0, 0]
