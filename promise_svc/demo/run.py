@@ -28,6 +28,7 @@ from promise_svc.demo.stock import DemoStock, make_stock
 from promise_svc.demo.story import Story
 from promise_svc.domain.reservation import State
 from promise_svc.errors import PromiseServiceError
+from promise_svc.v1 import network_service_pb2 as network_pb
 
 OpenAudit = Callable[[tuple[str, ...], str], AbstractAsyncContextManager[Verify]]
 """Index URLs and order store URL to an audit with connections of its own."""
@@ -141,7 +142,11 @@ async def _many_shoppers(
 
 def _large_city(network: DemoNetwork, rng: random.Random) -> Place:
     """Somewhere in a city that has a store for sure."""
-    stores = {(node.address.region, node.name.partition(",")[0]) for node in network.nodes}
+    stores = {
+        (node.address.region, node.name.partition(",")[0])
+        for node in network.nodes
+        if node.node_type == network_pb.NODE_TYPE_STORE
+    }
     cities = [
         city
         for city in by_city(network.places)[:LARGE_CITIES]

@@ -21,7 +21,8 @@ from promise_svc.demo.network import (
     make_network,
     transit_days,
 )
-from promise_svc.demo.stock import DemoStock, make_stock
+from promise_svc.demo.run import _large_city
+from promise_svc.demo.stock import BEST_SELLERS, DemoStock, make_stock
 from promise_svc.v1 import network_service_pb2 as pb
 
 TODAY = date(2026, 11, 22)
@@ -170,3 +171,19 @@ def test_popularity_is_skewed(stock: DemoStock, rng: random.Random) -> None:
 
     assert 0.4 < sum(picks[sku] for sku in top) / 4_000 < 0.6
     assert set(picks) <= {item.sku for item in stock.items}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_tiny_demo_has_a_last_unit_best_sellers_and_a_city_with_a_store(
+    places: tuple[Place, ...], seed: int
+) -> None:
+    """What the journey relies on, at the smallest size that may be asked for."""
+    network = make_network(places, seed=seed, store_count=20, today=TODAY)
+    stock = make_stock(network, seed=seed, sku_count=50)
+    place = _large_city(network, random.Random(seed))
+    best = {item.sku for item in stock.items[:BEST_SELLERS]}
+    stores = [node for node in network.nodes if node.node_type == pb.NODE_TYPE_STORE]
+
+    assert any(row.on_hand == 1 and row.sku in stock.scarce for row in stock.rows)
+    assert best.isdisjoint({*stock.sold_out, *stock.scarce})
+    assert any(node.name.startswith(f"{place.city}, {place.region}") for node in stores)
