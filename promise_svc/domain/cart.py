@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from promise_svc.domain.delivery import DeliveryPromise, Shipment, ShipmentLine
-from promise_svc.domain.frontier import best_plan, frontier
+from promise_svc.domain.frontier import best_plan, feasible, frontier
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reach import Line, Reach, Service, UnfulfilledReason, Wanted
 from promise_svc.domain.sourcing import (
@@ -116,7 +116,7 @@ class _CartSourcing:
         kept: list[Line] = []
         for index, line in enumerate(lines):
             trial = [*kept, line]
-            if index < _LINES_TRIED_MAX and self._best(trial) is not None:
+            if index < _LINES_TRIED_MAX and self._feasible(trial):
                 kept = trial
             else:
                 self._refuse(line, UnfulfilledReason.SPLIT_LIMIT)
@@ -157,6 +157,15 @@ class _CartSourcing:
     def _best(self, lines: Sequence[Line]) -> SourcingPlan | None:
         demands = self._demands(lines)
         return best_plan(
+            demands,
+            self._candidates(demands),
+            max_shipments=self._cart.max_shipments,
+            work=self._work,
+        )
+
+    def _feasible(self, lines: Sequence[Line]) -> bool:
+        demands = self._demands(lines)
+        return feasible(
             demands,
             self._candidates(demands),
             max_shipments=self._cart.max_shipments,

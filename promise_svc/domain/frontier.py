@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import date
 
-from promise_svc.domain.sourcing import WORK_MAX, Candidate, Demand, Search, SourcingPlan, Work
+from promise_svc.domain.offers import Offers
+from promise_svc.domain.search import Search
+from promise_svc.domain.sourcing import WORK_MAX, Candidate, Demand, SourcingPlan, Work
 
 
 def best_plan(
@@ -23,6 +25,20 @@ def best_plan(
     plans = _Plans(demands, candidates, max_shipments, work or Work(WORK_MAX))
     best = plans.best()
     return None if best is None else plans.labelled(best)
+
+
+def feasible(
+    demands: tuple[Demand, ...],
+    candidates: tuple[Candidate, ...],
+    *,
+    max_shipments: int,
+    work: Work,
+) -> bool:
+    """Whether there is a plan, or more exactly whether one was found within ``work``."""
+    offers = Offers(demands, candidates, max_shipments)
+    if not offers.days:
+        return False
+    return Search(demands, offers, offers.days[-1], max_shipments, work).feasible()
 
 
 def frontier(
@@ -72,8 +88,9 @@ class _Plans:
         max_shipments: int,
         work: Work,
     ) -> None:
-        self.days = sorted({o.latest_delivery_date for c in candidates for o in c.options})
-        self._inputs = demands, candidates, max_shipments
+        self._offers = Offers(demands, candidates, max_shipments)
+        self.days = self._offers.days
+        self._inputs = demands, max_shipments
         self._work = work
         self._kept_by: dict[date, SourcingPlan | None] = {}
         self._shipment_count_bound = 1
@@ -81,8 +98,8 @@ class _Plans:
     def kept_by(self, day: date) -> SourcingPlan | None:
         """The best plan by (shipments, cost, distance) with everything there by ``day``."""
         if day not in self._kept_by:
-            demands, candidates, max_shipments = self._inputs
-            search = Search(demands, candidates, day, max_shipments, self._work)
+            demands, max_shipments = self._inputs
+            search = Search(demands, self._offers, day, max_shipments, self._work)
             self._kept_by[day] = search.run()
             if day == self.days[-1]:
                 self._shipment_count_bound = search.shipment_count_bound
