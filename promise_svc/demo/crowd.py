@@ -57,6 +57,7 @@ class Crowd:
         """Let ``count`` shoppers through; ``on_done`` hears how many are. ``browsing_share``
         of them ask for a delivery promise first, the others have one and buy."""
         self.outcomes.clear()
+        resent_before = self.client.retry_count
         start = time.monotonic()
         done = 0
         with story.progress("shoppers", count) as ticker:
@@ -72,7 +73,8 @@ class Crowd:
         seconds = time.monotonic() - start
         story.step(f"{count} shoppers, {CONCURRENCY} at a time", seconds * 1000)
         told = ", ".join(f"{n} {outcome}" for outcome, n in self.outcomes.most_common())
-        story.detail(f"{told}; {self.client.retry_count} calls sent again")
+        resent = self.client.retry_count - resent_before
+        story.detail(f"{told}; {resent} calls sent again")
 
     async def shop_through_a_crash(self, host: DemoHost, count: int, story: Story) -> None:
         """The same while Valkey is killed and started again on its folder."""

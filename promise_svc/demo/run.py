@@ -171,7 +171,7 @@ def _tell_failure(
 
 def _tell_latencies(client: Client, story: Story) -> None:
     table = Table(
-        "method", "calls", "median ms", "p99 ms", title="Latency at the client, crash included"
+        "method", "calls", "median ms", "p99 ms", title="Answered calls, as the client saw them"
     )
     for method, count, median, p99 in latencies(client):
         table.add_row(method, f"{count:,}", f"{median:.1f}", f"{p99:.1f}")
