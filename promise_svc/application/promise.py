@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
-from promise_svc.application.availability import here_now_ats
 from promise_svc.application.ports import AtsReader, AtsRow, Clock
 from promise_svc.application.stock import Consistency, Freshness, StockSource
 from promise_svc.domain.cart import Cart, UnfulfilledLine
 from promise_svc.domain.cart import promise_cart as promise
 from promise_svc.domain.delivery import DeliveryPromise
+from promise_svc.domain.inventory import ats
 from promise_svc.domain.network import PICKUP_METHODS, FulfillmentMethod, NetworkSnapshot
 from promise_svc.domain.reach import Address, Line, Wanted
 from promise_svc.domain.sourcing import SHIPMENTS_MAX
@@ -222,7 +222,11 @@ def _not_supported(method: FulfillmentMethod, address: Address | None) -> str:
 
 
 def _here_now(rows: Iterable[AtsRow]) -> dict[str, int]:
-    return {row.node_id: here_now_ats(row) for row in rows if not row.bucket}
+    return {
+        node_id: ats(on_hand, committed, held, safety_stock)
+        for node_id, bucket, on_hand, committed, held, safety_stock in rows
+        if not bucket
+    }
 
 
 def _outcome(options: Sequence[object], unfulfilled: Sequence[object]) -> PromiseOutcome:

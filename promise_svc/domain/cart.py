@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import NamedTuple
 
 from promise_svc.domain.delivery import DeliveryPromise, Shipment, ShipmentLine
@@ -93,6 +94,7 @@ class _CartSourcing:
         self._reach = Reach(snapshot, cart.wanted)
         self._work = Work(WORK_MAX)
         self._served: dict[str, dict[str, int]] = {}
+        self._meters: dict[str, int] = {}
         self.refused: dict[str, UnfulfilledLine] = {}
 
     def lines_in_stock(self) -> list[Line]:
@@ -184,7 +186,8 @@ class _CartSourcing:
         served = self._served.get(sku)
         if served is None:
             stock = self._cart.stock.get(sku, {})
-            served = {n: units for n, units in stock.items() if units and self._reach.served(n)}
+            reached = self._reach.served
+            served = {n: units for n, units in stock.items() if units and n in reached}
             self._served[sku] = served
         return served
 
@@ -202,16 +205,23 @@ class _CartSourcing:
 
     def _candidates(self, demands: tuple[Demand, ...]) -> tuple[Candidate, ...]:
         stock = [self._served_stock(demand.sku) for demand in demands]
-        node_ids = sorted({node_id for served in stock for node_id in served})
+        node_ids = list(set().union(*stock))
+        units = (map(served.get, node_ids, repeat(0)) for served in stock)
         return tuple(
-            Candidate(
-                node_id,
-                tuple(served.get(node_id, 0) for served in stock),
-                self._reach.options(node_id),
-                self._reach.distance_meters(node_id),
+            map(
+                Candidate,
+                node_ids,
+                zip(*units, strict=True),
+                map(self._reach.options, node_ids),
+                self._distances_meters(node_ids),
             )
-            for node_id in node_ids
         )
+
+    def _distances_meters(self, node_ids: list[str]) -> list[int]:
+        known = self._meters
+        new = [node_id for node_id in node_ids if node_id not in known]
+        known.update(zip(new, self._reach.distances_meters(new), strict=True))
+        return [known[node_id] for node_id in node_ids]
 
     def _services(self, node_id: str) -> tuple[Service, ...]:
         services = self._reach.services(node_id)

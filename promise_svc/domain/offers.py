@@ -7,7 +7,7 @@ them no farther and with at least as much of every SKU.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import NamedTuple
@@ -15,8 +15,10 @@ from typing import NamedTuple
 from promise_svc.domain.packed import Packing
 from promise_svc.domain.sourcing import Candidate, DeliveryOption, Demand, shipment_cost_nanos
 
-_STOCKS_COMPARED_MAX = 128
-"""With more different stocks than this among nodes of equal options few surpass another."""
+_STOCKS_COMPARED_MAX = 64
+_DEMANDS_COMPARED_MAX = 12
+"""With more different stocks among nodes of equal options, or more demands, few nodes surpass
+another, and looking for them costs more than it saves."""
 
 
 class Offer(NamedTuple):
@@ -76,24 +78,22 @@ class Offers:
         quantities = [demand.quantity for demand in demands]
         self.packing = Packing(quantities)
         self.weight_grams = sum(d.quantity * d.weight_grams for d in demands)
-        self.days = sorted({o.latest_delivery_date for c in candidates for o in c.options})
         self._demand_count = len(demands)
         # No plan has more shipments than units.
         most = min(shipment_count_max, sum(quantities))
         by_options: dict[tuple[DeliveryOption, ...], _Group] = {}
         by_identity: dict[int, _Group] = {}  # far cheaper to look up, and mostly found
-        for candidate in candidates:
-            ats = tuple(map(min, candidate.ats, quantities))
+        for candidate, ats in zip(candidates, _capped(candidates, quantities), strict=True):
+            options = candidate.options
+            group = by_identity.get(id(options))
+            if group is None:
+                group = by_options.setdefault(options, _Group(options))
+                by_identity[id(options)] = group
             if any(ats):
-                options = candidate.options
-                group = by_identity.get(id(options))
-                if group is None:
-                    group = by_options.setdefault(options, _Group(options))
-                    by_identity[id(options)] = group
-                group.members.append(
-                    _Member(candidate.distance_meters, candidate.node_id, ats, 0)
-                )
-        self._groups = list(by_options.values())
+                member = _Member(candidate.distance_meters, candidate.node_id, ats, 0)
+                group.members.append(member)
+        self.days = sorted({o.latest_delivery_date for options in by_options for o in options})
+        self._groups = [group for group in by_options.values() if group.members]
         packed: dict[tuple[int, ...], int] = {}
         for group in self._groups:
             self._thin_out(group, most, packed)
@@ -134,7 +134,7 @@ class Offers:
         for ats in stocks:
             if ats not in packed:
                 packed[ats] = self.packing.pack(ats)
-        if len(stocks) > _STOCKS_COMPARED_MAX:
+        if len(stocks) > _STOCKS_COMPARED_MAX or self._demand_count > _DEMANDS_COMPARED_MAX:
             group.members = [m._replace(stock=packed[m.ats]) for m in group.members]
             group.ranks = [0] * len(group.members)
             return
@@ -161,6 +161,18 @@ class Offers:
             stock: [other for other, high in guarded if (high - stock) & guards == guards]
             for stock in stocks
         }
+
+
+def _capped(
+    candidates: tuple[Candidate, ...], quantities: Sequence[int]
+) -> Iterable[tuple[int, ...]]:
+    """What each candidate has of each demand, no more than is wanted."""
+    columns = zip(*(candidate.ats for candidate in candidates), strict=True)
+    capped = (
+        [units if units < quantity else quantity for units in column]
+        for column, quantity in zip(columns, quantities, strict=True)
+    )
+    return zip(*capped, strict=True) if candidates else ()
 
 
 def _undominated(options: tuple[DeliveryOption, ...], day: date) -> list[DeliveryOption]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 from typing import NamedTuple
 
 from promise_svc.domain.delivery import DeliveryDates, ShipDate, pickup_times
-from promise_svc.domain.geography import distance_m
+from promise_svc.domain.geography import distances_m
 from promise_svc.domain.network import (
     PICKUP_METHODS,
     Calendar,
@@ -109,7 +110,6 @@ class Reach:
         self._allowed = wanted.fulfillment_methods & (
             PICKUP_METHODS if wanted.address is None else CARRIED_METHODS
         )
-        self._services: dict[str, _Found] = {}
         self._by_origin: dict[str, _Found] = {}
         self._ship_dates: dict[tuple[str, FulfillmentMethod, str], ShipDate | None] = {}
         self._options: dict[str, tuple[DeliveryOption, ...]] = {}
@@ -117,25 +117,34 @@ class Reach:
 
     def services(self, node_id: str) -> tuple[Service, ...] | UnfulfilledReason:
         """The ways in which the node can serve the destination, or why there is none."""
-        found = self._services.get(node_id)
-        if found is None:
-            found = self._services[node_id] = self._services_of(node_id)
-        return found
+        origin_id = self._routes.origin_ids.get(node_id)
+        if origin_id is None:
+            return UnfulfilledReason.UNKNOWN_NODE
+        found = self._services_of(origin_id)
+        if found is UnfulfilledReason.NODE_OFF or not self._left_out(node_id):
+            return found
+        return UnfulfilledReason.METHOD_NOT_OFFERED
+
+    @cached_property
+    def served(self) -> frozenset[str]:
+        """Nodes that can serve the destination."""
+        if self._wanted.pickup_node_id:
+            found = self.services(self._wanted.pickup_node_id)
+            return frozenset({self._wanted.pickup_node_id} if isinstance(found, tuple) else ())
+        like = self._routes.nodes_of.items()
+        found_nodes = (ids for id_, ids in like if isinstance(self._services_of(id_), tuple))
+        return frozenset().union(*found_nodes) - self._wanted.excluded_node_ids
 
     def options(self, node_id: str) -> tuple[DeliveryOption, ...]:
-        """The same as the search needs it; equal options of several nodes are one tuple."""
-        origin, services = self._routes.origin(node_id), self.services(node_id)
-        assert origin is not None, "only served nodes have options"
-        assert isinstance(services, tuple), "only served nodes have options"
-        found = self._options.get(origin.node_id)
+        """What the search needs of a served node; equal options of several are one tuple."""
+        origin_id = self._routes.origin_ids[node_id]
+        found = self._options.get(origin_id)
         if found is None:
+            services = self._services_of(origin_id)
+            assert isinstance(services, tuple), "only served nodes have options"
             found = tuple(service.option for service in services)
-            found = self._options[origin.node_id] = self._equal_options.setdefault(found, found)
+            found = self._options[origin_id] = self._equal_options.setdefault(found, found)
         return found
-
-    def served(self, node_id: str) -> bool:
-        """Whether the node can serve the destination."""
-        return isinstance(self.services(node_id), tuple)
 
     @cached_property
     def nowhere(self) -> UnfulfilledReason | None:
@@ -152,32 +161,31 @@ class Reach:
             furthest = max(furthest, found)
         return furthest
 
-    def distance_meters(self, node_id: str) -> int:
-        """Whole meters from the node to the address; 0 where the address has no coordinates."""
-        node, address = self._snapshot.node(node_id), self._wanted.address
-        if node is None or address is None:
-            return 0
-        if address.latitude is None or address.longitude is None:
-            return 0
-        meters = distance_m(node.latitude, node.longitude, address.latitude, address.longitude)
-        return round(meters)
+    def distances_meters(self, node_ids: Iterable[str]) -> list[int]:
+        """Whole meters from each known node to the address; 0 where that has no coordinates."""
+        address = self._wanted.address
+        if address is None or address.latitude is None or address.longitude is None:
+            return [0 for _ in node_ids]
+        nodes = (self._snapshot.documents.nodes[node_id] for node_id in node_ids)
+        places = ((node.latitude, node.longitude) for node in nodes)
+        return [round(m) for m in distances_m(places, address.latitude, address.longitude)]
 
-    def _services_of(self, node_id: str) -> _Found:
-        origin = self._routes.origin(node_id)
-        if origin is None:
-            return UnfulfilledReason.UNKNOWN_NODE
-        if origin.status is NodeStatus.OFF:
-            return UnfulfilledReason.NODE_OFF
+    def _left_out(self, node_id: str) -> bool:
+        """Whether the request, not the network, rules the node out."""
         if node_id in self._wanted.excluded_node_ids:
-            return UnfulfilledReason.METHOD_NOT_OFFERED
-        if self._wanted.address is None and node_id != self._wanted.pickup_node_id:
-            return UnfulfilledReason.METHOD_NOT_OFFERED
-        found = self._by_origin.get(origin.node_id)
+            return True
+        return self._wanted.address is None and node_id != self._wanted.pickup_node_id
+
+    def _services_of(self, origin_id: str) -> _Found:
+        found = self._by_origin.get(origin_id)
         if found is None:
-            found = self._by_origin[origin.node_id] = self._work_out(origin)
+            node = self._snapshot.documents.nodes[origin_id]
+            found = self._by_origin[origin_id] = self._work_out(node)
         return found
 
     def _work_out(self, node: Node) -> _Found:
+        if node.status is NodeStatus.OFF:
+            return UnfulfilledReason.NODE_OFF
         methods = [m for m in node.methods if m.fulfillment_method in self._allowed]
         if not methods:
             return UnfulfilledReason.METHOD_NOT_OFFERED

@@ -46,7 +46,12 @@ class Routes:
 
     def __init__(self, snapshot: NetworkSnapshot) -> None:
         self._snapshot = snapshot
-        self._origins = _origins(snapshot)
+        self.origin_ids = _origin_ids(snapshot)
+        """Node -> the first node with the same status, terms and lanes."""
+        self.nodes_of: dict[str, set[str]] = {}
+        """Such a first node -> all that are like it, itself included."""
+        for node_id, origin_id in self.origin_ids.items():
+            self.nodes_of.setdefault(origin_id, set()).add(node_id)
         self._prefix_length_max = max(
             (
                 len(normalized_postal_code(lane.postal_prefix))
@@ -57,11 +62,6 @@ class Routes:
         self._lanes: dict[tuple[str, str, str], tuple[Lane, ...]] = {}
         self._stays: dict[tuple[str, str, NodeMethod, str], list[_Stay]] = {}
         self._arrivals: dict[tuple[ShipDate, str, tuple[int, int]], DeliveryDates] = {}
-
-    def origin(self, node_id: str) -> Node | None:
-        """A node with the same status, terms and lanes as this one, the same for all like it; None
-        for a node nobody knows."""
-        return self._origins.get(node_id)
 
     def lanes(self, origin: Node, country: str, postal_code: str) -> tuple[Lane, ...]:
         """``NetworkSnapshot.lanes``."""
@@ -117,10 +117,10 @@ class Routes:
         return found
 
 
-def _origins(snapshot: NetworkSnapshot) -> dict[str, Node]:
-    """Each node with the first one of equal terms. A node with lanes of its own is its own."""
+def _origin_ids(snapshot: NetworkSnapshot) -> dict[str, str]:
+    """A node with lanes of its own is like no other."""
     with_lanes = {lane.node_id for lane in snapshot.documents.lanes.values() if lane.node_id}
-    first: dict[object, Node] = {}
+    first: dict[object, str] = {}
     return {
         node_id: first.setdefault(
             (
@@ -131,7 +131,7 @@ def _origins(snapshot: NetworkSnapshot) -> dict[str, Node]:
                 snapshot.node_group_ids(node_id),
                 node_id if node_id in with_lanes else "",
             ),
-            node,
+            node_id,
         )
         for node_id, node in snapshot.documents.nodes.items()
     }
