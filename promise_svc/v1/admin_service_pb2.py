@@ -27,23 +27,23 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from promise_svc.v1 import reservation_service_pb2 as promise__svc_dot_v1_dot_reservation__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"promise_svc/v1/admin_service.proto\x12\x0epromise_svc.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(promise_svc/v1/reservation_service.proto\"8\n\rVerifyRequest\x12\x11\n\tshard_ids\x18\x01 \x03(\x05\x12\x14\n\x0cmax_findings\x18\x02 \x01(\x05\"\xe5\x03\n\x0eVerifyResponse\x12\x12\n\nconsistent\x18\x01 \x01(\x08\x12/\n\x0bverify_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07\x65lapsed\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bshard_count\x18\x04 \x01(\x03\x12\x16\n\x0eposition_count\x18\x05 \x01(\x03\x12\x41\n\x12reservation_counts\x18\x06 \x03(\x0b\x32%.promise_svc.v1.ReservationStateCount\x12\x1f\n\x17order_store_event_count\x18\x07 \x01(\x03\x12%\n\x1dorder_store_reservation_count\x18\x08 \x01(\x03\x12\x1d\n\x15in_flight_event_count\x18\t \x01(\x03\x12\x16\n\x0eoversold_count\x18\n \x01(\x03\x12\x13\n\x0b\x64rift_count\x18\x0b \x01(\x03\x12\x16\n\x0eshortage_count\x18\x0c \x01(\x03\x12\x15\n\rfinding_count\x18\r \x01(\x03\x12/\n\x08\x66indings\x18\x0e \x03(\x0b\x32\x1d.promise_svc.v1.VerifyFinding\"d\n\x15ReservationStateCount\x12\x30\n\x05state\x18\x01 \x01(\x0e\x32!.promise_svc.v1.Reservation.State\x12\x19\n\x11reservation_count\x18\x02 \x01(\x03\"\xca\x01\n\rVerifyFinding\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.promise_svc.v1.VerifyFindingKind\x12\x10\n\x08shard_id\x18\x02 \x01(\x05\x12\x0b\n\x03sku\x18\x03 \x01(\t\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x0e\n\x06\x62ucket\x18\x05 \x01(\t\x12\x16\n\x0ereservation_id\x18\x06 \x01(\t\x12\x10\n\x08\x65xpected\x18\x07 \x01(\x03\x12\x0e\n\x06\x61\x63tual\x18\x08 \x01(\x03\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t*\xe8\x03\n\x11VerifyFindingKind\x12#\n\x1fVERIFY_FINDING_KIND_UNSPECIFIED\x10\x00\x12%\n!VERIFY_FINDING_KIND_HELD_MISMATCH\x10\x01\x12*\n&VERIFY_FINDING_KIND_COMMITTED_MISMATCH\x10\x02\x12)\n%VERIFY_FINDING_KIND_NEGATIVE_QUANTITY\x10\x03\x12 \n\x1cVERIFY_FINDING_KIND_OVERSOLD\x10\x04\x12&\n\"VERIFY_FINDING_KIND_POSITION_DRIFT\x10\x05\x12)\n%VERIFY_FINDING_KIND_RESERVATION_DRIFT\x10\x06\x12$\n VERIFY_FINDING_KIND_SEQUENCE_GAP\x10\x07\x12\x1c\n\x18VERIFY_FINDING_KIND_FORK\x10\x08\x12(\n$VERIFY_FINDING_KIND_UNRESOLVED_CLAIM\x10\t\x12$\n VERIFY_FINDING_KIND_ILLEGAL_MOVE\x10\n\x12\'\n#VERIFY_FINDING_KIND_REPLAY_MISMATCH\x10\x0b\x32W\n\x0c\x41\x64minService\x12G\n\x06Verify\x12\x1d.promise_svc.v1.VerifyRequest\x1a\x1e.promise_svc.v1.VerifyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"promise_svc/v1/admin_service.proto\x12\x0epromise_svc.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(promise_svc/v1/reservation_service.proto\"8\n\rVerifyRequest\x12\x11\n\tshard_ids\x18\x01 \x03(\x05\x12\x14\n\x0cmax_findings\x18\x02 \x01(\x05\"\x83\x04\n\x0eVerifyResponse\x12\x12\n\nconsistent\x18\x01 \x01(\x08\x12/\n\x0bverify_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07\x65lapsed\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bshard_count\x18\x04 \x01(\x03\x12\x16\n\x0eposition_count\x18\x05 \x01(\x03\x12\x41\n\x12reservation_counts\x18\x06 \x03(\x0b\x32%.promise_svc.v1.ReservationStateCount\x12\x1f\n\x17order_store_event_count\x18\x07 \x01(\x03\x12%\n\x1dorder_store_reservation_count\x18\x08 \x01(\x03\x12\x1d\n\x15in_flight_event_count\x18\t \x01(\x03\x12\x16\n\x0eoversold_count\x18\n \x01(\x03\x12\x13\n\x0b\x64rift_count\x18\x0b \x01(\x03\x12\x16\n\x0eshortage_count\x18\x0c \x01(\x03\x12\x15\n\rfinding_count\x18\r \x01(\x03\x12/\n\x08\x66indings\x18\x0e \x03(\x0b\x32\x1d.promise_svc.v1.VerifyFinding\x12\x1c\n\x14uncompared_shard_ids\x18\x0f \x03(\x05\"d\n\x15ReservationStateCount\x12\x30\n\x05state\x18\x01 \x01(\x0e\x32!.promise_svc.v1.Reservation.State\x12\x19\n\x11reservation_count\x18\x02 \x01(\x03\"\xca\x01\n\rVerifyFinding\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.promise_svc.v1.VerifyFindingKind\x12\x10\n\x08shard_id\x18\x02 \x01(\x05\x12\x0b\n\x03sku\x18\x03 \x01(\t\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x0e\n\x06\x62ucket\x18\x05 \x01(\t\x12\x16\n\x0ereservation_id\x18\x06 \x01(\t\x12\x10\n\x08\x65xpected\x18\x07 \x01(\x03\x12\x0e\n\x06\x61\x63tual\x18\x08 \x01(\x03\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t*\xe8\x03\n\x11VerifyFindingKind\x12#\n\x1fVERIFY_FINDING_KIND_UNSPECIFIED\x10\x00\x12%\n!VERIFY_FINDING_KIND_HELD_MISMATCH\x10\x01\x12*\n&VERIFY_FINDING_KIND_COMMITTED_MISMATCH\x10\x02\x12)\n%VERIFY_FINDING_KIND_NEGATIVE_QUANTITY\x10\x03\x12 \n\x1cVERIFY_FINDING_KIND_OVERSOLD\x10\x04\x12&\n\"VERIFY_FINDING_KIND_POSITION_DRIFT\x10\x05\x12)\n%VERIFY_FINDING_KIND_RESERVATION_DRIFT\x10\x06\x12$\n VERIFY_FINDING_KIND_SEQUENCE_GAP\x10\x07\x12\x1c\n\x18VERIFY_FINDING_KIND_FORK\x10\x08\x12(\n$VERIFY_FINDING_KIND_UNRESOLVED_CLAIM\x10\t\x12$\n VERIFY_FINDING_KIND_ILLEGAL_MOVE\x10\n\x12\'\n#VERIFY_FINDING_KIND_REPLAY_MISMATCH\x10\x0b\x32W\n\x0c\x41\x64minService\x12G\n\x06Verify\x12\x1d.promise_svc.v1.VerifyRequest\x1a\x1e.promise_svc.v1.VerifyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'promise_svc.v1.admin_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERIFYFINDINGKIND']._serialized_start=1015
-  _globals['_VERIFYFINDINGKIND']._serialized_end=1503
+  _globals['_VERIFYFINDINGKIND']._serialized_start=1045
+  _globals['_VERIFYFINDINGKIND']._serialized_end=1533
   _globals['_VERIFYREQUEST']._serialized_start=161
   _globals['_VERIFYREQUEST']._serialized_end=217
   _globals['_VERIFYRESPONSE']._serialized_start=220
-  _globals['_VERIFYRESPONSE']._serialized_end=705
-  _globals['_RESERVATIONSTATECOUNT']._serialized_start=707
-  _globals['_RESERVATIONSTATECOUNT']._serialized_end=807
-  _globals['_VERIFYFINDING']._serialized_start=810
-  _globals['_VERIFYFINDING']._serialized_end=1012
-  _globals['_ADMINSERVICE']._serialized_start=1505
-  _globals['_ADMINSERVICE']._serialized_end=1592
+  _globals['_VERIFYRESPONSE']._serialized_end=735
+  _globals['_RESERVATIONSTATECOUNT']._serialized_start=737
+  _globals['_RESERVATIONSTATECOUNT']._serialized_end=837
+  _globals['_VERIFYFINDING']._serialized_start=840
+  _globals['_VERIFYFINDING']._serialized_end=1042
+  _globals['_ADMINSERVICE']._serialized_start=1535
+  _globals['_ADMINSERVICE']._serialized_end=1622
 # @@protoc_insertion_point(module_scope)

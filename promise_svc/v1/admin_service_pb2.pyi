@@ -136,6 +136,7 @@ class VerifyResponse(_message.Message):
     SHORTAGE_COUNT_FIELD_NUMBER: _builtins.int
     FINDING_COUNT_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
+    UNCOMPARED_SHARD_IDS_FIELD_NUMBER: _builtins.int
     consistent: _builtins.bool
     """True when there is no finding at all."""
     shard_count: _builtins.int
@@ -179,6 +180,12 @@ class VerifyResponse(_message.Message):
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___VerifyFinding]:
         """The findings, by shard, then kind, up to `max_findings`."""
 
+    @_builtins.property
+    def uncompared_shard_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Shards without a verdict on index against order store: they never stood still, or their events
+        did not reach the order store in time. Ask again.
+        """
+
     def __init__(
         self,
         *,
@@ -196,10 +203,11 @@ class VerifyResponse(_message.Message):
         shortage_count: _builtins.int = ...,
         finding_count: _builtins.int = ...,
         findings: _abc.Iterable[Global___VerifyFinding] | None = ...,
+        uncompared_shard_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "verify_time", b"verify_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistent", b"consistent", "drift_count", b"drift_count", "elapsed", b"elapsed", "finding_count", b"finding_count", "findings", b"findings", "in_flight_event_count", b"in_flight_event_count", "order_store_event_count", b"order_store_event_count", "order_store_reservation_count", b"order_store_reservation_count", "oversold_count", b"oversold_count", "position_count", b"position_count", "reservation_counts", b"reservation_counts", "shard_count", b"shard_count", "shortage_count", b"shortage_count", "verify_time", b"verify_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistent", b"consistent", "drift_count", b"drift_count", "elapsed", b"elapsed", "finding_count", b"finding_count", "findings", b"findings", "in_flight_event_count", b"in_flight_event_count", "order_store_event_count", b"order_store_event_count", "order_store_reservation_count", b"order_store_reservation_count", "oversold_count", b"oversold_count", "position_count", b"position_count", "reservation_counts", b"reservation_counts", "shard_count", b"shard_count", "shortage_count", b"shortage_count", "uncompared_shard_ids", b"uncompared_shard_ids", "verify_time", b"verify_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -58,6 +58,7 @@ def verify_to(report: VerifyReport) -> pb.VerifyResponse:
         shortage_count=report.shortage_count,
         finding_count=report.finding_count,
         findings=[_finding_to(finding) for finding in report.findings],
+        uncompared_shard_ids=report.uncompared_shard_ids,
     )
 
 

@@ -34,6 +34,8 @@ CREATE TABLE reservations (
     epoch bigint NOT NULL,
     sequence bigint NOT NULL
 ) WITH (fillfactor = 80);
+CREATE INDEX reservations_home ON reservations (home);
+COMMENT ON INDEX reservations_home IS 'The audit reads a shard at a time; home never changes';
 COMMENT ON COLUMN reservations.claim IS 'The whole claim after its last move (msgpack)';
 
 CREATE TABLE legs (
