@@ -21,7 +21,10 @@ TIMEOUT = 5.0
 
 
 def new_index(
-    urls: tuple[str, ...] | list[str], key_prefix: str, shard_count: int = 64
+    urls: tuple[str, ...] | list[str],
+    key_prefix: str,
+    shard_count: int = 64,
+    outbox_kept: int = 1_000,
 ) -> ClusterAtsIndex:
     """An index that is not started."""
     seeds, access = parse_urls(urls)
@@ -31,7 +34,7 @@ def new_index(
         key_prefix=key_prefix,
         shard_count=shard_count,
         window_ms=WINDOW_MS,
-        outbox_kept=1_000,
+        outbox_kept=outbox_kept,
     )
 
 
