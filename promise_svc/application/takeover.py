@@ -60,4 +60,7 @@ class Takeover:
         except PreconditionFailed:
             # Another process was faster; if it has not finished, the next call tries again.
             return
+        # The floor is no event, so a rebuilt shard has none: stale plans must not slip through.
+        version = await self._store.network_version()
+        await self._index.raise_network_floor(shard, version, _TIMEOUT)
         self._on_done(shard, started)

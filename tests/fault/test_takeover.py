@@ -232,3 +232,16 @@ async def test_two_processes_that_take_over_at_once_start_one_epoch(
     started = await indexes[0].read_outbox(SHARD, START, 9, TIMEOUT)
     assert [event.event.type for event in started] == [EventType.EPOCH_STARTED]
     assert (await indexes[0].read_meta(SHARD, TIMEOUT)).at == Position(1, 1)
+
+
+async def test_a_rebuilt_shard_refuses_plans_of_an_older_network(
+    engines: Engine, connected: Connect, store: PostgresOrderStore
+) -> None:
+    """A node was switched off before the index was lost; nobody may still sell from it."""
+    version = await store.upsert_network("node", {"n1": '{"status": "OFF"}'})
+    index = await connected(engines("one"))
+    await take_over(index, store)
+    await stock(index, 5)
+
+    assert version > 0
+    assert await hold(index, "r-1") is Outcome.NETWORK_CHANGED
