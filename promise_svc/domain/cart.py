@@ -8,12 +8,12 @@ always the largest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import NamedTuple
 
 from promise_svc.domain.delivery import DeliveryPromise, Shipment, ShipmentLine
-from promise_svc.domain.frontier import best_plan, feasible, frontier
+from promise_svc.domain.frontier import any_plan, best_plan, frontier
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reach import Line, Reach, Service, UnfulfilledReason, Wanted
 from promise_svc.domain.sourcing import (
@@ -27,7 +27,8 @@ from promise_svc.domain.sourcing import (
 )
 
 _LINES_TRIED_MAX = 64
-"""Lines tried one by one against the split limit; those after them are refused."""
+"""Lines looked for nodes for one by one against the split limit; those after them are kept only
+where the nodes found so far have them."""
 
 NANOS_PER_MICRO = 1000
 
@@ -93,6 +94,9 @@ class _CartSourcing:
         self._cart = cart
         self._reach = Reach(snapshot, cart.wanted)
         self._work = Work(WORK_MAX)
+        self._fitting: frozenset[str] = frozenset()
+        """Nodes, no more than the split limit, that fill the lines kept so far."""
+        self._tried_all = True
         self._served: dict[str, dict[str, int]] = {}
         self._meters: dict[str, int] = {}
         self.refused: dict[str, UnfulfilledLine] = {}
@@ -115,31 +119,53 @@ class _CartSourcing:
 
     def lines_within_split_limit(self, lines: Sequence[Line]) -> list[Line]:
         """Lines, tried in order, that fit within the split limit together."""
+        work = Work(WORK_MAX)
         kept: list[Line] = []
         for index, line in enumerate(lines):
             trial = [*kept, line]
-            if index < _LINES_TRIED_MAX and self._feasible(trial):
+            if self._fit(trial, self._fitting) or (
+                index < _LINES_TRIED_MAX and self._find_nodes(trial, work)
+            ):
                 kept = trial
             else:
                 self._refuse(line, UnfulfilledReason.SPLIT_LIMIT)
+        self._tried_all = not work.spent
+        self._work = Work(WORK_MAX)
         return kept
 
     def plans(self, lines: Sequence[Line]) -> list[SourcingPlan]:
         """Plans for exactly these lines, best first; none when there is none."""
         if not lines:
             return []
-        if self._cart.max_options == 1:
-            best = self._best(lines)
-            return [] if best is None else [best]
         demands = self._demands(lines)
         candidates = self._candidates(demands)
-        found = frontier(
-            demands, candidates, max_shipments=self._cart.max_shipments, work=self._work
-        )
+        max_shipments = self._cart.max_shipments
+        if self._cart.max_options == 1:
+            best = best_plan(demands, candidates, max_shipments=max_shipments, work=self._work)
+            found = [] if best is None else [best]
+        else:
+            found = frontier(demands, candidates, max_shipments=max_shipments, work=self._work)
+        if not found and self._fitting:
+            found = self._plan_at(self._fitting, demands, candidates)
+        if not self._tried_all:
+            found = [replace(plan, exact=False) for plan in found]
         chosen = found[: self._cart.max_options]
         if len(chosen) < len(found):
             chosen[-1] = min(found, key=lambda plan: plan.latest_delivery_date)
         return list(dict.fromkeys(chosen))
+
+    def _plan_at(
+        self,
+        node_ids: frozenset[str],
+        demands: tuple[Demand, ...],
+        candidates: tuple[Candidate, ...],
+    ) -> list[SourcingPlan]:
+        """The plan of nodes known to do, where the search found none within its bound."""
+        known = tuple(c for c in candidates if c.node_id in node_ids)
+        max_shipments = self._cart.max_shipments
+        plan = best_plan(demands, known, max_shipments=max_shipments, work=self._work)
+        assert plan is not None, "nodes found to fill the lines fill them"
+        return [replace(plan, exact=False, shipment_count_bound=1)]
 
     def promise(self, plan: SourcingPlan, lines: Sequence[Line]) -> DeliveryPromise:
         """A plan told by lines, with dates and costs."""
@@ -156,22 +182,26 @@ class _CartSourcing:
             shipment_count_bound=plan.shipment_count_bound,
         )
 
-    def _best(self, lines: Sequence[Line]) -> SourcingPlan | None:
+    def _find_nodes(self, lines: Sequence[Line], work: Work) -> bool:
+        """Look for nodes that fill ``lines`` within the split limit, and remember them."""
+        if work.spent:
+            return False
         demands = self._demands(lines)
-        return best_plan(
+        plan = any_plan(
             demands,
             self._candidates(demands),
             max_shipments=self._cart.max_shipments,
-            work=self._work,
+            work=work,
         )
+        if plan is not None:
+            self._fitting = frozenset(shipment.node_id for shipment in plan.shipments)
+        return plan is not None
 
-    def _feasible(self, lines: Sequence[Line]) -> bool:
-        demands = self._demands(lines)
-        return feasible(
-            demands,
-            self._candidates(demands),
-            max_shipments=self._cart.max_shipments,
-            work=self._work,
+    def _fit(self, lines: Sequence[Line], node_ids: frozenset[str]) -> bool:
+        """Whether these nodes fill ``lines``."""
+        return bool(node_ids) and all(
+            sum(self._served_stock(demand.sku).get(n, 0) for n in node_ids) >= demand.quantity
+            for demand in self._demands(lines)
         )
 
     def _refuse(self, line: Line, reason: UnfulfilledReason) -> None:

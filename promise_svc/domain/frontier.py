@@ -12,6 +12,9 @@ from promise_svc.domain.offers import Offers
 from promise_svc.domain.search import Search
 from promise_svc.domain.sourcing import WORK_MAX, Candidate, Demand, SourcingPlan, Work
 
+_CANDIDATES_PER_STEP = 4
+"""Setting up a search takes a step for so many nodes; counted where searches are many."""
+
 
 def best_plan(
     demands: tuple[Demand, ...],
@@ -21,24 +24,25 @@ def best_plan(
     work: Work | None = None,
 ) -> SourcingPlan | None:
     """The best plan, or None when there is none (or none was found within
-    ``work``, 20,000 steps where it is left out)."""
+    ``work``, WORK_MAX where it is left out)."""
     plans = _Plans(demands, candidates, max_shipments, work or Work(WORK_MAX))
     best = plans.best()
     return None if best is None else plans.labelled(best)
 
 
-def feasible(
+def any_plan(
     demands: tuple[Demand, ...],
     candidates: tuple[Candidate, ...],
     *,
     max_shipments: int,
     work: Work,
-) -> bool:
-    """Whether there is a plan, or more exactly whether one was found within ``work``."""
+) -> SourcingPlan | None:
+    """Some plan, or None when there is none (or none was found within ``work``)."""
+    work.left -= len(candidates) // _CANDIDATES_PER_STEP
     offers = Offers(demands, candidates, max_shipments)
     if not offers.days:
-        return False
-    return Search(demands, offers, offers.days[-1], max_shipments, work).feasible()
+        return None
+    return Search(demands, offers, offers.days[-1], max_shipments, work).run_to_any()
 
 
 def frontier(

@@ -89,10 +89,10 @@ class Search:
             self.shipment_count_bound = self._max_shipments + 1
         return self._best
 
-    def feasible(self) -> bool:
-        """Whether any plan is found, not looking for the best."""
+    def run_to_any(self) -> SourcingPlan | None:
+        """The first plan found, good or bad."""
         self._first_will_do = True
-        return self.run() is not None
+        return self.run()
 
     def _done(self) -> bool:
         return self._work.spent or (self._first_will_do and self._best is not None)

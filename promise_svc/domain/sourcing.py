@@ -14,8 +14,9 @@ from typing import NamedTuple
 SHIPMENTS_MAX = 20
 """Largest split limit."""
 
-WORK_MAX = 20_000
-"""Default bound on search steps of one cart; about 0.2 s in plain Python."""
+WORK_MAX = 2_000
+"""Default bound on search steps; about 20 ms in plain Python, as long as a call may keep others
+waiting."""
 
 
 class Demand(NamedTuple):
