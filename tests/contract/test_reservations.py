@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from promise_svc.adapters.embedded import EmbeddedValkey
 from promise_svc.application.reservation import CreateResult
 from promise_svc.domain.network import NodeStatus
 from promise_svc.domain.reservation import CreateOutcome, State, TransitionOutcome
@@ -17,43 +16,14 @@ from promise_svc.errors import (
     NotFound,
     OutcomeUnknown,
 )
-from tests.support.engines import flush
-from tests.support.fake_ats_index import FakeAtsIndex
 from tests.support.networks import a_node, a_snapshot
 from tests.support.reservation_world import NODES, Died, Worker, World, a_cart
-from tests.support.shards import TIMEOUT, WINDOW_MS, ShardClock, running_index, serve_all
+from tests.support.shards import TIMEOUT, WINDOW_MS
 
 CART = ("A", "B", "C")
 """Three SKUs in three shards; the tests hold them to it."""
 
 RID = "r-1"
-
-
-@pytest.fixture(params=["ledger", "functions"])
-async def world(
-    request: pytest.FixtureRequest, valkey: EmbeddedValkey, key_prefix: str
-) -> AsyncIterator[World]:
-    if request.param == "ledger":
-        fake = FakeAtsIndex()
-        fake.serve_all()
-
-        def advance(milliseconds: int) -> int:
-            fake.now_ms += milliseconds
-            return fake.now_ms
-
-        yield World(fake, advance, fake.now_ms)
-        return
-    flush(valkey)
-    async with running_index(valkey.urls, key_prefix) as index:
-        await serve_all(index)
-        clock = ShardClock(index, valkey.urls[0])
-
-        def advance_shards(milliseconds: int) -> int:
-            clock.advance(milliseconds)
-            return clock.now_ms
-
-        yield World(index, advance_shards, clock.now_ms)
-        clock.close()
 
 
 async def test_a_cart_over_several_shards_is_held_whole(world: World) -> None:

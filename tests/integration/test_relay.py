@@ -18,7 +18,7 @@ from promise_svc.domain.sharding import START, Position
 from promise_svc.errors import SequenceGap
 from promise_svc.workers.relay_loop import RelayLoop
 from tests.support.fake_outbox import Observed
-from tests.support.shards import TIMEOUT, running_index, serve_all
+from tests.support.shards import TIMEOUT, new_index, running_index, serve_all
 
 SHARDS = 4
 
@@ -105,6 +105,26 @@ async def test_an_outbox_that_lost_an_entry_stops_its_shard_only(
     assert observed.stops == [(0, SequenceGap.reason)]
     assert await store.cursor(0) == START  # a batch with a gap is refused as a whole
     assert await store.cursor(1) == (await index.read_meta(1, TIMEOUT)).at
+
+
+async def test_what_the_order_store_lacks_is_never_trimmed(
+    valkey: EmbeddedValkey, key_prefix: str
+) -> None:
+    """Marked half-way and with no window kept: the first half may go, all of the second stays."""
+    index = new_index(valkey.urls, key_prefix, SHARDS, outbox_kept=0)
+    await index.start(fsync=True)
+    await serve_all(index)
+    await _supply(index, 0, count=400)
+    end = await _reserve(index, 0, count=400)
+    durable = Position(end.epoch, end.sequence // 2)
+
+    await index.mark_durable(0, durable, TIMEOUT)
+
+    kept = [stored.at for stored in await index.read_outbox(0, START, 1000, TIMEOUT)]
+    lacking = [Position(end.epoch, n) for n in range(durable.sequence + 1, end.sequence + 1)]
+    index.close()
+    assert kept[-len(lacking) :] == lacking
+    assert len(lacking) < len(kept) < end.sequence, "something was trimmed"
 
 
 async def _supply(index: ClusterAtsIndex, shard: int, *, count: int, on_hand: int = 100) -> None:

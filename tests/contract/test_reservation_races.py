@@ -1,0 +1,195 @@
+"""Messages that come late and clocks that differ, on reference ledgers and on the real Functions.
+
+Each test lets one message arrive at a chosen moment of somebody else's work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from promise_svc.application.resolver import Resolver
+from promise_svc.application.tasks import OwnedTasks
+from promise_svc.domain.reservation import (
+    CreateOutcome,
+    CreateStep,
+    FollowStep,
+    LegLine,
+    Outcome,
+    State,
+    TransitionOutcome,
+)
+from promise_svc.domain.sharding import Position
+from promise_svc.errors import NotFound
+from tests.support.reservation_world import Died, World, a_cart
+from tests.support.shards import TIMEOUT
+
+CART = ("A", "B", "C")
+RID = "r-1"
+
+
+class Watched:
+    """An index that tells after each call which one it was, and waits for the listener."""
+
+    def __init__(self, inner: Any, after: Callable[[int, str, int], Awaitable[None]]) -> None:
+        self._inner = inner
+        self._after = after
+        self._count = 0
+        self.shard_count = inner.shard_count
+
+    def __getattr__(self, verb: str) -> Callable[..., Any]:
+        async def call(shard: int, *args: Any) -> Any:
+            reply = await getattr(self._inner, verb)(shard, *args)
+            self._count += 1
+            await self._after(self._count, verb, shard)
+            return reply
+
+        return call
+
+
+class Delayed:
+    """An index whose creates at one shard arrive only when the test lets them."""
+
+    def __init__(self, inner: Any, late_shard: int) -> None:
+        self._inner = inner
+        self._late_shard = late_shard
+        self.arrives = asyncio.Event()
+        self.shard_count = inner.shard_count
+
+    def seen(self, shard: int) -> Position:
+        return Position(0, 0)
+
+    def __getattr__(self, verb: str) -> Callable[..., Any]:
+        async def call(shard: int, *args: Any) -> Any:
+            if verb == "create" and shard == self._late_shard:
+                await self.arrives.wait()
+            return await getattr(self._inner, verb)(shard, *args)
+
+        return call
+
+
+@pytest.mark.parametrize("nth", range(1, 9))
+async def test_a_leg_that_comes_while_the_resolver_works_never_makes_a_false_answer(
+    world: World, nth: int
+) -> None:
+    """The worker's last leg arrives after the resolver's nth call: what the worker then
+    acknowledges must stand, and what it refuses must hold nothing."""
+    await world.stock(A=1, B=1, C=1)
+    worker = world.worker()
+    slow = Delayed(worker.index._inner, world.shard("C"))
+    worker.index._inner = slow
+    creating = asyncio.create_task(worker.reservations.create(a_cart(RID, CART), TIMEOUT))
+    while not (await world.index.read_claims(world.shard(RID), [RID], TIMEOUT))[0].claim:
+        await asyncio.sleep(0)
+    world.advance(2_001)
+
+    async def arrive(count: int, _verb: str, _shard: int) -> None:
+        if count == nth:
+            slow.arrives.set()
+            await asyncio.wait([creating])
+
+    tasks = OwnedTasks()
+    await Resolver(Watched(world.index, arrive), tasks).resolve(world.shard(RID))
+    slow.arrives.set()
+    result = await creating
+    await worker.rest()
+    await world.resolve_everything()
+
+    if result.outcome is CreateOutcome.HELD:
+        state = (await world.worker().reservations.get(RID, TIMEOUT)).state
+        assert state is State.HELD
+    held = 1 if result.outcome is CreateOutcome.HELD else 0
+    assert [await world.held_and_committed(sku) for sku in CART] == [(held, 0)] * 3
+    await world.check()
+
+
+async def test_a_late_message_of_an_old_plan_moves_nothing_of_the_new_one(world: World) -> None:
+    """A leg obeys the highest attempt it has seen, and of one attempt only one plan."""
+    await world.stock(A=5)
+    shard = world.shard("A")
+    line = (LegLine("A", "n1", "", 1),)
+
+    async def create(attempt: int, plan: str) -> Outcome:
+        step = CreateStep(RID, attempt, plan, 60_000, 9, 1, line, ())
+        return Outcome((await world.index.create(shard, [step], TIMEOUT))[0].outcome)
+
+    async def follow(attempt: int, target: State) -> Outcome:
+        step = FollowStep(RID, attempt, target)
+        return Outcome((await world.index.follow(shard, [step], TIMEOUT))[0].outcome)
+
+    await create(1, "old")
+    await follow(1, State.ABORTED)
+    assert await create(2, "new") is Outcome.DONE
+
+    assert await create(1, "old") is Outcome.RESOLVED
+    assert await create(2, "other") is Outcome.OTHER_PLAN
+    assert await create(3, "newer") is Outcome.OTHER_PLAN
+    assert await follow(1, State.ABORTED) is Outcome.OTHER_PLAN
+    assert await follow(1, State.CONFIRMED) is Outcome.OTHER_PLAN
+    assert await follow(3, State.CONFIRMED) is Outcome.OTHER_PLAN
+    assert await create(2, "new") is Outcome.REPEATED
+    assert await world.held_and_committed("A") == (1, 0)
+
+
+async def test_a_hold_lives_by_the_shards_clock_and_not_by_the_workers(world: World) -> None:
+    """A worker whose clock is an hour ahead, or behind, grants the life that was asked for."""
+    await world.stock(A=2, B=2)
+    now = world.clock.now_ms()
+    for name, skew in (("ahead", 3_600_000), ("behind", -3_600_000)):
+        world.clock.now = now + skew
+        result = await world.worker().reservations.create(
+            a_cart(name, ("A", "B"), ttl_ms=1_000), TIMEOUT
+        )
+        assert result.outcome is CreateOutcome.HELD
+
+    world.advance(999)
+    use = world.worker().reservations
+    before = [(await use.get(name, TIMEOUT)).state for name in ("ahead", "behind")]
+    world.advance(1)
+    after = [(await use.get(name, TIMEOUT)).state for name in ("ahead", "behind")]
+
+    assert (before, after) == ([State.HELD] * 2, [State.EXPIRED] * 2)
+
+
+async def test_a_confirm_whose_legs_expired_before_they_were_pinned_confirms_nothing(
+    world: World,
+) -> None:
+    """The claim is pinned in time, the legs are not: nobody is sold what may be gone already."""
+    await world.stock(A=1, B=1, C=1)
+    worker = world.worker()
+    await worker.reservations.create(a_cart(RID, CART, ttl_ms=1_000), TIMEOUT)
+    await worker.rest()
+
+    async def pass_time(count: int, _verb: str, _shard: int) -> None:
+        if count == 1:
+            world.advance(1_000)
+
+    slow = world.worker()
+    slow.index._inner = Watched(world.index, pass_time)
+    result = await slow.reservations.confirm(RID, 0, None, TIMEOUT)
+    await slow.rest()
+
+    assert result.outcome is TransitionOutcome.EXPIRED
+    other = await world.worker().reservations.create(a_cart("r-2", CART), TIMEOUT)
+    assert other.outcome is CreateOutcome.HELD
+    await world.check()
+
+
+async def test_a_refused_cart_leaves_no_claim_behind_that_a_dead_worker_opened(
+    world: World,
+) -> None:
+    """The worker is killed when one leg was refused and before it let the others go."""
+    await world.stock(A=5, B=0, C=5)
+    dying = world.worker(dies_at=4, after=True)
+    with pytest.raises(Died):
+        await dying.reservations.create(a_cart(RID, CART), TIMEOUT)
+
+    world.advance(2_001)
+    await world.resolve_everything()
+
+    with pytest.raises(NotFound):
+        await world.worker().reservations.get(RID, TIMEOUT)
+    assert [await world.held_and_committed(sku) for sku in CART] == [(0, 0)] * 3
