@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from promise_svc.application.availability import AvailabilityOutcome, here_now_ats, unknown_sku
-from promise_svc.application.ports import AtsRow, Clock
+from promise_svc.application.ports import Clock
 from promise_svc.application.stock import Consistency, Freshness, SkuStock, StockSource
 from promise_svc.domain.delivery import PickupTimes, pickup_times
 from promise_svc.domain.network import (
@@ -15,6 +15,7 @@ from promise_svc.domain.network import (
     FulfillmentMethod,
     NetworkSnapshot,
     Node,
+    NodeMethod,
     NodeStatus,
 )
 from promise_svc.domain.reach import Address, Line
@@ -117,10 +118,12 @@ class PickupFinder:
             if node.status is NodeStatus.ON and node.method(request.fulfillment_method)
         ]
         order_ms = self._clock.now_ms() if request.order_ms is None else request.order_ms
+        stock_at = _StockAt(snapshot, stock.by_sku)
+        ready = _ReadyTimes(snapshot, request.fulfillment_method, order_ms)
         return FindPickupNodesReply(
             outcome=outcome,
             nodes=tuple(
-                _pickup_node(snapshot, node, meters, request, order_ms, stock.by_sku)
+                _pickup_node(node, meters, request.lines, stock_at, ready.of(node))
                 for meters, node in offering[: request.limit]
             ),
             network_version=snapshot.version,
@@ -146,19 +149,60 @@ def _require_pickup(method: FulfillmentMethod) -> None:
         )
 
 
+class _StockAt:
+    """ATS by SKU and node, each position looked at once."""
+
+    def __init__(self, snapshot: NetworkSnapshot, stock: Mapping[str, SkuStock]) -> None:
+        self.unknown = {sku for sku, found in stock.items() if unknown_sku(snapshot, sku, found)}
+        self._units: dict[tuple[str, str], int] = {}
+        for sku, found in stock.items():
+            for row in found.rows or ():
+                key = sku, row.node_id
+                self._units[key] = self._units.get(key, 0) + here_now_ats(row)
+
+    def ats(self, sku: str, node_id: str) -> int:
+        return self._units.get((sku, node_id), 0)
+
+
+class _ReadyTimes:
+    """When an order of one instant is ready; nodes with equal terms are worked out once."""
+
+    def __init__(
+        self, snapshot: NetworkSnapshot, fulfillment_method: FulfillmentMethod, order_ms: int
+    ) -> None:
+        self._snapshot = snapshot
+        self._fulfillment_method = fulfillment_method
+        self._order_ms = order_ms
+        self._known: dict[tuple[str, str, NodeMethod], PickupTimes | None] = {}
+
+    def of(self, node: Node) -> PickupTimes | None:
+        method = node.method(self._fulfillment_method)
+        calendar = self._snapshot.calendar(node.calendar_id)
+        if method is None or calendar is None:
+            return None
+        key = node.time_zone, node.calendar_id, method
+        if key not in self._known:
+            try:
+                times = pickup_times(
+                    self._order_ms, node=node, method=method, node_calendar=calendar
+                )
+            except NoBusinessDay:
+                times = None
+            self._known[key] = times
+        return self._known[key]
+
+
 def _pickup_node(
-    snapshot: NetworkSnapshot,
     node: Node,
     meters: float,
-    request: FindPickupNodesRequest,
-    order_ms: int,
-    stock: Mapping[str, SkuStock],
+    lines: Sequence[Line],
+    stock_at: _StockAt,
+    ready: PickupTimes | None,
 ) -> PickupNode:
     wanted: dict[str, int] = {}
-    for line in request.lines:
+    for line in lines:
         wanted[line.sku] = wanted.get(line.sku, 0) + line.quantity
-    at_node = {sku: _ats_at(node.node_id, stock[sku].rows) for sku in wanted}
-    ready = _ready(snapshot, node, request.fulfillment_method, order_ms)
+    at_node = {sku: stock_at.ats(sku, node.node_id) for sku in wanted}
     return PickupNode(
         node=node,
         distance_meters=round(meters),
@@ -168,29 +212,13 @@ def _pickup_node(
                 ats=at_node[line.sku],
                 outcome=(
                     AvailabilityOutcome.UNKNOWN_SKU
-                    if unknown_sku(snapshot, line.sku, stock[line.sku])
+                    if line.sku in stock_at.unknown
                     else AvailabilityOutcome.OK
                 ),
             )
-            for line in request.lines
+            for line in lines
         ),
         complete=all(at_node[sku] >= quantity for sku, quantity in wanted.items()),
         ready_ms=ready.ready_ms if ready else None,
         order_by_ms=ready.order_by_ms if ready else None,
     )
-
-
-def _ats_at(node_id: str, rows: Sequence[AtsRow] | None) -> int:
-    return sum(here_now_ats(row) for row in rows or () if row.node_id == node_id)
-
-
-def _ready(
-    snapshot: NetworkSnapshot, node: Node, fulfillment_method: FulfillmentMethod, order_ms: int
-) -> PickupTimes | None:
-    method, calendar = node.method(fulfillment_method), snapshot.calendar(node.calendar_id)
-    if method is None or calendar is None:
-        return None
-    try:
-        return pickup_times(order_ms, node=node, method=method, node_calendar=calendar)
-    except NoBusinessDay:
-        return None

@@ -121,12 +121,14 @@ class _CartSourcing:
         """Lines, tried in order, that fit within the split limit together."""
         work = Work(WORK_MAX)
         kept: list[Line] = []
+        units: dict[str, int] = {}
         for index, line in enumerate(lines):
-            trial = [*kept, line]
-            if self._fit(trial, self._fitting) or (
-                index < _LINES_TRIED_MAX and self._find_nodes(trial, work)
+            quantity = units.get(line.sku, 0) + line.quantity
+            if self._fitting_ats(line.sku) >= quantity or (
+                index < _LINES_TRIED_MAX and self._find_nodes([*kept, line], work)
             ):
-                kept = trial
+                kept.append(line)
+                units[line.sku] = quantity
             else:
                 self._refuse(line, UnfulfilledReason.SPLIT_LIMIT)
         self._tried_all = not work.spent
@@ -197,12 +199,10 @@ class _CartSourcing:
             self._fitting = frozenset(shipment.node_id for shipment in plan.shipments)
         return plan is not None
 
-    def _fit(self, lines: Sequence[Line], node_ids: frozenset[str]) -> bool:
-        """Whether these nodes fill ``lines``."""
-        return bool(node_ids) and all(
-            sum(self._served_stock(demand.sku).get(n, 0) for n in node_ids) >= demand.quantity
-            for demand in self._demands(lines)
-        )
+    def _fitting_ats(self, sku: str) -> int:
+        """What the nodes found so far have of a SKU."""
+        served = self._served_stock(sku)
+        return sum(served.get(node_id, 0) for node_id in self._fitting)
 
     def _refuse(self, line: Line, reason: UnfulfilledReason) -> None:
         served = self._served_stock(line.sku)

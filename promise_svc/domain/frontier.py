@@ -12,8 +12,8 @@ from promise_svc.domain.offers import Offers
 from promise_svc.domain.search import Search
 from promise_svc.domain.sourcing import WORK_MAX, Candidate, Demand, SourcingPlan, Work
 
-_CANDIDATES_PER_STEP = 4
-"""Setting up a search takes a step for so many nodes; counted where searches are many."""
+_FIGURES_PER_STEP = 32
+"""Setting up a search takes a step for so many figures; counted where searches are many."""
 
 
 def best_plan(
@@ -38,7 +38,7 @@ def any_plan(
     work: Work,
 ) -> SourcingPlan | None:
     """Some plan, or None when there is none (or none was found within ``work``)."""
-    work.left -= len(candidates) // _CANDIDATES_PER_STEP
+    work.left -= len(candidates) * (4 + len(demands)) // _FIGURES_PER_STEP
     offers = Offers(demands, candidates, max_shipments)
     if not offers.days:
         return None

@@ -13,8 +13,10 @@ _FORMATS = {8: "B", 16: "H", 32: "I", 64: "Q"}
 
 
 class Packing:
-    """The layout for vectors with at most ``maxima`` (below 2**63) a field. Cost of a call: well under a
-    microsecond for a few fields, about one for 200."""
+    """The layout for vectors with at most ``maxima``, below 2**63, a field.
+
+    Cost of a call: well under a microsecond for a few fields, about one for 200.
+    """
 
     def __init__(self, maxima: Sequence[int]) -> None:
         largest = max(maxima, default=0)

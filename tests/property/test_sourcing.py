@@ -9,7 +9,9 @@ from itertools import combinations, product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promise_svc.domain.frontier import best_plan, frontier
+from promise_svc.domain.frontier import any_plan, best_plan, frontier
+from promise_svc.domain.offers import Offers
+from promise_svc.domain.search import Search
 from promise_svc.domain.sourcing import (
     Candidate,
     DeliveryOption,
@@ -18,6 +20,7 @@ from promise_svc.domain.sourcing import (
     Work,
     shipment_cost_nanos,
 )
+from tests.support.plain_search import plain_plan
 
 MONDAY = date(2026, 11, 23)
 
@@ -130,6 +133,56 @@ def test_a_search_cut_short_never_claims_more_than_it_knows(
         assert key_of(plan) in keys
         assert plan.shipment_count_bound <= min(keys)[0]
         assert not plan.exact or key_of(plan) == min(keys)
+
+
+@st.composite
+def crowds(draw: st.DrawFn) -> tuple[tuple[Demand, ...], tuple[Candidate, ...], int]:
+    """Many nodes of few kinds: most are surpassed by others, ties abound."""
+    options = tuple(
+        tuple(
+            DeliveryOption(
+                f"O{j}",
+                MONDAY + timedelta(days=draw(st.integers(0, 2))),
+                draw(st.integers(0, 2)),
+                draw(st.integers(0, 1)),
+            )
+            for j in range(draw(st.integers(1, 2)))
+        )
+        for _ in range(2)
+    )
+    demands = tuple(
+        Demand(f"S{i}", draw(st.integers(1, 4)), draw(st.integers(0, 1000)))
+        for i in range(draw(st.integers(1, 3)))
+    )
+    candidates = tuple(
+        Candidate(
+            f"N{i:02}",
+            tuple(draw(st.integers(0, 2)) for _ in demands),
+            draw(st.sampled_from(options)),
+            draw(st.integers(0, 3)),
+        )
+        for i in range(draw(st.integers(0, 14)))
+    )
+    return demands, candidates, draw(st.integers(1, 4))
+
+
+@settings(max_examples=400, deadline=None)
+@given(crowds(), st.integers(0, 2))
+def test_leaving_out_surpassed_nodes_changes_no_plan(
+    cart: tuple[tuple[Demand, ...], tuple[Candidate, ...], int], days: int
+) -> None:
+    """Node for node and unit for unit the plan, ties included, of a search that leaves nothing out;
+    and some plan is found exactly where there is one."""
+    demands, candidates, max_shipments = cart
+    day = MONDAY + timedelta(days=days)
+    expected = plain_plan(demands, candidates, day, max_shipments)
+
+    offers = Offers(demands, candidates, max_shipments)
+
+    assert expected == Search(demands, offers, day, max_shipments, Work(10**9)).run()
+    late = plain_plan(demands, candidates, MONDAY + timedelta(days=2), max_shipments)
+    some = any_plan(demands, candidates, max_shipments=max_shipments, work=Work(10**9))
+    assert (late is None) == (some is None)
 
 
 def key_of(plan: SourcingPlan) -> Key:
