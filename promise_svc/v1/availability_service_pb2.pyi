@@ -504,7 +504,7 @@ class PickupNode(_message.Message):
     @_builtins.property
     def ready_time(self) -> _timestamp_pb2.Timestamp:
         """When goods ordered at `order_time` can be collected, if the node has them. Left out when the
-        node's calendar has no business day within the next 60 days.
+        node's calendar has no business day within the next 366 days.
         """
 
     @_builtins.property

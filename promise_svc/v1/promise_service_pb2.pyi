@@ -68,7 +68,7 @@ class _UnfulfilledReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Unf
     UNFULFILLED_REASON_NO_LANE: _UnfulfilledReason.ValueType  # 50
     """No carrier service considered goes from any such node to the destination."""
     UNFULFILLED_REASON_NO_DATE: _UnfulfilledReason.ValueType  # 60
-    """Calendars leave no ship date or delivery date within the next 60 days."""
+    """Calendars leave no ship date or delivery date: no business day for 366 days on end."""
     UNFULFILLED_REASON_INSUFFICIENT_STOCK: _UnfulfilledReason.ValueType  # 70
     """The nodes that could serve it have too little together; see `ats`."""
     UNFULFILLED_REASON_SPLIT_LIMIT: _UnfulfilledReason.ValueType  # 80
@@ -90,7 +90,7 @@ UNFULFILLED_REASON_METHOD_NOT_OFFERED: UnfulfilledReason.ValueType  # 40
 UNFULFILLED_REASON_NO_LANE: UnfulfilledReason.ValueType  # 50
 """No carrier service considered goes from any such node to the destination."""
 UNFULFILLED_REASON_NO_DATE: UnfulfilledReason.ValueType  # 60
-"""Calendars leave no ship date or delivery date within the next 60 days."""
+"""Calendars leave no ship date or delivery date: no business day for 366 days on end."""
 UNFULFILLED_REASON_INSUFFICIENT_STOCK: UnfulfilledReason.ValueType  # 70
 """The nodes that could serve it have too little together; see `ats`."""
 UNFULFILLED_REASON_SPLIT_LIMIT: UnfulfilledReason.ValueType  # 80
@@ -190,9 +190,9 @@ class PromiseCartResponse(_message.Message):
     """Version of the network the answer was computed from."""
     @_builtins.property
     def options(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeliveryPromise]:
-        """Plans, best first: earlier latest delivery, then lower cost, then fewer shipments, then node
-        ids. Each covers every line but the unfulfilled ones, and no two differ in nothing the shopper
-        would see. Empty when the outcome is NONE.
+        """Plans, best first: fewest shipments, then earlier latest delivery, then lower cost, then
+        shorter distance. Each covers every line but the unfulfilled ones, and no two differ in nothing
+        the shopper would see. Empty when the outcome is NONE.
         """
 
     @_builtins.property
