@@ -177,9 +177,13 @@ class AtsReader(Protocol):
         """The shard that has the positions of ``sku``; None when it never had one."""
         ...
 
+    def clock(self, shard: int) -> tuple[Position, int]:
+        """Position and shard time (ms since 1970) up to which a shard was followed; (START, 0)
+        before it was loaded."""
+        ...
+
     def as_of(self, sku: str) -> tuple[Position, int]:
-        """Position and shard time (ms since 1970) up to which the SKU's shard was followed, or the
-        shard of its hash when it never had a position; (START, 0) before the shard was loaded."""
+        """``clock`` of the SKU's shard; of the shard of its hash when it never had a position."""
         ...
 
 

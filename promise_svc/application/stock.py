@@ -130,8 +130,10 @@ class StockSource:
         return self._answer(known, DegradedReason.NONE)
 
     def _in_table(self, sku: str) -> SkuStock:
-        at, time_ms = self._table.as_of(sku)
-        return SkuStock(self._table.rows(sku), AsOf(self._shard(sku), at, time_ms))
+        shard = self._table.shard(sku)
+        if shard is None:  # never seen, as far as the shard that would have it was followed
+            shard = self._shard(sku)
+        return SkuStock(self._table.rows(sku), AsOf(shard, *self._table.clock(shard)))
 
     def _shard(self, sku: str) -> int:
         return shard_of(self._network().shard_key(sku), self._index.shard_count)

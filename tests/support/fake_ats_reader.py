@@ -23,12 +23,13 @@ class FakeClock:
 
 
 class FakeAtsReader:
-    """``stock`` is SKU -> rows, ``shards`` SKU -> shard; every SKU stands at ``at``, followed up to
-    ``time_ms``."""
+    """``stock`` is SKU -> rows, ``shards`` SKU -> shard; every shard stands at ``at``, followed up
+    to ``time_ms``, but those in ``clocks``."""
 
     def __init__(self, time_ms: int) -> None:
         self.stock: dict[str, list[AtsRow]] = {}
         self.shards: dict[str, int] = {}
+        self.clocks: dict[int, tuple[Position, int]] = {}
         self.at = Position(1, 7)
         self.time_ms = time_ms
 
@@ -60,6 +61,9 @@ class FakeAtsReader:
 
     def shard(self, sku: str) -> int | None:
         return self.shards.get(sku)
+
+    def clock(self, shard: int) -> tuple[Position, int]:
+        return self.clocks.get(shard, (self.at, self.time_ms))
 
     def as_of(self, sku: str) -> tuple[Position, int]:
         return self.at, self.time_ms

@@ -186,6 +186,22 @@ async def test_a_strong_read_asks_the_shard_that_decides_the_sku(world: World) -
     assert reply.freshness[:3] == (NOW - 5, 0, False)
 
 
+async def test_a_sku_is_as_old_as_the_shard_that_has_it_or_would(world: World) -> None:
+    """Never seen, the item's shard key says which; seen, the table does, whatever is said
+    by a network that has not heard of the item."""
+    style = shard_of("style", 4)
+    other = (style + 1) % 4
+    world.table.clocks = {style: (Position(1, 3), NOW - 9_000), other: (Position(1, 4), NOW - 7)}
+
+    _, never_seen = await world.ats("KEYED", Consistency())
+    world.table.put("KEYED", "A", 1)
+    world.table.shards["KEYED"] = other
+    _, seen = await world.ats("KEYED", Consistency())
+
+    assert never_seen.freshness.as_of_ms == NOW - 9_000
+    assert seen.entries[0].as_of == (other, Position(1, 4), NOW - 7)
+
+
 async def test_a_strong_read_never_falls_back_to_the_table(world: World) -> None:
     """The shard's own error is the answer."""
     world.table.put("S", "A", 1)

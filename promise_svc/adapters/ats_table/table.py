@@ -42,9 +42,13 @@ class AtsTable:
         """The shard that has the positions of ``sku``; None when it never had one."""
         return self._core.shard(sku)
 
+    def clock(self, shard: int) -> tuple[Position, int]:
+        """Point and shard time, ms since 1970, up to which a shard was followed."""
+        epoch, sequence, time_ms = self._core.clock(shard)
+        return Position(epoch, sequence), time_ms
+
     def as_of(self, sku: str) -> tuple[Position, int]:
-        """Point and shard time, ms since 1970, up to which the SKU's shard was followed; of the
-        shard of its hash when it never had a position."""
+        """``clock`` of the SKU's shard; of the shard of its hash when it never had a position."""
         epoch, sequence, time_ms = self._core.as_of(sku)
         return Position(epoch, sequence), time_ms
 
