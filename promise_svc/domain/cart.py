@@ -30,6 +30,10 @@ _LINES_TRIED_MAX = 64
 """Lines looked for nodes for one by one against the split limit; those after them are kept only
 where the nodes found so far have them."""
 
+_TRIAL_WORK_MAX = WORK_MAX // 2
+"""Steps for looking; once they are spent, later lines are kept as those after the last one tried,
+and the promise is not exact."""
+
 NANOS_PER_MICRO = 1000
 
 
@@ -119,7 +123,7 @@ class _CartSourcing:
 
     def lines_within_split_limit(self, lines: Sequence[Line]) -> list[Line]:
         """Lines, tried in order, that fit within the split limit together."""
-        work = Work(WORK_MAX)
+        work = Work(_TRIAL_WORK_MAX)
         kept: list[Line] = []
         units: dict[str, int] = {}
         for index, line in enumerate(lines):
@@ -242,7 +246,7 @@ class _CartSourcing:
                 Candidate,
                 node_ids,
                 zip(*units, strict=True),
-                map(self._reach.options, node_ids),
+                self._reach.options(node_ids),
                 self._distances_meters(node_ids),
             )
         )

@@ -41,6 +41,7 @@ class _Member(NamedTuple):
     node_id: str
     ats: tuple[int, ...]
     stock: int
+    rank: int
 
 
 @dataclass(slots=True)
@@ -48,8 +49,10 @@ class _Group:
     """Nodes with equal options, nearest first."""
 
     options: tuple[DeliveryOption, ...]
+    nodes: list[tuple[int, str, tuple[int, ...]]] = field(default_factory=list)
+    """Distance, id and figures of all that have anything."""
     members: list[_Member] = field(default_factory=list)
-    ranks: list[int] = field(default_factory=list)
+    """Those not left out."""
     supply_counts: list[int] = field(default_factory=list)
     """Nodes that have any, a demand; those left out included."""
     offers: dict[str, list[Offer]] = field(default_factory=dict)
@@ -90,10 +93,9 @@ class Offers:
                 group = by_options.setdefault(options, _Group(options))
                 by_identity[id(options)] = group
             if any(ats):
-                member = _Member(candidate.distance_meters, candidate.node_id, ats, 0)
-                group.members.append(member)
+                group.nodes.append((candidate.distance_meters, candidate.node_id, ats))
         self.days = sorted({o.latest_delivery_date for options in by_options for o in options})
-        self._groups = [group for group in by_options.values() if group.members]
+        self._groups = [group for group in by_options.values() if group.nodes]
         packed: dict[tuple[int, ...], int] = {}
         for group in self._groups:
             self._thin_out(group, most, packed)
@@ -120,39 +122,37 @@ class Offers:
         if offers is None:
             cost = shipment_cost_nanos(option, self.weight_grams)
             offers = group.offers[option.name] = [
-                Offer(cost, m.distance_meters, m.node_id, option.name, option, m.stock, rank)
-                for m, rank in zip(group.members, group.ranks, strict=True)
+                Offer(cost, m.distance_meters, m.node_id, option.name, option, m.stock, m.rank)
+                for m in group.members
             ]
         return offers
 
     def _thin_out(self, group: _Group, most: int, packed: dict[tuple[int, ...], int]) -> None:
         """Order the members, pack their stock, leave out those that ``most`` others surpass."""
-        columns = zip(*(member.ats for member in group.members), strict=True)
+        columns = zip(*(ats for _, _, ats in group.nodes), strict=True)
         group.supply_counts = [len(column) - column.count(0) for column in columns]
-        group.members.sort()
-        stocks = dict.fromkeys(member.ats for member in group.members)
+        group.nodes.sort()
+        stocks = {ats for _, _, ats in group.nodes}
         for ats in stocks:
             if ats not in packed:
                 packed[ats] = self.packing.pack(ats)
         if len(stocks) > _STOCKS_COMPARED_MAX or self._demand_count > _DEMANDS_COMPARED_MAX:
-            group.members = [m._replace(stock=packed[m.ats]) for m in group.members]
-            group.ranks = [0] * len(group.members)
+            group.members = [_Member(*node, packed[node[2]], 0) for node in group.nodes]
             return
-        members, group.members = group.members, []
         at_least_as_much = self._at_least_as_much([packed[ats] for ats in stocks])
         kept = dict.fromkeys(at_least_as_much, 0)
         surpassed: set[tuple[int, ...]] = set()
-        for member in members:
-            if member.ats in surpassed:
+        for node in group.nodes:
+            ats = node[2]
+            if ats in surpassed:
                 continue
-            stock = packed[member.ats]
-            rank = sum(kept[other] for other in at_least_as_much[stock])
+            stock = packed[ats]
+            rank = sum([kept[other] for other in at_least_as_much[stock]])
             if rank >= most:
-                surpassed.add(member.ats)
+                surpassed.add(ats)
                 continue
             kept[stock] += 1
-            group.members.append(_Member(member.distance_meters, member.node_id, member.ats, stock))
-            group.ranks.append(rank)
+            group.members.append(_Member(*node, stock, rank))
 
     def _at_least_as_much(self, stocks: Sequence[int]) -> dict[int, list[int]]:
         guards = self.packing.guards

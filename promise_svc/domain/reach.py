@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -135,16 +135,15 @@ class Reach:
         found_nodes = (ids for id_, ids in like if isinstance(self._services_of(id_), tuple))
         return frozenset().union(*found_nodes) - self._wanted.excluded_node_ids
 
-    def options(self, node_id: str) -> tuple[DeliveryOption, ...]:
-        """What the search needs of a served node; equal options of several are one tuple."""
-        origin_id = self._routes.origin_ids[node_id]
-        found = self._options.get(origin_id)
-        if found is None:
+    def options(self, node_ids: Sequence[str]) -> list[tuple[DeliveryOption, ...]]:
+        """What the search needs of each served node; equal options of several are one tuple."""
+        origin_ids = list(map(self._routes.origin_ids.__getitem__, node_ids))
+        for origin_id in set(origin_ids).difference(self._options):
             services = self._services_of(origin_id)
             assert isinstance(services, tuple), "only served nodes have options"
             found = tuple(service.option for service in services)
-            found = self._options[origin_id] = self._equal_options.setdefault(found, found)
-        return found
+            self._options[origin_id] = self._equal_options.setdefault(found, found)
+        return list(map(self._options.__getitem__, origin_ids))
 
     @cached_property
     def nowhere(self) -> UnfulfilledReason | None:
@@ -166,9 +165,8 @@ class Reach:
         address = self._wanted.address
         if address is None or address.latitude is None or address.longitude is None:
             return [0 for _ in node_ids]
-        nodes = (self._snapshot.documents.nodes[node_id] for node_id in node_ids)
-        places = ((node.latitude, node.longitude) for node in nodes)
-        return [round(m) for m in distances_m(places, address.latitude, address.longitude)]
+        places = map(self._routes.places.__getitem__, node_ids)
+        return list(map(round, distances_m(places, address.latitude, address.longitude)))
 
     def _left_out(self, node_id: str) -> bool:
         """Whether the request, not the network, rules the node out."""

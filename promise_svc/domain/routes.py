@@ -48,6 +48,9 @@ class Routes:
         self._snapshot = snapshot
         self.origin_ids = _origin_ids(snapshot)
         """Node -> the first node with the same status, terms and lanes."""
+        self.places = {
+            n.node_id: (n.latitude, n.longitude) for n in snapshot.documents.nodes.values()
+        }
         self.nodes_of: dict[str, set[str]] = {}
         """Such a first node -> all that are like it, itself included."""
         for node_id, origin_id in self.origin_ids.items():
