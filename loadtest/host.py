@@ -95,6 +95,11 @@ class ServiceHost:
         return self._valkey.urls
 
     @property
+    def store_pid(self) -> int:
+        """PostgreSQL's first process."""
+        return self._postgres.process.pid
+
+    @property
     def log_path(self) -> Path:
         return self.folder / "server.log"
 

@@ -28,13 +28,13 @@ DEADLINE_SECONDS = 10.0
 _plan: dict[str, Any] = {}
 
 
-@events.init_command_line_parser.add_listener
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _add_options(parser: Any) -> None:
     parser.add_argument("--scenario", default="checkout_mix", help="of loadtest/scenarios/")
     parser.add_argument("--load-catalog", action="store_true", help="load network and stock first")
 
 
-@events.test_start.add_listener
+@events.test_start.add_listener  # type: ignore[untyped-decorator]
 def _prepare(environment: Any, **_: Any) -> None:
     options = environment.parsed_options
     scenario: Scenario = load_scenario(options.scenario)
@@ -53,7 +53,7 @@ class Shopper(User):
     wait_time = between(0.1, 1.0)
 
     def on_start(self) -> None:
-        self._channel = grpc.insecure_channel(self.host)
+        self._channel = grpc.insecure_channel(self.host or "127.0.0.1:50051")
 
     def on_stop(self) -> None:
         self._channel.close()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from rich.console import Console
 from rich.table import Table
 
@@ -25,7 +24,7 @@ from promise_svc.v1 import reservation_service_pb2 as reservation_pb
 PERCENTILES = (50.0, 90.0, 99.0, 99.9, 99.99)
 CURVE = (0, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.9, 99.95, 99.99)
 
-_OUTCOMES: dict[str, tuple[EnumTypeWrapper[Any], str]] = {
+_OUTCOMES: dict[str, tuple[Any, str]] = {
     CREATE: (reservation_pb.CreateReservationOutcome, "CREATE_RESERVATION_OUTCOME_"),
     CONFIRM: (reservation_pb.TransitionOutcome, "TRANSITION_OUTCOME_"),
     RELEASE: (reservation_pb.TransitionOutcome, "TRANSITION_OUTCOME_"),
@@ -46,7 +45,7 @@ def outcome_name(path: str, code: int, outcome: int) -> str:
     if path not in _OUTCOMES or not outcome:
         return "OK"
     names, prefix = _OUTCOMES[path]
-    return names.Name(outcome).removeprefix(prefix)
+    return str(names.Name(outcome)).removeprefix(prefix)
 
 
 def print_result(result: RunResult, console: Console) -> None:

@@ -86,7 +86,10 @@ def _table(kind: type[_Table], name: str, data: Mapping[str, Any]) -> _Table:
     given = data.get(name, {})
     _refuse_unknown(name, given, {f.name for f in fields(kind)})
     try:
-        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in given.items()
+        }
+        return kind(**values)
     except TypeError as error:
         raise ScenarioError(f"[{name}]: {error}") from None
 

@@ -1,0 +1,139 @@
+"""What the measurements of one run share: the loaded service, bodies, and words for `how`."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from rich.console import Console
+
+from loadtest.bodies import Session, write_bodies
+from loadtest.catalog import Catalog, CatalogSize
+from loadtest.driver.process import BUILD_FOLDER, Load, drive
+from loadtest.host import SERVE, Cpu, ServiceHost, fsync_ms
+from loadtest.loader import load_catalog
+from loadtest.plot import Line
+from loadtest.recorder import Histogram, RunRecord
+from loadtest.workload import Workload, WorkloadOptions
+
+BODIES_MIN = 10_000
+QUIET_SECONDS_MAX = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Driven:
+    """A driven load and what it cost."""
+
+    record: RunRecord
+    cpu: Cpu
+    shape: str
+
+    @property
+    def front_us(self) -> float:
+        """The server process's CPU a call."""
+        return 1e6 * self.cpu.front / max(1, self.record.all_done)
+
+    @property
+    def how(self) -> str:
+        """Load shape, idle share, and the generator where it was near its limit."""
+        words = f"{self.shape}, {self.record.all_done:,} calls"
+        words += f", machine idle {self.cpu.idle_share:.0%}"
+        if self.record.errors:
+            words += f", {self.record.errors:,} ERRORS {dict(self.record.reasons)}"
+        if self.record.cpu_share_max > 0.85:
+            words += f", GENERATOR LIMIT ({self.record.cpu_share_max:.0%} of a core)"
+        return words
+
+
+class Bench:
+    """One run. Measurements ask for ``host`` when they need it; it starts and loads once."""
+
+    def __init__(self, console: Console, *, short: bool, command: tuple[str, ...] = SERVE) -> None:
+        self.console = console
+        self.short = short
+        self.command = command
+        self.seconds = 2.0 if short else 5.0
+        self.folder = Path(tempfile.mkdtemp(prefix="promise-bench-", dir=BUILD_FOLDER.absolute()))
+        # PostgreSQL runs as another account, which must pass through here.
+        self.folder.chmod(0o711)
+        self.load_rate = 0.0
+        self.load_cpu: Cpu | None = None
+        self.curves: list[tuple[str, Histogram]] = []
+        self.sweeps: list[tuple[str, list[tuple[float, float]]]] = []
+        self.lines: list[Line] = []
+        self.found: dict[str, float] = {}
+        """Figures that one measurement leaves for another."""
+        self._host: ServiceHost | None = None
+        self._runs = 0
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """2,000 stores; short runs have fewer SKUs and nodes."""
+        size = CatalogSize(
+            store_count=300 if self.short else 2_000,
+            sku_count=BODIES_MIN // (5 if self.short else 1),
+            wide_sku_count=40,
+            hot_sku_count=20,
+        )
+        return Catalog(size, seed=11)
+
+    @property
+    def host(self) -> ServiceHost:
+        """The service, serving and loaded."""
+        if self._host is None:
+            self.console.print("  starting the service and loading the catalog")
+            self._host = ServiceHost(self.folder / "service", self.command)
+            self._host.__enter__()
+            before = self._host.cpu()
+            self.load_rate = asyncio.run(load_catalog(self._host.target, self.catalog))
+            self.load_cpu = self._host.cpu().since(before)
+            self.quiet()
+        return self._host
+
+    def close(self) -> None:
+        """Stop everything and remove the data."""
+        if self._host is not None:
+            self._host.__exit__()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def workload(self, kind: str, **options: object) -> Workload:
+        """Uniform over all loaded SKUs unless told otherwise."""
+        self._runs += 1
+        given = {"zipf": 0.0, "named_nodes": True} | options
+        chosen = WorkloadOptions(kind=kind, **given)  # type: ignore[arg-type]
+        run = f"b{int(time.time()) % 10**6:x}{self._runs}"
+        return Workload(self.catalog, chosen, seed=self._runs, run=run)
+
+    def bodies(self, name: str, sessions: Iterable[Session]) -> Path:
+        """Written to the run's folder."""
+        path = self.folder / f"{name}.bodies"
+        write_bodies(path, sessions)
+        return path
+
+    def drive(self, path: Path, load: Load) -> Driven:
+        """One raw driver process against the service."""
+        host = self.host
+        before = host.cpu()
+        record = drive(host.target, [path], load)
+        return Driven(record, host.cpu().since(before), f"unary.c, {load.shape()}")
+
+    def quiet(self) -> None:
+        """Return when the relay has carried everything and the feed is level."""
+        assert self._host is not None
+        deadline = time.monotonic() + QUIET_SECONDS_MAX
+        while time.monotonic() < deadline:
+            lag = self._host.metric("promise_relay_lag_events")
+            if not lag and not self._host.metric("promise_feed_catching_up_shards"):
+                return
+            time.sleep(0.2)
+
+    def fsync_p99_ms(self) -> float:
+        """Of the disk the shards write to, right now."""
+        found = fsync_ms(self.folder)
+        return found[int(len(found) * 0.99)]

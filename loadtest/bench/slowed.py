@@ -1,0 +1,36 @@
+"""The service, slowed on purpose: each read and each hold burns LOADTEST_BURN_US more of CPU.
+
+For showing that the bench would notice: `python -m loadtest bench --against build/bench.json
+--serve 'python -m loadtest.bench.slowed serve'` must end with `verdict: slower`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from promise_svc.application.availability import AvailabilityReader
+from promise_svc.application.reservation import Reservations
+from promise_svc.cli import main
+
+BURN_US_DEFAULT = 500
+
+
+def _slow(kind: type, name: str, seconds: float) -> None:
+    original = getattr(kind, name)
+
+    async def slowed(*arguments: Any, **options: Any) -> Any:
+        stop = time.perf_counter() + seconds
+        while time.perf_counter() < stop:
+            pass
+        return await original(*arguments, **options)
+
+    setattr(kind, name, slowed)
+
+
+if __name__ == "__main__":
+    burn = float(os.environ.get("LOADTEST_BURN_US", BURN_US_DEFAULT)) / 1e6
+    _slow(AvailabilityReader, "query", burn)
+    _slow(Reservations, "create", burn)
+    main()
