@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
 from typing import NamedTuple
@@ -26,6 +26,10 @@ from promise_svc.errors import NoBusinessDay
 
 CARRIED_METHODS = frozenset({FulfillmentMethod.SHIP_TO_ADDRESS})
 """Methods that bring goods to an address, as far as they are built."""
+
+
+KNOWN_SERVICES_MAX = 16_384
+"""Kept services: kinds of nodes times zones; about 1 KiB each."""
 
 
 class UnfulfilledReason(IntEnum):
@@ -97,6 +101,49 @@ class Service(NamedTuple):
 _Found = tuple[Service, ...] | UnfulfilledReason
 
 
+_ZoneKey = tuple[str, str, frozenset[FulfillmentMethod], frozenset[str]]
+"""Country, zone, methods and carrier services asked for."""
+
+
+@dataclass(slots=True)
+class _Services:
+    """Services by kind of node, and those of them as the search needs them."""
+
+    by_origin: dict[str, _Found] = field(default_factory=dict)
+    options: dict[str, tuple[DeliveryOption, ...]] = field(default_factory=dict)
+    equal_options: dict[tuple[DeliveryOption, ...], tuple[DeliveryOption, ...]] = field(
+        default_factory=dict
+    )
+
+
+class _KnownServices:
+    """Services of all kinds of nodes for one zone, which stand from the order they were worked out
+    for until the first cutoff they rely on."""
+
+    def __init__(self, _snapshot: NetworkSnapshot) -> None:
+        self._known: dict[_ZoneKey, tuple[int, int, _Services]] = {}
+        self._count = 0
+
+    def get(self, key: _ZoneKey, order_ms: int) -> _Services | None:
+        """Services that are the same for this order."""
+        from_ms, until_ms, services = self._known.get(key, (0, -1, None))
+        return services if from_ms <= order_ms <= until_ms else None
+
+    def put(self, key: _ZoneKey, order_ms: int, services: _Services) -> None:
+        """Keep ``services``, which name every kind of node, unless one has no date: whether it
+        has one may change with every order."""
+        found = services.by_origin.values()
+        if UnfulfilledReason.NO_DATE in found:
+            return
+        cutoffs = (s.dates.order_by_ms for some in found if isinstance(some, tuple) for s in some)
+        until_ms = min(cutoffs, default=order_ms)
+        if self._count + len(found) > KNOWN_SERVICES_MAX:
+            self._known.clear()
+            self._count = 0
+        self._count += 0 if key in self._known else len(found)
+        self._known[key] = order_ms, until_ms, services
+
+
 class Reach:
     """Answers for one order and destination; nodes with equal terms are worked out together.
 
@@ -110,10 +157,11 @@ class Reach:
         self._allowed = wanted.fulfillment_methods & (
             PICKUP_METHODS if wanted.address is None else CARRIED_METHODS
         )
-        self._by_origin: dict[str, _Found] = {}
         self._ship_dates: dict[tuple[str, FulfillmentMethod, str], ShipDate | None] = {}
-        self._options: dict[str, tuple[DeliveryOption, ...]] = {}
-        self._equal_options: dict[tuple[DeliveryOption, ...], tuple[DeliveryOption, ...]] = {}
+        self._known = snapshot.derived(_KnownServices)
+        self._zone_key = self._key_of(wanted.address)
+        known = self._zone_key and self._known.get(self._zone_key, wanted.order_ms)
+        self._found = known or _Services()
 
     def services(self, node_id: str) -> tuple[Service, ...] | UnfulfilledReason:
         """The ways in which the node can serve the destination, or why there is none."""
@@ -132,18 +180,21 @@ class Reach:
             found = self.services(self._wanted.pickup_node_id)
             return frozenset({self._wanted.pickup_node_id} if isinstance(found, tuple) else ())
         like = self._routes.nodes_of.items()
-        found_nodes = (ids for id_, ids in like if isinstance(self._services_of(id_), tuple))
+        known = len(self._found.by_origin)
+        found_nodes = [ids for id_, ids in like if isinstance(self._services_of(id_), tuple)]
+        if self._zone_key and not known:
+            self._known.put(self._zone_key, self._wanted.order_ms, self._found)
         return frozenset().union(*found_nodes) - self._wanted.excluded_node_ids
 
     def options(self, node_ids: Sequence[str]) -> list[tuple[DeliveryOption, ...]]:
         """What the search needs of each served node; equal options of several are one tuple."""
         origin_ids = list(map(self._routes.origin_ids.__getitem__, node_ids))
-        for origin_id in set(origin_ids).difference(self._options):
+        for origin_id in set(origin_ids).difference(self._found.options):
             services = self._services_of(origin_id)
             assert isinstance(services, tuple), "only served nodes have options"
             found = tuple(service.option for service in services)
-            self._options[origin_id] = self._equal_options.setdefault(found, found)
-        return list(map(self._options.__getitem__, origin_ids))
+            self._found.options[origin_id] = self._found.equal_options.setdefault(found, found)
+        return list(map(self._found.options.__getitem__, origin_ids))
 
     @cached_property
     def nowhere(self) -> UnfulfilledReason | None:
@@ -168,6 +219,12 @@ class Reach:
         places = map(self._routes.places.__getitem__, node_ids)
         return list(map(round, distances_m(places, address.latitude, address.longitude)))
 
+    def _key_of(self, address: Address | None) -> _ZoneKey | None:
+        if address is None:
+            return None
+        zone = self._routes.zone(address.postal_code)
+        return address.country, zone, self._allowed, self._wanted.carrier_services
+
     def _left_out(self, node_id: str) -> bool:
         """Whether the request, not the network, rules the node out."""
         if node_id in self._wanted.excluded_node_ids:
@@ -175,10 +232,10 @@ class Reach:
         return self._wanted.address is None and node_id != self._wanted.pickup_node_id
 
     def _services_of(self, origin_id: str) -> _Found:
-        found = self._by_origin.get(origin_id)
+        found = self._found.by_origin.get(origin_id)
         if found is None:
             node = self._snapshot.documents.nodes[origin_id]
-            found = self._by_origin[origin_id] = self._work_out(node)
+            found = self._found.by_origin[origin_id] = self._work_out(node)
         return found
 
     def _work_out(self, node: Node) -> _Found:

@@ -66,10 +66,13 @@ class Routes:
         self._stays: dict[tuple[str, str, NodeMethod, str], list[_Stay]] = {}
         self._arrivals: dict[tuple[ShipDate, str, tuple[int, int]], DeliveryDates] = {}
 
+    def zone(self, postal_code: str) -> str:
+        """As much of a postal code as any lane tells apart."""
+        return normalized_postal_code(postal_code)[: self._prefix_length_max]
+
     def lanes(self, origin: Node, country: str, postal_code: str) -> tuple[Lane, ...]:
         """``NetworkSnapshot.lanes``."""
-        zone = normalized_postal_code(postal_code)[: self._prefix_length_max]
-        key = origin.node_id, country, zone
+        key = origin.node_id, country, self.zone(postal_code)
         found = self._lanes.get(key)
         if found is None:
             found = tuple(self._snapshot.lanes(*key))

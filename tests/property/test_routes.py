@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promise_svc.domain.calendar import business_day
 from promise_svc.domain.delivery import arrival, delivery_dates
-from promise_svc.domain.network import Node, NodeGroup
+from promise_svc.domain.network import Node, NodeGroup, build_snapshot
+from promise_svc.domain.reach import Address, Reach, Wanted
 from promise_svc.domain.routes import STAYS_MAX, Routes
-from tests.support.networks import CHICAGO, a_lane, a_method, a_node, a_snapshot, ms
+from tests.support.networks import (
+    CHICAGO,
+    SHIP,
+    a_lane,
+    a_method,
+    a_node,
+    a_service,
+    a_snapshot,
+    ms,
+)
 
 HOUR_MS = 3_600_000
 START = ms("2026-10-25T00:00", CHICAGO)  # the week before clocks change
@@ -94,3 +106,41 @@ def test_lanes_of_a_zone_are_those_of_each_postal_code_in_it() -> None:
             for code in (*codes, *codes):
                 expected = snapshot.lanes(node.node_id, country, code)
                 assert list(routes.lanes(node, country, code)) == expected
+
+
+ADDRESS = Address(country="US", postal_code="94107")
+REACHED = a_snapshot(*LIKE, *OTHER, *GROUPS, *LANES, a_service(), a_service("air"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 8 * 24 * 4),
+            st.sampled_from(["94107", "94199", "10001"]),
+            st.sampled_from([frozenset[str](), frozenset({"air"})]),
+            st.sampled_from([frozenset[str](), frozenset({"A"})]),
+        ),
+        max_size=12,
+    )
+)
+def test_what_a_destination_is_served_by_does_not_depend_on_who_asked_before(
+    orders: list[tuple[int, str, frozenset[str], frozenset[str]]],
+) -> None:
+    """Other instants, zones, services and exclusions: each gets what a fresh snapshot answers."""
+    for quarters, postal_code, carrier_services, excluded in orders:
+        wanted = Wanted(
+            address=replace(ADDRESS, postal_code=postal_code),
+            fulfillment_methods=frozenset({SHIP}),
+            carrier_services=carrier_services,
+            order_ms=START + quarters * HOUR_MS // 4,
+            excluded_node_ids=excluded,
+        )
+        fresh = Reach(build_snapshot(1, REACHED.documents), wanted)
+        reach = Reach(REACHED, wanted)
+
+        assert reach.served == fresh.served
+        assert reach.nowhere == fresh.nowhere
+        for node_id in (*REACHED.documents.nodes, "nobody"):
+            assert reach.services(node_id) == fresh.services(node_id)
+        assert reach.options(sorted(reach.served)) == fresh.options(sorted(fresh.served))
