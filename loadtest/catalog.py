@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
 
@@ -17,6 +17,9 @@ from promise_svc.v1 import supply_service_pb2 as supply_pb
 
 SHARD_COUNT = 64
 """The service's default; carts are made to cross shards by it."""
+
+FEW_NODES, ALL_NODES = "loadtest-20", "loadtest-all"
+"""Node groups of 20 and of all nodes, beside those of the network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +64,15 @@ class Catalog:
     @cached_property
     def network(self) -> DemoNetwork:
         """Stores where people live, DCs, vendors, three carrier services, lanes by zone."""
-        return make_network(
+        made = make_network(
             self.places, seed=self.seed, store_count=self.size.store_count, today=date.today()
         )
+        nodes = [node.node_id for node in made.nodes]
+        groups = [
+            network_pb.NodeGroup(node_group_id=name, name=name, node_ids=members)
+            for name, members in ((FEW_NODES, nodes[:20]), (ALL_NODES, nodes))
+        ]
+        return replace(made, node_groups=(*made.node_groups, *groups))
 
     @cached_property
     def centers(self) -> list[str]:

@@ -41,7 +41,7 @@ class Histogram:
 
     def percentile_ms(self, percent: float) -> float:
         """Milliseconds that so many percent of the values do not pass; 0 when there are none."""
-        rank, seen = percent / 100 * self.count, 0
+        rank, seen = round(percent / 100 * self.count, 6), 0
         for bucket in sorted(self.buckets):
             seen += self.buckets[bucket]
             if seen >= rank:

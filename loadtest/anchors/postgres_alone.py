@@ -17,22 +17,39 @@ import asyncpg
 
 CONNECTIONS = 16
 
+CONFIRM_SHARE, RELEASE_SHARE = 0.8, 0.12
+"""As the service's own load settles them."""
+
 SCHEMA = """
 CREATE TABLE position (sku text, node_id text, on_hand int NOT NULL, held int NOT NULL DEFAULT 0,
-    PRIMARY KEY (sku, node_id)) WITH (fillfactor = 80);
-CREATE TABLE reservation (reservation_id text PRIMARY KEY, owner_id text, lines jsonb,
-    expire_time timestamptz);
+    committed int NOT NULL DEFAULT 0, PRIMARY KEY (sku, node_id)) WITH (fillfactor = 80);
+CREATE TABLE reservation (reservation_id text PRIMARY KEY, owner_id text NOT NULL,
+    state text NOT NULL DEFAULT 'HELD', skus text[], nodes text[], quantities int[],
+    expire_time timestamptz) WITH (fillfactor = 80);
 CREATE TABLE unit (unit_id bigserial PRIMARY KEY, sku text NOT NULL, reservation_id text);
 CREATE INDEX ON unit (sku) WHERE reservation_id IS NULL;
 CREATE FUNCTION reserve(rid text, skus text[], nodes text[], quantities int[]) RETURNS bool AS $$
-DECLARE i int;
 BEGIN
   FOR i IN 1 .. array_length(skus, 1) LOOP
-    UPDATE position SET held = held + quantities[i]
-      WHERE sku = skus[i] AND node_id = nodes[i] AND on_hand - held >= quantities[i];
+    UPDATE position SET held = held + quantities[i] WHERE sku = skus[i] AND node_id = nodes[i]
+      AND on_hand - held - committed >= quantities[i];
     IF NOT FOUND THEN RAISE EXCEPTION 'insufficient'; END IF;
   END LOOP;
-  INSERT INTO reservation VALUES (rid, rid, to_jsonb(skus), now() + interval '15 minutes');
+  INSERT INTO reservation VALUES (rid, rid, 'HELD', skus, nodes, quantities,
+    now() + interval '15 minutes');
+  RETURN true;
+END $$ LANGUAGE plpgsql;
+CREATE FUNCTION settle(rid text, confirmed bool) RETURNS bool AS $$
+DECLARE r reservation;
+BEGIN
+  UPDATE reservation SET state = CASE WHEN confirmed THEN 'CONFIRMED' ELSE 'RELEASED' END
+    WHERE reservation_id = rid AND state = 'HELD' AND expire_time > now() RETURNING * INTO r;
+  IF NOT FOUND THEN RETURN false; END IF;
+  FOR i IN 1 .. array_length(r.skus, 1) LOOP
+    UPDATE position SET held = held - r.quantities[i],
+      committed = committed + CASE WHEN confirmed THEN r.quantities[i] ELSE 0 END
+      WHERE sku = r.skus[i] AND node_id = r.nodes[i];
+  END LOOP;
   RETURN true;
 END $$ LANGUAGE plpgsql;
 CREATE FUNCTION reserve_unit(rid text, wanted text) RETURNS bool AS $$
@@ -41,7 +58,8 @@ BEGIN
     SELECT unit_id FROM unit WHERE sku = wanted AND reservation_id IS NULL
     LIMIT 1 FOR UPDATE SKIP LOCKED);
   IF NOT FOUND THEN RETURN false; END IF;
-  INSERT INTO reservation VALUES (rid, rid, to_jsonb(wanted), now() + interval '15 minutes');
+  INSERT INTO reservation VALUES (rid, rid, 'HELD', ARRAY[wanted], NULL, NULL,
+    now() + interval '15 minutes');
   RETURN true;
 END $$ LANGUAGE plpgsql;
 """
@@ -69,7 +87,7 @@ async def measure(
         await pool.execute(SCHEMA)
         places = {(sku, node_id) for cart in carts for sku, node_id, _ in cart}
         await pool.copy_records_to_table(
-            "position", records=[(sku, node, 10**6, 0) for sku, node in places]
+            "position", records=[(sku, node, 10**6, 0, 0) for sku, node in places]
         )
         await pool.execute("INSERT INTO unit (sku) SELECT 'hot' FROM generate_series(1, 200000)")
         await pool.execute("ANALYZE")
@@ -84,7 +102,11 @@ async def measure(
         rng = random.Random(1)
         begun = cpu_seconds()
         cart_count = await _drive(
-            pool, seconds, "SELECT reserve($1, $2, $3, $4)", lambda: rng.choice(arguments)
+            pool,
+            seconds,
+            "SELECT reserve($1, $2, $3, $4)",
+            lambda: rng.choice(arguments),
+            settled=True,
         )
         middle = cpu_seconds()
         hot_count = await _drive(pool, seconds, "SELECT reserve_unit($1, $2)", lambda: ("hot",))
@@ -98,21 +120,32 @@ async def measure(
 
 
 async def _drive(
-    pool: asyncpg.Pool, seconds: float, statement: str, arguments: Callable[[], tuple[object, ...]]
+    pool: asyncpg.Pool,
+    seconds: float,
+    statement: str,
+    arguments: Callable[[], tuple[object, ...]],
+    *,
+    settled: bool = False,
 ) -> int:
+    """How many were held; with ``settled`` most are confirmed or released as well."""
     stop = time.monotonic() + seconds
     done = 0
 
     async def worker(number: int) -> None:
         nonlocal done
+        rng = random.Random(number)
         async with pool.acquire() as connection:
-            prepared = await connection.prepare(statement)
+            reserve = await connection.prepare(statement)
+            settle = await connection.prepare("SELECT settle($1, $2)")
             count = 0
             while time.monotonic() < stop:
                 count += 1
                 rid = f"{statement[7:15]}-{number}-{count}"
-                if await prepared.fetchval(rid, *arguments()):
+                if await reserve.fetchval(rid, *arguments()):
                     done += 1
+                draw = rng.random()
+                if settled and draw < CONFIRM_SHARE + RELEASE_SHARE:
+                    await settle.fetchval(rid, draw < CONFIRM_SHARE)
 
     await asyncio.gather(*(worker(number) for number in range(CONNECTIONS)))
     return done

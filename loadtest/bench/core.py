@@ -13,10 +13,12 @@ from pathlib import Path
 import uvloop
 
 from loadtest.bodies import read_bodies
+from promise_svc.application.reservation import Reservations
 from promise_svc.application.reservation_body import CreateCommand
 from promise_svc.bootstrap import Service
 from promise_svc.config import ClusterConfig, ProcessConfig
 from promise_svc.rpc.convert.reservation import TtlLimits, create_from
+from promise_svc.rpc.reservation import ReservationServicer
 from promise_svc.v1 import reservation_service_pb2 as pb
 
 CONCURRENCY = 64
@@ -44,7 +46,7 @@ async def _main(bodies: str, seconds: str, store_url: str, *index_urls: str) -> 
 
 
 async def _reserve(service: Service, commands: list[CreateCommand], stop: float) -> int:
-    left, held = iter(commands), 0
+    use_case, left, held = _use_case(service), iter(commands), 0
 
     async def worker() -> None:
         nonlocal held
@@ -52,11 +54,19 @@ async def _reserve(service: Service, commands: list[CreateCommand], stop: float)
             command = next(left, None)
             if command is None:
                 return
-            result = await service.reservations.create(command, TIMEOUT_SECONDS)
+            result = await use_case.create(command, TIMEOUT_SECONDS)
             held += result.outcome.name == "HELD"
 
     await asyncio.gather(*(worker() for _ in range(CONCURRENCY)))
     return held
+
+
+def _use_case(service: Service) -> Reservations:
+    """The composition root keeps its use cases to itself; the servicer has it."""
+    for servicer in service.servicers:
+        if isinstance(servicer, ReservationServicer):
+            return servicer._reservations
+    raise LookupError("no ReservationServicer")
 
 
 if __name__ == "__main__":

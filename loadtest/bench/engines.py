@@ -23,6 +23,7 @@ from promise_svc.v1 import supply_service_pb2 as supply_pb
 
 FEED_ROWS = 40_000
 RESERVE_RATE = 20.0
+REST_SECONDS = 3.0
 
 
 def supply(bench: Bench) -> Iterator[Row]:
@@ -74,6 +75,22 @@ def supply(bench: Bench) -> Iterator[Row]:
         "",
         f"first load of {bench.catalog.cell_count:,} positions, by the clock",
     )
+
+
+def rest(bench: Bench) -> Iterator[Row]:
+    """What the service burns while nobody calls: heartbeats, sweeps, the feed."""
+    bench.host  # noqa: B018 - starts it
+    bench.quiet()
+    before = bench.host.cpu()
+    time.sleep(REST_SECONDS)
+    burned = bench.host.cpu().since(before)
+    how = (
+        f"{REST_SECONDS:.0f} s without a call, 64 shards, {bench.catalog.cell_count:,} positions; "
+        f"in every row whose load is small this is part of it"
+    )
+    for name in ("front", "shards", "store"):
+        share = 1000 * getattr(burned, name) / burned.at
+        yield row(f"rest_{name}_cpu_ms_s", share, "ms of CPU a second", "", how)
 
 
 def cold_start(bench: Bench) -> Iterator[Row]:

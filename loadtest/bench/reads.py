@@ -15,7 +15,8 @@ import grpc.aio
 
 from loadtest.bench.context import Bench
 from loadtest.bench.row import Row, row
-from loadtest.bodies import CREATE, QUERY
+from loadtest.bodies import CREATE, QUERY, Step
+from loadtest.catalog import ALL_NODES, FEW_NODES
 from loadtest.driver.process import BUILD_FOLDER, Load, drive
 from loadtest.host import free_port, tree_cpu
 from promise_svc.v1 import availability_service_pb2 as availability_pb
@@ -213,6 +214,32 @@ def availability_batch(bench: Bench) -> Iterator[Row]:
             f"200 SKUs x 20 named nodes a call, view {view}, per core-second of the server; "
             f"500 distinct bodies; {driven.how}",
         )
+
+
+def availability_growth(bench: Bench) -> Iterator[Row]:
+    """One SKU in a group of all nodes over the same in a group of 20."""
+    costs = []
+    for group in (FEW_NODES, ALL_NODES):
+        requests = (
+            availability_pb.QueryAvailabilityRequest(
+                entries=[availability_pb.AvailabilityQuery(sku=sku, node_group_id=group)]
+            )
+            for sku in bench.catalog.skus
+        )
+        sessions = ((Step(QUERY, request.SerializeToString()),) for request in requests)
+        path = bench.bodies(group, sessions)
+        load = Load(connections=4, streams=16, seconds=bench.seconds / 2)
+        costs.append(bench.drive(path, load))
+    few, all_ = (each.front_us for each in costs)
+    nodes = len(bench.catalog.network.nodes)
+    yield row(
+        "availability_growth_nodes",
+        all_ / few,
+        "ratio (low)",
+        "<= 1.2",
+        f"one SKU in a group of {nodes:,} nodes over one of 20: {all_:.0f} us over {few:.0f} us; "
+        f"{costs[1].how}",
+    )
 
 
 def promise_cart(bench: Bench) -> Iterator[Row]:

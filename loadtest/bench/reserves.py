@@ -71,7 +71,7 @@ def _shard_cpu(bench: Bench) -> Iterator[Row]:
     cpu_us = 1e6 * driven.cpu.shards
     bench.found["mixed_front_us"] = driven.front_us
     how = (
-        f"Valkey's user + system CPU over {created:,} reservations of "
+        f"Valkey's user + system CPU (rest included) over {created:,} reservations of "
         f"{legs / max(1, created):.2f} legs, "
         f"80 % confirmed, 12 % released, appendfsync always; {driven.how}"
     )
@@ -233,9 +233,8 @@ def _sustained_rows(
         alone.carts,
         "reservations/s",
         "",
-        f"conditional UPDATEs in lock order and an INSERT; {shape}; "
-        f"{alone.carts_cpu_us:,.0f} us of PostgreSQL's CPU each; holds only, "
-        "no settling",
+        f"conditional UPDATEs in lock order and an INSERT, settled in the same shares; {shape}; "
+        f"{alone.carts_cpu_us:,.0f} us of PostgreSQL's CPU each",
     )
     yield row(
         "postgres_alone_hot_s",

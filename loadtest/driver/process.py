@@ -115,7 +115,6 @@ def drive(
             else:
                 results[number] = told
         errors[number] = process.stderr.read()
-        process.wait()
 
     threads = [threading.Thread(target=follow, args=(n,)) for n in range(len(processes))]
     try:
@@ -127,6 +126,9 @@ def drive(
         for process in processes:
             if process.poll() is None:
                 process.kill()
+            # Waits, and closes the pipes.
+            with process:
+                pass
     if len(results) < len(processes):
         raise RuntimeError(f"a client process failed: {' '.join(errors.values()).strip()}")
     return merged(RunRecord.from_json(told) for told in results.values())
