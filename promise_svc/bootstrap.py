@@ -55,8 +55,9 @@ from promise_svc.rpc.promise import PromiseServicer
 from promise_svc.rpc.reservation import ReservationServicer
 from promise_svc.rpc.server import Server, stop_on_signals
 from promise_svc.rpc.supply import SupplyServicer
-from promise_svc.rpc.transport import TransportOptions
+from promise_svc.rpc.transport import Transport, TransportOptions
 from promise_svc.rpc.transport_grpcio import GrpcioTransport
+from promise_svc.rpc.transport_native import NativeTransport
 from promise_svc.telemetry import EventLog, Metrics, MetricsEndpoint, RelayLag, configure_logs
 from promise_svc.workers.feed_loop import FeedLoop
 from promise_svc.workers.relay_loop import RelayLoop
@@ -355,7 +356,7 @@ async def _serve(
             deadline_seconds_max=process.deadline_seconds_max,
         )
         server = Server(
-            GrpcioTransport(TransportOptions(message_bytes_max=process.message_bytes_max)),
+            _transport(process),
             guard,
             service.servicers,
             reflect=process.reflection,
@@ -369,6 +370,7 @@ async def _serve(
             address=f"{config.host_and_port('listen', process.listen)[0]}:{port}",
             version=__version__,
             compiled=hotpath.COMPILED,
+            front=_front(process),
             seconds=round(time.monotonic() - began, 3),
         )
         on_listening(port)
@@ -376,6 +378,21 @@ async def _serve(
         _log.info("draining")
         await server.drain()
     _log.info("stopped")
+
+
+def _front(process: ProcessConfig) -> str:
+    if process.front == "auto":
+        return "native" if hotpath.NATIVE_FRONT else "grpcio"
+    return process.front
+
+
+def _transport(process: ProcessConfig) -> Transport:
+    options = TransportOptions(message_bytes_max=process.message_bytes_max)
+    if _front(process) == "native":
+        return NativeTransport(options)
+    if process.front == "auto":
+        _log.warning("the native front is not built here (libnghttp2-dev); grpc.aio serves")
+    return GrpcioTransport(options)
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ of a machine; loss of the whole index."""
 
 HELD_MODES: tuple[DurabilityMode, ...] = ("memory", "fsync")
 DECIDED_MODES: tuple[DurabilityMode, ...] = ("memory", "fsync", "recorded")
+FRONTS = ("auto", "native", "grpcio")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -69,6 +70,10 @@ class ProcessConfig:
     listen: str = "127.0.0.1:50051"
     """`host:port` of gRPC; port 0 picks a free one. Loopback by default: opening a service to
     the network is a decision, and it has no authentication yet."""
+
+    front: str = "auto"
+    """auto, native or grpcio: who speaks HTTP/2. auto takes the native front where it is built, for
+    a call costs a small part of what it costs through grpc.aio, and grpc.aio elsewhere."""
 
     metrics_listen: str = "127.0.0.1:9464"
     """`host:port` of the Prometheus page; port 0 picks a free one, empty turns it off."""
@@ -126,6 +131,7 @@ class ProcessConfig:
 
     def __post_init__(self) -> None:
         host_and_port("listen", self.listen)
+        _one_of("front", self.front, FRONTS)
         if self.metrics_listen:
             host_and_port("metrics_listen", self.metrics_listen)
         for url in self.index_urls:

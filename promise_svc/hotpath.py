@@ -16,6 +16,17 @@ from promise_svc.domain.ats_table import AtsTableCore, RowValues
 COMPILED = os.environ.get("PROMISE_PURE_PYTHON") != "1"
 """False when the specifications run. The server logs it; load tests refuse to publish without."""
 
+try:
+    from native import _grpc as grpc_session
+    from native._grpc import Call as GrpcCall
+    from native._grpc import Method as GrpcMethod
+
+    NATIVE_FRONT = True
+except ImportError:
+    NATIVE_FRONT = False
+"""Whether the sessions of the native front are there: they are built where libnghttp2 is. Their
+specification is grpc.aio, so they are no twin and pure mode does not matter to them."""
+
 _RowT = TypeVar("_RowT")
 
 if COMPILED:
@@ -40,4 +51,13 @@ else:
         return _PlainAtsTable(shard_count=shard_count, make_row=make_row)
 
 
-__all__ = ["COMPILED", "ats_table", "shard_of", "stable_hash"]
+__all__ = [
+    "COMPILED",
+    "GrpcCall",
+    "GrpcMethod",
+    "NATIVE_FRONT",
+    "ats_table",
+    "grpc_session",
+    "shard_of",
+    "stable_hash",
+]

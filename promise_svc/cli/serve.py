@@ -15,6 +15,7 @@ from promise_svc.cli.settings import load_settings
 
 def serve(
     listen: Annotated[str | None, typer.Option(help="host:port of gRPC.")] = None,
+    front: Annotated[str | None, typer.Option(help="auto, native or grpcio.")] = None,
     metrics_listen: Annotated[str | None, typer.Option(help="host:port of /metrics.")] = None,
     index_url: Annotated[
         list[str] | None,
@@ -39,6 +40,7 @@ def serve(
     """
     flags = {
         "listen": listen,
+        "front": front,
         "metrics_listen": metrics_listen,
         "index_urls": tuple(index_url) if index_url else None,
         "order_store_url": order_store_url,

@@ -6,7 +6,7 @@ reflection mount on any front; our own methods come as bytes-to-bytes handlers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
@@ -24,11 +24,18 @@ class CallContext(Protocol):
         ...
 
     def set_trailing_metadata(self, trailing_metadata: Metadata) -> None: ...
+    def set_code(self, code: grpc.StatusCode) -> None: ...
+    def set_details(self, details: str) -> None: ...
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()
     ) -> NoReturn:
         """End the call with an error; raises."""
         ...
+
+
+ImmediateHandler = Callable[[bytes, CallContext], bytes | Awaitable[bytes]]
+"""Bytes in, bytes out, called in the event loop: it must not block, and returns the reply or an
+awaitable of it. To fail it sets code and details. What it sets in a ContextVar outlives it."""
 
 
 class Transport(Protocol):
@@ -40,8 +47,14 @@ class Transport(Protocol):
     def add_registered_method_handlers(
         self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None: ...
+    def add_immediate_handlers(
+        self, service_name: str, handlers: Mapping[str, ImmediateHandler]
+    ) -> None:
+        """Register hot methods."""
+        ...
+
     async def start(self, address: str) -> int:
-        """Listen on ``host:port`` (port 0: any) and serve; returns the port.
+        """Listen on ``host:port`` (port 0: any) or ``unix:path`` and serve; returns the port.
 
         Unavailable when the address cannot be had.
         """
@@ -60,6 +73,18 @@ class TransportOptions:
     """Largest message either way; larger requests are RESOURCE_EXHAUSTED."""
     streams_max: int = 1_000
     """Calls at once on one connection; more wait at the caller."""
+    connections_max: int = 10_000
+    """More are closed at once. Native front only."""
+    unfinished_bytes_max: int = 256 * 1024 * 1024
+    """Of requests being received, all connections together; more are RESOURCE_EXHAUSTED. Native
+    front only."""
+    request_seconds_max: int = 60
+    """For a request to arrive, and for its reply to be taken. Native front only."""
+    connection_age_seconds_max: int = 0
+    """A connection this old, ten per cent more or less, is drained, so that its caller finds
+    another worker; 0: never."""
+    connection_idle_seconds_max: int = 0
+    """A connection this long without a call is drained; 0: never."""
     metadata_bytes_max: int = 16 * 1024
     """Largest metadata of a request, as HPACK counts it."""
     ping_interval_seconds_min: int = 10

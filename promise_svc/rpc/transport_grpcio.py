@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
 import grpc.aio
 
 from promise_svc.errors import Unavailable
-from promise_svc.rpc.transport import TransportOptions
+from promise_svc.rpc.transport import ImmediateHandler, TransportOptions
 
 
 class GrpcioTransport:
@@ -28,6 +28,17 @@ class GrpcioTransport:
     ) -> None:
         self._server.add_registered_method_handlers(service_name, dict(method_handlers))
 
+    def add_immediate_handlers(
+        self, service_name: str, handlers: Mapping[str, ImmediateHandler]
+    ) -> None:
+        self.add_registered_method_handlers(
+            service_name,
+            {
+                name: grpc.unary_unary_rpc_method_handler(_awaited(handler))
+                for name, handler in handlers.items()
+            },
+        )
+
     async def start(self, address: str) -> int:
         try:
             port = self._server.add_insecure_port(address)
@@ -40,8 +51,16 @@ class GrpcioTransport:
         await self._server.stop(grace_seconds)
 
 
+def _awaited(handler: ImmediateHandler) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    async def answer(body: bytes, context: Any) -> bytes:
+        reply = handler(body, context)
+        return reply if isinstance(reply, bytes) else await reply
+
+    return answer
+
+
 def _channel_arguments(options: TransportOptions) -> list[tuple[str, int]]:
-    return [
+    arguments = [
         ("grpc.so_reuseport", int(options.port_shared)),
         ("grpc.max_receive_message_length", options.message_bytes_max),
         ("grpc.max_send_message_length", options.message_bytes_max),
@@ -57,3 +76,10 @@ def _channel_arguments(options: TransportOptions) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", options.keepalive_seconds * 1000),
         ("grpc.keepalive_timeout_ms", options.keepalive_timeout_seconds * 1000),
     ]
+    if options.connection_age_seconds_max:
+        arguments.append(("grpc.max_connection_age_ms", options.connection_age_seconds_max * 1000))
+    if options.connection_idle_seconds_max:
+        arguments.append(
+            ("grpc.max_connection_idle_ms", options.connection_idle_seconds_max * 1000)
+        )
+    return arguments

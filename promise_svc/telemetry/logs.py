@@ -34,6 +34,7 @@ class LogFields(TypedDict, total=False):
     address: str
     version: str
     compiled: bool
+    front: str
     reservation_id: str
     sku: str
     node_id: str

@@ -19,10 +19,10 @@ from promise_svc.errors import FieldViolation, InvalidRequest, NotFound, Overloa
 from promise_svc.rpc.guard import TRACE_KEY, Guard
 from promise_svc.rpc.server import Server
 from promise_svc.rpc.transport import Transport, TransportOptions
-from promise_svc.rpc.transport_grpcio import GrpcioTransport
 from promise_svc.v1 import availability_service_pb2 as pb
 from promise_svc.v1 import availability_service_pb2_grpc as pb_grpc
 from tests.support.call_log import CallLog, ScriptedServicer
+from tests.support.fronts import FRONTS, new_front
 
 MESSAGE_BYTES_MAX = 64 * 1024
 DEADLINE_SECONDS_MAX = 2.0
@@ -56,12 +56,10 @@ class Front:
         await self.server.drain()
 
 
-@pytest.fixture(params=["grpcio"])
+@pytest.fixture(params=sorted(FRONTS))
 async def transport(request: pytest.FixtureRequest) -> Transport:
     """Every front there is; made in the loop that serves."""
-    return {"grpcio": GrpcioTransport}[request.param](
-        TransportOptions(message_bytes_max=MESSAGE_BYTES_MAX)
-    )
+    return new_front(request.param, TransportOptions(message_bytes_max=MESSAGE_BYTES_MAX))
 
 
 @pytest.fixture
@@ -380,7 +378,7 @@ async def test_a_connection_that_does_not_speak_http2_is_closed(front: Front) ->
 
 async def test_a_port_that_is_taken_is_refused(front: Front) -> None:
     """Not shared in silence with the server that has it."""
-    second = GrpcioTransport(TransportOptions())
+    second = type(front.transport)(TransportOptions())
 
     with pytest.raises(Unavailable, match="cannot listen"):
         await second.start(f"127.0.0.1:{front.port}")

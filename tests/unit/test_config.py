@@ -63,6 +63,7 @@ def test_a_key_prefix_that_would_break_keys_is_refused(prefix: str) -> None:
         ("confirm_durability", "replicated"),
         ("confirm_durability", "certain"),
         ("log_level", "loud"),
+        ("front", "apache"),
     ],
 )
 def test_a_choice_that_is_not_offered_is_refused_with_those_that_are(name: str, value: str) -> None:
