@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import random
 import time
@@ -363,6 +364,9 @@ async def _serve(
             lame_duck_seconds=process.lame_duck_seconds,
             drain_seconds=process.drain_seconds,
         )
+        # What is alive now stays: collections need not walk the network and the tables again.
+        gc.collect()
+        gc.freeze()
         port = await server.start(process.listen)
         await server.serving(True)
         _log.info(

@@ -23,6 +23,7 @@ from promise_svc.domain.network import (
     build_snapshot,
 )
 from promise_svc.domain.network_validation import ReferenceReason, broken_reference, violations
+from promise_svc.domain.routes import Routes
 from promise_svc.errors import FieldViolation, InvariantBroken, Unavailable
 
 POLL_SECONDS = 1.0
@@ -98,7 +99,10 @@ def decode_network(stored: StoredNetwork) -> NetworkSnapshot:
         carrier_services=documents_of("carrier_service"),
         lanes=documents_of("lane"),
     )
-    return build_snapshot(stored.version, documents)
+    snapshot = build_snapshot(stored.version, documents)
+    # Worked out here, beside the event loop, and not by the first shopper on it.
+    snapshot.derived(Routes)
+    return snapshot
 
 
 class NetworkSource:
