@@ -128,7 +128,7 @@ def bench(
     output.with_suffix(".html").write_text(bench_page(rows, about, run))
     _print(console, rows)
     console.print(f"{about['seconds']:.0f} s; written: {output}, {output.with_suffix('.html')}")
-    told = slower(rows, before)
+    told = slower(rows, before, [name for _, names in chosen for name in names])
     for sentence in told:
         console.print(f"[red]SLOWER {sentence}[/]")
     if against:

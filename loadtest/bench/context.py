@@ -88,8 +88,7 @@ class Bench:
         """The service, serving and loaded."""
         if self._host is None:
             self.console.print("  starting the service and loading the catalog")
-            self._host = ServiceHost(self.folder / "service", self.command)
-            self._host.__enter__()
+            self._host = ServiceHost(self.folder / "service", self.command).__enter__()
             before = self._host.cpu()
             self.load_rate = asyncio.run(load_catalog(self._host.target, self.catalog))
             self.load_cpu = self._host.cpu().since(before)

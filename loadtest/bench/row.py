@@ -60,24 +60,39 @@ def lower_is_better(unit: str) -> bool | None:
     return None
 
 
-def slower(now: Iterable[Row], before: dict[str, Row]) -> list[str]:
-    """Sentences about rows that got worse by more than SLOWER_SHARE, or lost their goal.
+def slower(now: Iterable[Row], before: dict[str, Row], expected: Iterable[str] = ()) -> list[str]:
+    """Sentences about rows that got worse by more than SLOWER_SHARE, lost their goal, or are gone.
 
-    Anchors are left out: they say how the machine was, not how we were.
+    ``expected`` names the rows this run should have. Anchors are left out: they say how the machine
+    was, not how we were.
     """
+    rows = {each.name: each for each in now}
     told = []
-    for each in now:
-        past, direction = before.get(each.name), lower_is_better(each.unit)
-        if past is None or not each.goal or direction is None:
+    for name in dict.fromkeys((*rows, *expected)):
+        past, each = before.get(name), rows.get(name)
+        if past is None or not past.goal or past.value is None:
             continue
-        if each.value is None or not past.value or not each.value:
+        if each is None or each.value is None:
+            why = each.how if each else "it is not there"
+            told.append(f"{name}: was {past.value:g} {past.unit}, could not be measured now: {why}")
             continue
-        share = each.value / past.value if direction else past.value / each.value
-        lost = past.meets and each.meets is False
-        if share > SLOWER_SHARE or (lost and share > 1):
-            goal = "; its goal is lost" if lost else ""
-            told.append(
-                f"{each.name}: {past.value:g} -> {each.value:g} {each.unit}, "
-                f"worse by {share - 1:.0%}{goal}"
-            )
+        sentence = _worse(each, past)
+        if sentence:
+            told.append(sentence)
     return told
+
+
+def _worse(each: Row, past: Row) -> str:
+    direction = lower_is_better(each.unit)
+    if direction is None or past.value is None or each.value is None:
+        return ""
+    better, worse = (past.value, each.value) if direction else (each.value, past.value)
+    share = worse / better if better else float("inf") if worse else 1.0
+    lost = past.meets and each.meets is False
+    if share <= SLOWER_SHARE and not (lost and share > 1):
+        return ""
+    goal = "; its goal is lost" if lost else ""
+    return (
+        f"{each.name}: {past.value:g} -> {each.value:g} {each.unit.split(' ')[0]}, "
+        f"worse by {share - 1:.0%}{goal}"
+    )

@@ -164,6 +164,13 @@ def test_a_slower_build_and_a_lost_goal_are_told() -> None:
     assert "goal is lost" in told[1]
 
 
+def test_a_row_that_can_no_longer_be_measured_is_told() -> None:
+    """A build that does not even start must not pass as no slower."""
+    before = {"a_us": row("a_us", 10, "us", "<= 12"), "b_us": row("b_us", 10, "us", "<= 12")}
+    told = slower([row("a_us", None, "us", "<= 12", "FAILED")], before, ["a_us", "b_us"])
+    assert [sentence.split(":")[0] for sentence in told] == ["a_us", "b_us"]
+
+
 def test_the_log_of_acknowledgements_is_one_json_line_a_call(tmp_path: Path) -> None:
     """With the fields the README tells."""
     log = AckLog(tmp_path / "acks.jsonl")
