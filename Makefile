@@ -8,7 +8,7 @@ ARGS ?=
 NATIVE := $(wildcard native/_*.pyx native/_*.pxd)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo serve test check lint types contracts bench protos build lock clean
+.PHONY: help setup demo serve test check lint types contracts bench mutants protos build lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ contracts: setup
 
 bench: setup ## measure; writes build/bench.json (ONLY=name,... runs a part)
 	@$(BIN)/python -m loadtest bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+mutants: setup ## break the product on purpose: every break must be noticed by a named test
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 protos: setup ## regenerate promise_svc/v1 from protos/
 	@$(BIN)/python protos/generate.py

@@ -17,6 +17,13 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile(
     "thorough", hypothesis.settings.get_profile("house"), max_examples=2_000
 )
+hypothesis.settings.register_profile(
+    "unshrunk",  # that it fails is all a mutant has to show
+    hypothesis.settings.get_profile("house"),
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+    report_multiple_bugs=False,
+    database=None,
+)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
 
 SEED = int(os.environ.get("PROMISE_TEST_SEED") or random.SystemRandom().randrange(2**32))

@@ -7,9 +7,15 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from promise_svc.application.reservation import CreateResult
+from promise_svc.application.reservation import CreateResult, Durability
 from promise_svc.domain.network import NodeStatus
-from promise_svc.domain.reservation import CreateOutcome, State, TransitionOutcome
+from promise_svc.domain.reservation import (
+    CreateOutcome,
+    DurabilityMode,
+    State,
+    TransitionOutcome,
+)
+from promise_svc.domain.sharding import Position
 from promise_svc.errors import (
     IdempotencyKeyReused,
     IdempotencyWindowPassed,
@@ -165,6 +171,41 @@ async def test_confirm_commits_every_leg_once_and_repeats_its_answer(world: Worl
     assert (again.outcome, again.replayed) == (TransitionOutcome.CONFIRMED, True)
     assert [await world.held_and_committed(sku) for sku in CART] == [(0, 2)] * 3
     await world.check()
+
+
+async def test_a_recorded_confirm_is_answered_only_when_the_order_store_has_it(
+    world: World,
+) -> None:
+    """The decision stands in the shard before; the caller hears of it after."""
+    await world.stock(A=5, B=5, C=5)
+    worker = world.worker()
+    await worker.reservations.create(a_cart(RID, CART), TIMEOUT)
+    asked, recorded = asyncio.Event(), asyncio.Event()
+
+    class Watch:
+        async def wait_durable(
+            self, shard: int, at: Position, answered_epoch: int, timeout: float
+        ) -> None:
+            claim = (await world.index.read_claims(shard, [RID], TIMEOUT))[0].claim
+            assert (claim.state, (claim.epoch, claim.sequence)) == (State.CONFIRMED, at)
+            asked.set()
+            await recorded.wait()
+
+    worker.reservations._watch = Watch()
+    worker.reservations._durability = Durability(
+        offered=frozenset(DurabilityMode),
+        reserve=DurabilityMode.FSYNC,
+        confirm=DurabilityMode.RECORDED,
+    )
+    confirming = asyncio.create_task(worker.reservations.confirm(RID, 0, None, TIMEOUT))
+    await asyncio.wait(
+        [confirming, asyncio.create_task(asked.wait())], return_when="FIRST_COMPLETED"
+    )
+    assert not confirming.done()
+    recorded.set()
+
+    assert (await confirming).durability is DurabilityMode.RECORDED
+    await worker.rest()
 
 
 async def test_many_confirms_at_once_confirm_once(world: World) -> None:

@@ -112,6 +112,22 @@ async def test_a_relay_killed_between_commit_and_mark_is_finished_by_the_next(
     assert world.outbox.durable == {0: Position(1, 2)}
 
 
+async def test_what_is_marked_durable_has_been_stored_before(world: World) -> None:
+    """Who waits for ``recorded`` hears of the mark, so it may never run ahead of the commit."""
+    world.write(7)
+    mark, checked = world.outbox.mark_durable, list[Position]()
+
+    async def marked(shard: int, at: Position, timeout: float) -> None:
+        assert at <= await world.store.cursor(shard)
+        checked.append(at)
+        await mark(shard, at, timeout)
+
+    world.outbox.mark_durable = marked  # type: ignore[method-assign]
+    await world.relay().drain(0)
+
+    assert checked == [Position(1, 3), Position(1, 6), Position(1, 7)]
+
+
 @pytest.mark.parametrize("call", ["read_outbox", "read_meta", "mark_durable"])
 @pytest.mark.parametrize("nth", range(1, 5))
 async def test_a_relay_killed_at_any_await_loses_and_doubles_nothing(

@@ -40,6 +40,14 @@ def test_the_split_limit_is_never_passed() -> None:
     assert best_plan(wants(2), (node("A", 1), node("B", 1)), max_shipments=1) is None
 
 
+def test_the_split_limit_holds_where_each_sku_alone_would_fit() -> None:
+    """One shipment covers either SKU; no one node has both."""
+    cart = wants(1, 1), (node("A", 1, 0), node("B", 0, 1))
+
+    assert best_plan(*cart, max_shipments=1) is None
+    assert sent(best_plan(*cart, max_shipments=2)) == {"A": (1, 0), "B": (0, 1)}
+
+
 def test_one_far_dear_late_node_beats_two_near_cheap_early_ones() -> None:
     """Fewest shipments come first."""
     far = node("Z", 1, 1, at=(option(days=9, base=99),), meters=10**7)

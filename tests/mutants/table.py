@@ -1,0 +1,390 @@
+"""The breaks: one a promise. Each must be noticed by each of the tests that it names.
+
+``old`` stands once in its file, so that a moved rule asks for its mutant to be moved too.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+LUA = "promise_svc/adapters/ats_index/lua"
+RESERVATIONS = "tests/contract/test_reservations.py::"
+RACES = "tests/contract/test_reservation_races.py::"
+TWINS = "tests/property/test_ledger.py::test_the_functions_do_exactly_what_the_ledger_does"
+LEDGER = "tests/property/test_ledger.py::test_the_ledger_keeps_its_invariants"
+TAKEOVER = "tests/fault/test_takeover.py::"
+
+
+class Mutant(NamedTuple):
+    """One deliberate break."""
+
+    name: str
+    path: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    """Each must fail. Without parameters: at least one of its variants must."""
+    why: str
+    """What would become of a shopper, or of the books."""
+
+
+MUTANTS = (
+    # -- the Functions
+    Mutant(
+        "idempotency_dropped",
+        f"{LUA}/create.lua",
+        "  if claim[C_BODY_HASH] ~= draft[1] then return BODY_DIFFERS end\n",
+        "",
+        (RESERVATIONS + "test_the_same_key_with_another_body_is_refused_wherever_its_skus_live",),
+        "Another cart under a used key would be answered with the first cart's hold.",
+    ),
+    Mutant(
+        "no_check",
+        f"{LUA}/create.lua",
+        "    if free < line[4] then\n",
+        "    if not row then\n",
+        (RESERVATIONS + "test_one_of_two_buyers_gets_the_last_unit", TWINS),
+        "Everybody would get the last unit.",
+    ),
+    Mutant(
+        "check_after_write",
+        f"{LUA}/create.lua",
+        "  if #shortfalls > 0 then return INSUFFICIENT, shortfalls, contended end\n",
+        "  if #shortfalls > 0 then\n"
+        "    for _, line in ipairs(lines) do\n"
+        "      local row = get_row(line[1], line[2], line[3])\n"
+        "      if row then\n"
+        "        row[HELD_UNITS] = row[HELD_UNITS] + line[4]\n"
+        "        touch_row(line[1], line[2], line[3], row)\n"
+        "      end\n"
+        "    end\n"
+        "    return INSUFFICIENT, shortfalls, contended\n"
+        "  end\n",
+        (
+            RESERVATIONS + "test_a_cart_that_does_not_fit_holds_nothing_and_says_what_is_left",
+            TWINS,
+        ),
+        "A refused cart would leave units held that nobody has: written first, checked after.",
+    ),
+    Mutant(
+        "window_ignored",
+        f"{LUA}/create.lua",
+        "    return late and WINDOW_PASSED or DONE\n",
+        "    return DONE\n",
+        (RESERVATIONS + "test_a_key_older_than_the_window_is_refused_and_not_carried_out",),
+        "A retry of last week would buy again.",
+    ),
+    Mutant(
+        "network_floor_ignored",
+        f"{LUA}/create.lua",
+        "  if step[5] < S.floor then return NETWORK_CHANGED end\n",
+        "",
+        (RESERVATIONS + "test_a_reserve_planned_on_an_older_network_is_planned_again",),
+        "A store switched off would go on selling until every host had heard of it.",
+    ),
+    Mutant(
+        "leg_ignores_plan",
+        f"{LUA}/create.lua",
+        "    if leg[L_PLAN] ~= step[3] then return OTHER_PLAN end\n",
+        "",
+        (RACES + "test_a_late_message_of_an_old_plan_moves_nothing_of_the_new_one",),
+        "A leg of another plan would count as this plan's leg.",
+    ),
+    Mutant(
+        "leg_ignores_attempt",
+        f"{LUA}/follow.lua",
+        "  if leg and leg[L_ATTEMPT] ~= attempt then\n",
+        "  if leg and leg[L_ATTEMPT] < attempt then\n",
+        (RACES + "test_a_late_message_of_an_old_plan_moves_nothing_of_the_new_one", TWINS),
+        "A late abort of the old plan would let go of what the new plan holds.",
+    ),
+    Mutant(
+        "expiry_by_the_workers_clock",
+        f"{LUA}/create.lua",
+        "S.time, S.time + step[4], draft[3]",
+        "S.time, math.floor(step[2] / 1000) + step[4], draft[3]",
+        (RACES + "test_a_hold_lives_by_the_shards_clock_and_not_by_the_workers",),
+        "A host whose clock is wrong would grant holds that last an hour, or none at all.",
+    ),
+    Mutant(
+        "expiry_a_moment_late",
+        f"{LUA}/prelude.lua",
+        "  return (state == HELD or state == PENDING) and S.time >= expire\n",
+        "  return (state == HELD or state == PENDING) and S.time > expire\n",
+        (RESERVATIONS + "test_a_hold_ends_at_its_very_instant", TWINS),
+        "At its very instant a hold would be both over and confirmable.",
+    ),
+    Mutant(
+        "resolver_without_tombstone",
+        f"{LUA}/follow.lua",
+        "    if target == PENDING or LETTING_GO[target] then\n",
+        "    if LETTING_GO[target] then\n",
+        (RACES + "test_a_leg_that_comes_while_the_resolver_works_never_makes_a_false_answer",),
+        "A leg that lands between probe and abort would let its worker acknowledge the aborted.",
+    ),
+    Mutant(
+        "refund_counted_twice",
+        f"{LUA}/prelude.lua",
+        "        row[COMMITTED] = row[COMMITTED] - quantity\n",
+        "        row[COMMITTED] = math.max(0, row[COMMITTED] - 2 * quantity)\n",
+        (TWINS,),
+        "A cancel would free units that another order has bought.",
+    ),
+    Mutant(
+        "owner_not_compared",
+        f"{LUA}/prelude.lua",
+        "  if S.owner ~= this_process() then\n",
+        "  if not S.owner then\n",
+        (TAKEOVER + "test_a_killed_shard_serves_nobody_until_it_is_taken_over_and_has_everything",),
+        "After a failover, sequences that are taken already would be given out again.",
+    ),
+    Mutant(
+        "epoch_not_raised",
+        f"{LUA}/shard.lua",
+        "  S.epoch, S.sequence, S.shard = S.epoch + 1, 0, tonumber(args[1])\n",
+        "  S.epoch, S.shard = math.max(S.epoch, 1), tonumber(args[1])\n",
+        (TAKEOVER + "test_a_killed_shard_serves_nobody_until_it_is_taken_over_and_has_everything",),
+        "Two lives of a shard would write one history.",
+    ),
+    Mutant(
+        "trim_too_early",
+        f"{LUA}/shard.lua",
+        "'MINID', '~', args[1] .. '-' .. string.format('%d', sequence - keep))",
+        "'MINID', S.epoch .. '-' .. string.format('%d', S.sequence))",
+        ("tests/integration/test_relay.py::test_what_the_order_store_lacks_is_never_trimmed",),
+        "Events would be gone before the order store had them.",
+    ),
+    Mutant(
+        "adjustment_repeated",
+        f"{LUA}/supply.lua",
+        "  if seen then\n",
+        "  if seen and false then\n",
+        (TWINS,),
+        "A feed's retry would add its units a second time.",
+    ),
+    # -- the reference ledger
+    Mutant(
+        "ledger_takes_no_safety_stock",
+        "promise_svc/domain/ledger.py",
+        "    return row.on_hand - row.safety_stock - row.committed - row.held\n",
+        "    return row.on_hand - row.committed - row.held\n",
+        (LEDGER,),
+        "Units withheld by rule would be sold.",
+    ),
+    # -- the protocol over several shards
+    Mutant(
+        "resolver_aborts_home_first",
+        "promise_svc/application/several_shards.py",
+        "        probes = await self._each(rid, claim.attempt, State.PENDING,"
+        " claim.legs, deadline)\n",
+        "        legs = await self._each(rid, claim.attempt, State.HELD, claim.legs, deadline)\n"
+        "        if any(leg.outcome == Outcome.MISSING for leg in legs):\n"
+        "            step = ResolveStep(rid, State.ABORTED, claim.attempt)\n"
+        "            await self._index.resolve(home, [step], deadline.left())\n"
+        "        probes = await self._each(rid, claim.attempt, State.PENDING,"
+        " claim.legs, deadline)\n",
+        (RACES + "test_a_leg_that_comes_while_the_resolver_works_never_makes_a_false_answer",),
+        "A worker would acknowledge what home has just aborted.",
+    ),
+    Mutant(
+        "confirm_without_pins",
+        "promise_svc/application/several_shards.py",
+        "        pins = await self._each(rid, claim.attempt, State.PINNED, others, deadline)\n",
+        "        pins: list[StepReply] = []\n",
+        (
+            RACES + "test_a_confirm_whose_legs_expired_before_they_were_pinned_confirms_nothing",
+            RESERVATIONS + "test_confirming_keeps_units_that_would_expire_meanwhile",
+        ),
+        "A sale would be decided whose units have expired and been sold to somebody else.",
+    ),
+    Mutant(
+        "refused_legs_kept",
+        "promise_svc/application/several_shards.py",
+        "            await self._abort(hold.reservation_id, hold.home, hold.attempt, hold.legs,"
+        " deadline)\n",
+        "            pass\n",
+        (RESERVATIONS + "test_a_cart_that_does_not_fit_holds_nothing_and_says_what_is_left",),
+        "The other lines of a refused cart would stay held.",
+    ),
+    Mutant(
+        "retry_sources_anew",
+        "promise_svc/application/reservation.py",
+        "            attempt=claim.attempt,\n            plan_hash=claim.plan_hash,\n",
+        "            attempt=claim.attempt + 1,\n            plan_hash=claim.plan_hash,\n",
+        (RESERVATIONS + "test_a_retry_finishes_what_a_dead_worker_began_with_its_plan",),
+        "A retry would hold a second plan beside the first.",
+    ),
+    Mutant(
+        "recorded_not_awaited",
+        "promise_svc/application/reservation.py",
+        "        if mode is DurabilityMode.RECORDED and outcome <= TransitionOutcome.CANCELLED:\n",
+        "        if mode is DurabilityMode.MEMORY:\n",
+        (RESERVATIONS + "test_a_recorded_confirm_is_answered_only_when_the_order_store_has_it",),
+        "A sale would be acknowledged that the loss of the index takes away.",
+    ),
+    # -- relay, takeover, order store
+    Mutant(
+        "marked_before_committed",
+        "promise_svc/application/relay.py",
+        "            ours = await self._append(shard, cursor, events)\n",
+        "            await self._mark(shard, events[-1].at)\n"
+        "            ours = await self._append(shard, cursor, events)\n",
+        ("tests/unit/test_relay.py::test_what_is_marked_durable_has_been_stored_before",),
+        "Waiting confirms would be told recorded while PostgreSQL may still refuse.",
+    ),
+    Mutant(
+        "takeover_without_replay",
+        "promise_svc/application/takeover.py",
+        "        while at < cursor:\n",
+        "        while False:\n",
+        (
+            TAKEOVER + "test_a_shard_that_lost_its_last_events_gets_them_back_before_it_serves",
+            TAKEOVER + "test_a_lost_shard_is_rebuilt_from_the_order_store",
+        ),
+        "What a lagging replica lost would be sold again.",
+    ),
+    Mutant(
+        "takeover_of_another_history",
+        "promise_svc/application/fork.py",
+        "    if ours[0].payload != theirs[0].payload:\n",
+        "    if False:\n",
+        (TAKEOVER + "test_a_shard_with_another_history_stays_shut",),
+        "Two histories would be spliced together.",
+    ),
+    Mutant(
+        "conflicting_body_merged",
+        "promise_svc/adapters/order_store/appender.py",
+        "            if known.get(stored.at, stored.payload) != stored.payload:\n",
+        "            if False:\n",
+        ("tests/contract/test_order_store.py::test_two_bodies_under_one_identity_are_a_fork",),
+        "The second of two events under one name would vanish in silence.",
+    ),
+    Mutant(
+        "gap_skipped",
+        "promise_svc/adapters/order_store/batch.py",
+        "            follows = at.sequence == after.sequence + 1\n",
+        "            follows = at.sequence > after.sequence\n",
+        (
+            "tests/contract/test_order_store.py::test_a_gap_is_refused_wherever_it_is",
+            "tests/integration/test_relay.py"
+            "::test_an_outbox_that_lost_an_entry_stops_its_shard_only",
+        ),
+        "A lost event would stay lost, and nobody would know.",
+    ),
+    Mutant(
+        "cursor_not_compared",
+        "promise_svc/adapters/order_store/queries.py",
+        "    WHERE (c.epoch, c.sequence) = (\n",
+        "    WHERE (c.epoch, c.sequence) >= (\n",
+        (
+            "tests/contract/test_order_store.py::test_a_cursor_that_stands_elsewhere_refuses_the_append",
+        ),
+        "A relay that was overtaken would set the order store back.",
+    ),
+    # -- the ATS table and its feed
+    Mutant(
+        "feed_skips_a_gap",
+        "promise_svc/adapters/ats_table/catch_up.py",
+        "        elif stored.at != (at.epoch, at.sequence + 1):\n",
+        "        elif stored.at <= at:\n",
+        ("tests/unit/test_feed.py::test_a_lost_message_is_filled_from_the_outbox",),
+        "Product pages would show stock that was sold, until the next restart.",
+    ),
+    Mutant(
+        "feed_ignores_epochs",
+        "promise_svc/adapters/ats_table/catch_up.py",
+        "            if stored.event.previous != at:\n",
+        "            if stored.event.previous is None:\n",
+        ("tests/unit/test_feed.py::test_an_epoch_that_lost_events_resyncs",),
+        "Rows of a history that the shard has lost would stay on sale.",
+    ),
+    Mutant(
+        "twin_takes_no_safety_stock",
+        "native/_ats_table.pyx",
+        "    cdef int64_t ats = cell.on_hand - cell.committed - cell.held - cell.safety_stock\n",
+        "    cdef int64_t ats = cell.on_hand - cell.committed - cell.held\n",
+        ("tests/native/test_ats_table_equality.py",),
+        "The compiled table would offer units that the rules withhold.",
+    ),
+    # -- dates and sourcing
+    Mutant(
+        "cutoff_exclusive",
+        "promise_svc/domain/delivery.py",
+        "        if order_ms <= self.cutoff_ms(day):\n",
+        "        if order_ms < self.cutoff_ms(day):\n",
+        ("tests/unit/test_delivery.py::test_the_cutoff_is_inclusive_in_the_nodes_zone",),
+        "An order at the cutoff itself would be promised a day late.",
+    ),
+    Mutant(
+        "second_of_two_equal_times",
+        "promise_svc/domain/calendar.py",
+        "    return wall_ms - before\n",
+        "    return wall_ms - after\n",
+        ("tests/unit/test_calendar.py::test_a_wall_time_that_comes_twice_is_the_first",),
+        "On one night in autumn every cutoff would be an hour late.",
+    ),
+    Mutant(
+        "split_limit_passed",
+        "promise_svc/domain/search.py",
+        "            if len(chosen) == self._max_shipments:\n",
+        "            if len(chosen) > self._max_shipments:\n",
+        ("tests/unit/test_sourcing.py::test_the_split_limit_holds_where_each_sku_alone_would_fit",),
+        "A cart would come in more parcels than the caller allowed.",
+    ),
+    # -- the front
+    Mutant(
+        "unknown_outcome_invites_a_retry",
+        "promise_svc/rpc/status.py",
+        '    "OUTCOME_UNKNOWN": Verdict(grpc.StatusCode.UNKNOWN),\n',
+        '    "OUTCOME_UNKNOWN": Verdict(grpc.StatusCode.UNAVAILABLE, retryable=True),\n',
+        ("tests/unit/test_status.py::test_only_what_did_nothing_may_be_retried",),
+        "Proxies would blindly resend what may have been done.",
+    ),
+    Mutant(
+        "deadline_not_clamped",
+        "promise_svc/rpc/guard.py",
+        "        if seconds is None or seconds > seconds_max:\n",
+        "        if seconds is None:\n",
+        ("tests/unit/test_guard.py::test_a_deadline_is_clamped_to_the_servers_maximum",),
+        "A caller could keep its place for an hour.",
+    ),
+    Mutant(
+        "write_dies_with_its_caller",
+        "promise_svc/rpc/guard.py",
+        "        except asyncio.CancelledError:\n            waited_for = False\n",
+        "        except asyncio.CancelledError:\n            waited_for = False\n"
+        "            task.cancel()\n",
+        (
+            "tests/unit/test_guard.py"
+            "::test_a_write_whose_caller_went_away_ends_and_its_failure_is_logged",
+            "tests/contract/test_front.py::test_a_cancelled_write_goes_on_and_keeps_its_place",
+        ),
+        "A shopper who closes the page would leave a reservation half done.",
+    ),
+    Mutant(
+        "sheds_one_too_late",
+        "promise_svc/application/admission.py",
+        "        if self.in_flight >= self._marks[priority]:\n",
+        "        if self.in_flight > self._marks[priority]:\n",
+        ("tests/unit/test_guard.py::test_each_priority_is_shed_at_its_mark_and_not_before",),
+        "The room kept for confirms would be taken by reads.",
+    ),
+    # -- the audit itself
+    Mutant(
+        "audit_trusts_counters",
+        "promise_svc/domain/audit.py",
+        "            if expected != actual:\n",
+        "            if expected < 0:\n",
+        ("tests/unit/test_verify.py::test_a_counter_that_is_not_the_sum_of_its_legs_is_found",),
+        "Units that nobody holds would be gone and no audit would say so.",
+    ),
+    Mutant(
+        "audit_overlooks_overselling",
+        "promise_svc/domain/replay.py",
+        "            if demand > before.committed + before.held and demand > supply:\n",
+        "            if demand > before.committed + before.held and demand > supply + 1:\n",
+        ("tests/unit/test_verify.py::test_an_event_that_granted_too_much_is_found",),
+        "The one incident that matters would not be told.",
+    ),
+)
+"""At least one for each room that decides something."""
