@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -103,8 +104,11 @@ class ServiceHost:
     def log_path(self) -> Path:
         return self.folder / "server.log"
 
-    def serve(self) -> float:
-        """Start the server; returns the seconds from its start until health says SERVING."""
+    def serve(self, **more: str) -> float:
+        """Start the server; returns the seconds from its start until health says SERVING.
+
+        ``more`` are PROMISE_* variables beside the addresses; without any all is as by default.
+        """
         self.port, self.metrics_port = free_port(), free_port()
         settings = {
             "PROMISE_LISTEN": self.target,
@@ -115,11 +119,22 @@ class ServiceHost:
         begun = time.monotonic()
         with self.log_path.open("ab") as log:
             self._server = subprocess.Popen(
-                self._command, env=os.environ | settings, stdin=subprocess.DEVNULL,
+                self._command, env=os.environ | settings | more, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         wait_serving(self.target, START_SECONDS_MAX, self._check)
         return time.monotonic() - begun
+
+    @property
+    def serving(self) -> dict[str, Any]:
+        """The server's own line about its last start: front, compiled, seconds."""
+        lines = [line for line in self.log_path.read_text().splitlines() if '"serving"' in line]
+        return dict(json.loads(lines[-1])) if lines else {}
+
+    @property
+    def front(self) -> str:
+        """native or grpcio."""
+        return str(self.serving.get("front", "grpcio"))
 
     def stop_server(self) -> None:
         """SIGTERM, and wait while it drains."""

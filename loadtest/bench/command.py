@@ -37,6 +37,7 @@ MEASURES: tuple[tuple[Measure, tuple[str, ...]], ...] = (
             "cpp_availability_busy_cpu_us",
             "cpp_availability_sparse_cpu_us",
             "availability_h2load_calls_s",
+            "availability_vs_aio",
         ),
     ),
     (reads.availability_batch, ("availability_batch_cells_s", "availability_batch_nodes_cells_s")),

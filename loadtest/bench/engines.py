@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -99,12 +98,7 @@ def cold_start(bench: Bench) -> Iterator[Row]:
     bench.quiet()
     host.stop_server()
     passed = host.serve()
-    serving = [
-        json.loads(line)
-        for line in host.log_path.read_text().splitlines()
-        if '"serving"' in line and line.startswith("{")
-    ]
-    seconds = float(serving[-1].get("seconds", passed)) if serving else passed
+    seconds = float(host.serving.get("seconds", passed))
     cells = bench.catalog.cell_count
     yield row(
         "cold_start_cells_s",

@@ -43,7 +43,7 @@ def cpu(bench: Bench) -> Iterator[Row]:
         driven.front_us,
         "us",
         "<= 60",
-        f"CreateReservation, {words}, grpc.aio front; {driven.how}; "
+        f"CreateReservation, {words}, {bench.host.front} front; {driven.how}; "
         f"{driven.record.rate:,.0f} calls/s",
     )
     bench.curves.append(("reserve, closed loop", driven.record.latency()))
