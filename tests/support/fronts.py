@@ -121,9 +121,11 @@ async def bytes_front(
     target = address if address.startswith("unix:") else f"127.0.0.1:{port}"
     async with grpc.aio.insecure_channel(target, options=channel_options) as channel:
         front = BytesFront(name, transport, behaviors, target, channel)
-        yield front
-    if not front.drained:
-        await front.drain()
+        try:
+            yield front
+        finally:
+            if not front.drained:
+                await front.drain()
 
 
 async def until(holds: Callable[[], Any], seconds: float = 5.0) -> None:

@@ -72,6 +72,7 @@ class RawCaller:
         self.answers: dict[int, Answer] = {}
         self.goaway: h2.events.ConnectionTerminated | None = None
         self.pings_answered = 0
+        self.pings_received = 0
         self.closed = False
         self.held: bytearray | None = None
         """While it is one, good frames go there instead of out."""
@@ -156,6 +157,11 @@ class RawCaller:
                 self._changed.clear()
                 await self._changed.wait()
 
+    def stop_reading(self) -> None:
+        """Leave everything in the socket from now on."""
+        self._reading.cancel()
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]  # of sockets
+
     async def close(self) -> None:
         self._writer.close()
         self._reading.cancel()
@@ -189,8 +195,12 @@ class RawCaller:
             answer.reset_code = event.error_code
         elif isinstance(event, h2.events.PingAckReceived):
             self.pings_answered += 1
+        elif isinstance(event, h2.events.PingReceived):
+            self.pings_received += 1
         elif isinstance(event, h2.events.ConnectionTerminated):
             self.goaway = event
+            # h2 would hear nothing more, but the open calls are still to be answered.
+            self.conn.state_machine.state = h2.connection.ConnectionState.CLIENT_OPEN
 
 
 @asynccontextmanager
