@@ -47,7 +47,8 @@ def availability(bench: Bench) -> Iterator[Row]:
             driven.front_us,
             "us",
             goal,
-            f"{bench.host.front} front, {driven.how}; {driven.record.rate:,.0f} calls/s; {distinct}",
+            f"{bench.host.front} front, {driven.how}; {driven.record.rate:,.0f} calls/s; "
+            f"{distinct}",
         )
     yield from _beside_cpp(bench, path, ours)
     yield _h2load(bench)
