@@ -109,7 +109,8 @@ class ServiceHost:
 
         ``more`` are PROMISE_* variables beside the addresses; without any all is as by default.
         """
-        self.port, self.metrics_port = free_port(), free_port()
+        self.port = self.port or free_port()  # the same again, for clients that stay
+        self.metrics_port = self.metrics_port or free_port()
         settings = {
             "PROMISE_LISTEN": self.target,
             "PROMISE_METRICS_LISTEN": f"127.0.0.1:{self.metrics_port}",

@@ -53,7 +53,8 @@ def plot(title: str, lines: Sequence[Line], x: Axis, y: Axis) -> str:
         ]
         at = TOP + 14 + 18 * number
         parts.append(
-            f'<text x="{WIDTH - RIGHT + 12}" y="{at}" fill="{color}">{escape(line.name)}</text>'
+            f'<text x="{WIDTH - RIGHT + 12}" y="{at}" style="fill:{color}">'
+            f"{escape(line.name)}</text>"
         )
     return "".join([*parts, "</svg></figure>"])
 

@@ -122,7 +122,7 @@ body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 980px; margin: 2rem aut
   color: #1f2937; background: #fff }}
 table {{ border-collapse: collapse; width: 100%; margin: 1rem 0 }}
 th, td {{ text-align: right; padding: .25rem .6rem; border-bottom: 1px solid #e5e7eb }}
-th:first-child, td:first-child, td.text {{ text-align: left }}
+th:first-child, td:first-child, .text {{ text-align: left }}
 td.text {{ font-size: 13px; color: #4b5563 }}
 figure {{ margin: 1.5rem 0 }} figcaption {{ font-weight: 600 }}
 svg text {{ font: 12px system-ui, sans-serif; fill: #374151 }} svg line {{ stroke: #e5e7eb }}
@@ -144,12 +144,11 @@ def _sections(results: Sequence[RunResult]) -> str:
 
 
 def _sessions_answered(result: RunResult) -> float:
-    """Sessions a second whose calls all ended: offered, less what fell behind."""
+    """Offered, times the share of calls that ended within the run: the rest came when the load had
+    ceased, or never."""
     record = result.record
-    began = max(1, record.waiting.count + record.unstarted)
-    late = sum(1 for n in record.done_by_second if n == 0)
-    share = min(1.0, record.waiting.count / began) * (1 - late / max(1, len(record.done_by_second)))
-    return result.offered * share
+    in_time = sum(record.done_by_second[: math.ceil(record.seconds)])
+    return result.offered * in_time / max(1, record.done + record.unstarted)
 
 
 def _section(result: RunResult) -> str:
@@ -166,7 +165,7 @@ def _section(result: RunResult) -> str:
         f"<h2>{escape(shape)}</h2><p>{state}; {record.rate:,.0f} calls/s; generator "
         f"{record.cpu_share_max:.0%} of a core, late by {record.lateness.percentile_ms(99):.2f} ms "
         f"(p99); machine idle {result.machine_idle_share:.0%}; {result.began}</p>"
-        f"<ul>{remarks}</ul><table><tr><th>method</th><th>calls/s</th>{heads}<th>outcomes</th></tr>"
+        f"<ul>{remarks}</ul><table><tr><th>method</th><th>calls/s</th>{heads}<th class='text'>outcomes</th></tr>"
         f"{rows}</table>"
         + latency_plot("Latency by percentile, from the intended time", curves)
         + plot(

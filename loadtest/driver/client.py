@@ -151,7 +151,7 @@ class ClientProcess:
             reply = await call(entry.message, timeout=self._options.deadline_ms / 1000)
             code, outcome = 0, _outcome(reply)
         except grpc.aio.AioRpcError as error:
-            code, reason = error.code().value[0], _reason(error)
+            code, reason = error.code().value[0], reason_of_error(error)
         finally:
             self._note(entry, (code, outcome), reason, intended, sent)
         return code, outcome
@@ -191,7 +191,8 @@ def _outcome(reply: bytes) -> int:
     return reply[1] if len(reply) > 1 and reply[0] == 0x08 else 0
 
 
-def _reason(error: grpc.aio.AioRpcError) -> str:
+def reason_of_error(error: grpc.aio.AioRpcError) -> str:
+    """ErrorInfo's reason; empty where the service did not say it, as when a connection broke."""
     status: Any = rpc_status.from_call(error)  # type: ignore[arg-type]
     for detail in status.details if status else ():
         info = error_details_pb2.ErrorInfo()
