@@ -165,7 +165,8 @@ def _section(result: RunResult) -> str:
         f"<h2>{escape(shape)}</h2><p>{state}; {record.rate:,.0f} calls/s; generator "
         f"{record.cpu_share_max:.0%} of a core, late by {record.lateness.percentile_ms(99):.2f} ms "
         f"(p99); machine idle {result.machine_idle_share:.0%}; {result.began}</p>"
-        f"<ul>{remarks}</ul><table><tr><th>method</th><th>calls/s</th>{heads}<th class='text'>outcomes</th></tr>"
+        f"<ul>{remarks}</ul><table><tr><th>method</th><th>calls/s</th>{heads}"
+        "<th class='text'>outcomes</th></tr>"
         f"{rows}</table>"
         + latency_plot("Latency by percentile, from the intended time", curves)
         + plot(
