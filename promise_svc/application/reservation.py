@@ -42,6 +42,7 @@ from promise_svc.domain.reservation import (
 )
 from promise_svc.domain.sharding import Position
 from promise_svc.errors import (
+    DeadlineExceeded,
     FieldViolation,
     IdempotencyKeyReused,
     IdempotencyWindowPassed,
@@ -327,7 +328,7 @@ class Reservations:
             home, epoch = self._home(rid), reply.epoch
             at = Position(claim.epoch, claim.sequence)
             if claim.state == State.PENDING:
-                noted = await self._shards.settled(rid, home, claim.attempt, deadline)
+                noted = await self._noted(rid, home, claim.attempt, deadline)
                 at, epoch = Position(noted.epoch, noted.sequence), noted.epoch
             await self._watch.wait_durable(home, at, epoch, deadline.left())
         if not replayed:
@@ -338,6 +339,15 @@ class Reservations:
             replayed=replayed,
             durability=mode,
         )
+
+    async def _noted(self, rid: str, home: int, attempt: int, deadline: Deadline) -> StepReply:
+        """Note the hold at home. What fails here must not say that nothing was done: it is held."""
+        try:
+            return await self._shards.settled(rid, home, attempt, deadline)
+        except (Unavailable, DeadlineExceeded) as error:
+            raise OutcomeUnknown(
+                "held, and not known to be recorded; ask again with the same key"
+            ) from error
 
     async def _refused(
         self,

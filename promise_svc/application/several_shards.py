@@ -34,7 +34,13 @@ from promise_svc.domain.reservation import (
     State,
     StepReply,
 )
-from promise_svc.errors import InvariantBroken, OutcomeUnknown, PromiseServiceError
+from promise_svc.errors import (
+    DeadlineExceeded,
+    InvariantBroken,
+    OutcomeUnknown,
+    PromiseServiceError,
+    Unavailable,
+)
 
 _GRANTED = (Outcome.DONE, Outcome.REPEATED)
 _FOLLOWED = (Outcome.DONE, Outcome.REPEATED, Outcome.MISSING)
@@ -93,8 +99,10 @@ class SeveralShards:
         units need, once, to let one of them win. Raises OutcomeUnknown when a shard that was sent
         something does not answer, Unavailable when nothing stands.
         """
+        # One shard decides alone: there a claim opened before its leg would be a hold of nothing.
+        in_order = ordered and hold.multi
         replies = await (
-            self._in_order(hold, deadline) if ordered else self._at_once(hold, deadline)
+            self._in_order(hold, deadline) if in_order else self._at_once(hold, deadline)
         )
         errors = {s: r for s, r in replies.items() if isinstance(r, PromiseServiceError)}
         answers = {s: r for s, r in replies.items() if isinstance(r, StepReply)}
@@ -208,7 +216,14 @@ class SeveralShards:
         reply = (await self._index.resolve(home, [step], deadline.left()))[0]
         if reply.outcome != Outcome.NEEDS_PINS:
             return reply
-        return await self._confirm_pinned(rid, home, _claim(reply), deadline)
+        try:
+            return await self._confirm_pinned(rid, home, _claim(reply), deadline)
+        except (Unavailable, DeadlineExceeded) as error:
+            # Of the step that failed nothing was done; but the claim is pinned, and the resolver
+            # confirms it as its caller wished.
+            raise OutcomeUnknown(
+                "the confirm has begun and may be decided; ask again with the same key"
+            ) from error
 
     async def _confirm_pinned(
         self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline

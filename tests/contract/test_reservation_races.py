@@ -23,7 +23,7 @@ from promise_svc.domain.reservation import (
     TransitionOutcome,
 )
 from promise_svc.domain.sharding import Position
-from promise_svc.errors import NotFound
+from promise_svc.errors import NotFound, OutcomeUnknown, Unavailable
 from tests.support.reservation_world import Died, World, a_cart
 from tests.support.shards import TIMEOUT
 
@@ -176,6 +176,52 @@ async def test_a_confirm_whose_legs_expired_before_they_were_pinned_confirms_not
     other = await world.worker().reservations.create(a_cart("r-2", CART), TIMEOUT)
     assert other.outcome is CreateOutcome.HELD
     await world.check()
+
+
+async def test_a_cart_of_one_shard_that_met_a_young_hold_is_not_told_held(world: World) -> None:
+    """The hold in its way may yet be given back, so the cart is tried a second time. Its claim was
+    then opened before its leg was refused: a hold of nothing, acknowledged."""
+    await world.stock(A=1, B=1, C=1)
+    rid = next(r for r in map("x{}".format, range(999)) if world.shard(r) == world.shard("A"))
+    await world.worker().reservations.create(a_cart(RID, CART), TIMEOUT)
+
+    refused = await world.worker().reservations.create(a_cart(rid, ("A",)), TIMEOUT)
+
+    assert refused.outcome is CreateOutcome.INSUFFICIENT_STOCK
+    with pytest.raises(NotFound):
+        await world.worker().reservations.get(rid, TIMEOUT)
+
+
+async def test_a_confirm_that_cannot_reach_a_leg_does_not_say_that_nothing_was_done(
+    world: World,
+) -> None:
+    """The claim is pinned by then and the resolver confirms it: only "unknown" is true."""
+    await world.stock(A=1, B=1, C=1)
+    worker = world.worker()
+    await worker.reservations.create(a_cart(RID, CART), TIMEOUT)
+    await worker.rest()
+
+    class LegsAway(Watched):
+        def __getattr__(self, verb: str) -> Callable[..., Any]:
+            async def call(shard: int, *args: Any) -> Any:
+                if verb == "follow":
+                    raise Unavailable("the shard is away")
+                return await getattr(world.index, verb)(shard, *args)
+
+            return call
+
+    cut_off = world.worker()
+    cut_off.index._inner = LegsAway(world.index, _unheard)
+    with pytest.raises(OutcomeUnknown):
+        await cut_off.reservations.confirm(RID, 0, None, TIMEOUT)
+
+    world.advance(2_001)
+    await world.resolve_everything()
+    assert (await world.worker().reservations.get(RID, TIMEOUT)).state is State.CONFIRMED
+
+
+async def _unheard(_count: int, _verb: str, _shard: int) -> None:
+    return
 
 
 async def test_a_refused_cart_leaves_no_claim_behind_that_a_dead_worker_opened(

@@ -198,6 +198,22 @@ MUTANTS = (
         "A sale would be decided whose units have expired and been sold to somebody else.",
     ),
     Mutant(
+        "one_shard_in_order",
+        "promise_svc/application/several_shards.py",
+        "        in_order = ordered and hold.multi\n",
+        "        in_order = ordered\n",
+        (RACES + "test_a_cart_of_one_shard_that_met_a_young_hold_is_not_told_held",),
+        "A shopper would be told HELD and hold nothing.",
+    ),
+    Mutant(
+        "begun_confirm_told_as_nothing_done",
+        "promise_svc/application/several_shards.py",
+        "        except (Unavailable, DeadlineExceeded) as error:\n            # Of the step",
+        "        except DeadlineExceeded as error:\n            # Of the step",
+        (RACES + "test_a_confirm_that_cannot_reach_a_leg_does_not_say_that_nothing_was_done",),
+        "An order given up as not placed would be placed all the same.",
+    ),
+    Mutant(
         "refused_legs_kept",
         "promise_svc/application/several_shards.py",
         "            await self._abort(hold.reservation_id, hold.home, hold.attempt, hold.legs,"
