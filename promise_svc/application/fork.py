@@ -20,9 +20,9 @@ async def refuse_fork(
     before = Position(common.epoch, common.sequence - 1)
     ours = await index.read_outbox(shard, before, 1, timeout)
     theirs = await store.read_events(shard, before, 1)
-    if not ours or not theirs or ours[0].at != theirs[0].at:
+    if not ours or ours[0].at != common:
         return
-    if ours[0].payload != theirs[0].payload:
+    if not theirs or theirs[0].at != common or ours[0].payload != theirs[0].payload:
         raise Fork(
             f"shard {shard}: the index and the order store have different events "
             f"{common.epoch}-{common.sequence}; neither is touched until somebody has looked",

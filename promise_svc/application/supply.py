@@ -170,7 +170,8 @@ class SupplyWriter:
             reused = SupplyResult(SupplyOutcome.IDEMPOTENCY_KEY_REUSED)
             return SupplyAnswer((reused,) * len(rows), self._durability)
         sent = [
-            AdjustRow(*row, f"{idempotency_key}:{index}", body_hash)
+            # A blank stands in no key of a caller's, so rows and calls cannot meet.
+            AdjustRow(*row, f"{idempotency_key} {index}", body_hash)
             for index, row in enumerate(rows)
         ]
         return await self._apply(sent, self._index.adjust_supply, deadline.left())

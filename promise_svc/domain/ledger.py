@@ -87,7 +87,11 @@ class ShardLedger:
     # -- a reservation's steps --------------------------------------------------------------
 
     def create(self, step: CreateStep, now_ms: int) -> StepReply:
-        """Open a claim, take a leg, or both: everything the step names, or nothing of it."""
+        """Open a claim, take a leg, or both: everything the step names, or nothing of it.
+
+        A refused leg of several leaves a tombstone: whoever sends this attempt again fails too,
+        so the attempt may be aborted without asking who else drives it.
+        """
         self._advance(now_ms)
         rid = step.reservation_id
         home = rid if step.claim else ""
@@ -97,6 +101,8 @@ class ShardLedger:
         opening = bool(step.claim) and claim_outcome is Outcome.DONE
         leg_outcome, shortfalls, contended = self._check_leg(step)
         if leg_outcome not in (Outcome.DONE, Outcome.REPEATED):
+            if step.multi and leg_outcome in (Outcome.INSUFFICIENT, Outcome.NETWORK_CHANGED):
+                self._bar(rid, step.attempt)
             if opening and step.multi:
                 self._open_claim(step, State.ABORTED)
                 self._emit(rid)
@@ -132,13 +138,18 @@ class ShardLedger:
         self._advance(now_ms)
         rid, target = step.reservation_id, State(step.target)
         leg = self._leg_now(rid)
+        barring = target is State.PENDING or target in _LETTING_GO
         if leg is not None and leg.attempt != step.attempt:
-            if leg.attempt > step.attempt or leg.state in OPEN or leg.state == State.CONFIRMED:
+            if barring and leg.attempt < step.attempt and leg.state == State.HELD:
+                # Home is at a later attempt, so no claim will ever speak for this leg.
+                self._move_leg(rid, leg, State.ABORTED)
+                self._emit(rid)
+            elif leg.attempt > step.attempt or leg.state in OPEN or leg.state == State.CONFIRMED:
                 return self._leg_reply(Outcome.OTHER_PLAN, leg)
             leg = None
         if leg is None:
-            if target is State.PENDING or target in _LETTING_GO:
-                self.legs[rid] = LegRecord(RECORD_LAYOUT, State.ABORTED, step.attempt, "", 0, 1, ())
+            if barring:
+                self._bar(rid, step.attempt)
             return self._reply(Outcome.MISSING, "")
         if target is State.PENDING:
             return self._leg_reply(Outcome.DONE, leg)
@@ -429,6 +440,11 @@ class ShardLedger:
             self.open_until[rid] = self.time_ms + RESOLVE_AFTER_MS
         self._emit(rid)
         return self._reply(Outcome.DONE if alone else Outcome.NEEDS_FOLLOW, rid)
+
+    def _bar(self, rid: str, attempt: int) -> None:
+        """Leave a tombstone: this attempt can never have this leg. No event: what it bars is
+        on its way over a connection that does not outlive the process."""
+        self.legs[rid] = LegRecord(RECORD_LAYOUT, State.ABORTED, attempt, "", 0, 1, ())
 
     def _move_leg(self, rid: str, leg: LegRecord, target: State) -> LegRecord:
         for line in leg.lines:

@@ -103,6 +103,9 @@ verb('create', each(function(step)
   local opening = outcome == DONE and home
   local leg_outcome, shortfalls, contended = check_leg(step)
   if leg_outcome ~= DONE and leg_outcome ~= REPEATED then
+    if step[6] == 1 and (leg_outcome == INSUFFICIENT or leg_outcome == NETWORK_CHANGED) then
+      bar(rid, step[2])
+    end
     if opening and step[6] == 1 then
       open_claim(step, ABORTED)
       emit(rid)

@@ -4,14 +4,18 @@
 verb('follow', each(function(step)
   local rid, attempt, target = step[1], step[2], step[3]
   local leg = leg_now(rid)
+  local barring = target == PENDING or LETTING_GO[target]
   if leg and leg[L_ATTEMPT] ~= attempt then
-    if leg[L_ATTEMPT] > attempt or ALIVE[leg[L_STATE]] then return leg_reply(OTHER_PLAN, leg) end
+    if barring and leg[L_ATTEMPT] < attempt and leg[L_STATE] == HELD then
+      move_leg(rid, leg, ABORTED)
+      emit(rid)
+    elseif leg[L_ATTEMPT] > attempt or ALIVE[leg[L_STATE]] then
+      return leg_reply(OTHER_PLAN, leg)
+    end
     leg = false
   end
   if not leg then
-    if target == PENDING or LETTING_GO[target] then
-      set_leg(rid, {1, ABORTED, attempt, '', 0, 1, {}})
-    end
+    if barring then bar(rid, attempt) end
     return reply(MISSING)
   end
   local state = leg[L_STATE]

@@ -32,6 +32,8 @@ local QUANTITY_MAX = 2147483647
 local RESOLVE_AFTER_MS = 2000
 local CONTENDED_MS = 250
 local WINDOW_MS = @WINDOW_MS@
+-- A caller's create_time may be this far ahead of the shard, and its key must be known as long.
+local CLOCK_SKEW_MS = 600000
 -- A tombstone outlives any message that could still be on its way.
 local TOMBSTONE_MS = 600000
 
@@ -168,6 +170,11 @@ local function copy(record)
   return other
 end
 
+-- A tombstone: this attempt can never have this leg. No event.
+local function bar(rid, attempt)
+  set_leg(rid, {1, ABORTED, attempt, '', 0, 1, {}})
+end
+
 local function due(state, expire)
   return (state == HELD or state == PENDING) and S.time >= expire
 end
@@ -292,7 +299,12 @@ local function commit_rows()
     fields[#fields + 1] = dirty[2]
     fields[#fields + 1] = pack(dirty[3])
   end
-  for _, fields in pairs(by_sku) do call(unpack(fields)) end
+  for _, fields in pairs(by_sku) do
+    -- unpack() takes no more than the Lua stack holds, about 8,000.
+    for from = 3, #fields, 1000 do
+      call(fields[1], fields[2], unpack(fields, from, math.min(from + 999, #fields)))
+    end
+  end
 end
 
 local function commit_leg(rid)
@@ -322,7 +334,7 @@ local function commit_claim(rid)
   local claim, before = S.claims[rid], S.claim_before[rid]
   local key = S.base .. 'c:' .. rid
   if claim[C_SETTLED] == 1 and not ALIVE[claim[C_STATE]] then
-    call('SET', key, pack(claim), 'PX', WINDOW_MS)
+    call('SET', key, pack(claim), 'PX', WINDOW_MS + CLOCK_SKEW_MS)
   else
     call('SET', key, pack(claim))
   end
