@@ -43,9 +43,9 @@ from promise_svc.application.tasks import OwnedTasks
 from promise_svc.application.verify import Verify
 from promise_svc.config import ClusterConfig, ProcessConfig
 from promise_svc.domain.inventory import PositionKey, StockPosition
-from promise_svc.domain.reservation import DurabilityMode
+from promise_svc.domain.reservation import DurabilityMode, State
 from promise_svc.domain.sharding import Position
-from promise_svc.errors import Unavailable
+from promise_svc.errors import InvariantBroken, PromiseServiceError, Unavailable
 from promise_svc.rpc.admin import AdminServicer
 from promise_svc.rpc.availability import AvailabilityServicer
 from promise_svc.rpc.convert.reservation import TtlLimits
@@ -59,7 +59,14 @@ from promise_svc.rpc.supply import SupplyServicer
 from promise_svc.rpc.transport import Transport, TransportOptions
 from promise_svc.rpc.transport_grpcio import GrpcioTransport
 from promise_svc.rpc.transport_native import NativeTransport
-from promise_svc.telemetry import EventLog, Metrics, MetricsEndpoint, RelayLag, configure_logs
+from promise_svc.telemetry import (
+    EventLog,
+    LoopMetrics,
+    Metrics,
+    MetricsEndpoint,
+    RelayLag,
+    configure_logs,
+)
 from promise_svc.workers.feed_loop import FeedLoop
 from promise_svc.workers.relay_loop import RelayLoop
 from promise_svc.workers.shard_loop import ShardLoop
@@ -213,9 +220,9 @@ class Service:
             FeedLoop(feed),
             self._shard_loop(
                 "resolver",
-                Resolver(self.index, self._tasks).resolve,
+                Resolver(self.index, self._tasks, _ResolverObserver(observer)).resolve,
                 RESOLVE_SECONDS,
-                lambda count: observer.index.resolved("any", count),
+                lambda _: None,
             ),
             self._shard_loop(
                 "sweeper", Sweeper(self.index).sweep, SWEEP_SECONDS, observer.index.expired
@@ -248,7 +255,7 @@ class Service:
             visit=visit,
             seconds=seconds,
             on_count=on_count,
-            on_error=lambda shard, error: observer.failed(shard, error.reason),
+            on_error=partial(_loop_failed, observer),
         )
 
     def _build_servicers(self) -> tuple[Servicer, ...]:
@@ -321,6 +328,31 @@ class Service:
     def _taken_over(self, shard: int, at: Position) -> None:
         self.metrics.index.taken_over(shard)
         _log.info("shard taken over", shard=shard, epoch=at.epoch)
+
+
+class _ResolverObserver:
+    """Counts what the resolver did, and says what it could not do."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._index = metrics.index
+        self._loop = metrics.loop("resolver")
+
+    def resolved(self, state: State) -> None:
+        self._index.resolved(state.name)
+
+    def failed(self, shard: int, reservation_id: str, error: Exception) -> None:
+        _loop_failed(self._loop, shard, error, reservation_id)
+
+
+def _loop_failed(
+    observer: LoopMetrics, shard: int, error: Exception, reservation_id: str | None = None
+) -> None:
+    if isinstance(error, InvariantBroken):
+        observer.stopped(shard, error.reason, error.message, reservation_id)
+    elif isinstance(error, PromiseServiceError):
+        observer.failed(shard, error.reason)
+    else:
+        observer.faulted(shard, error, reservation_id)
 
 
 def serve(

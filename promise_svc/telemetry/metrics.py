@@ -10,7 +10,7 @@ from functools import cache, partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from promise_svc.telemetry.logs import EventLog
+from promise_svc.telemetry.logs import EventLog, LogFields
 
 LATENCY_BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10,
@@ -38,7 +38,8 @@ class Metrics:
         )
         self._loop_stops = Counter(
             "promise_loop_stopped_shards_total",
-            "Shards a background loop has left alone until somebody looks",
+            "Times a background loop met what cannot be and left a shard alone: the relay until "
+            "somebody looks, the others for a minute",
             ["loop", "reason"],
             registry=self.registry,
         )
@@ -251,7 +252,7 @@ class IndexMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._resolved = Counter(
             "promise_open_claims_resolved_total",
-            "Claims finished or aborted by the resolver",
+            "Claims finished or aborted by the resolver, by the state they were found in",
             ["state"],
             registry=registry,
         )
@@ -268,7 +269,7 @@ class IndexMetrics:
         )
 
     def resolved(self, state: str, claim_count: int = 1) -> None:
-        """``state`` is the claim's state after it, by name."""
+        """``state`` is the claim's state before, by name."""
         self._resolved.labels(state).inc(claim_count)
 
     def expired(self, hold_count: int) -> None:
@@ -293,6 +294,23 @@ class LoopMetrics:
     def failed(self, shard: int, reason: str) -> None:
         self._failures.labels(self._name, reason).inc()
 
-    def stopped(self, shard: int, reason: str) -> None:
+    def faulted(self, shard: int, error: Exception, reservation_id: str | None = None) -> None:
+        """A bug: counted as INTERNAL and logged with its traceback."""
+        self._failures.labels(self._name, "INTERNAL").inc()
+        fields: LogFields = {"shard": shard, "loop": self._name, "reason": "INTERNAL"}
+        if reservation_id:
+            fields["reservation_id"] = reservation_id
+        self._log.error("a background loop failed", error, **fields)
+
+    def stopped(
+        self, shard: int, reason: str, error: str = "", reservation_id: str | None = None
+    ) -> None:
+        """Something that cannot be was seen; ``error`` says what, with ``reservation_id`` in that
+        reservation only."""
         self._stops.labels(self._name, reason).inc()
-        self._log.error("shard left alone", shard=shard, loop=self._name, reason=reason)
+        fields: LogFields = {"shard": shard, "loop": self._name, "reason": reason, "error": error}
+        if reservation_id:
+            fields["reservation_id"] = reservation_id
+        self._log.error(
+            "reservation left alone" if reservation_id else "shard left alone", **fields
+        )

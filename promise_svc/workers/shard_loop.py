@@ -7,16 +7,20 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from promise_svc.errors import InvariantBroken, PromiseServiceError
+from promise_svc.errors import InvariantBroken
 
 _AT_ONCE = 8
 _BACK_OFF_SECONDS_MAX = 5.0
+
+BROKEN_SECONDS = 60.0
+"""How long a shard that showed what cannot be is left alone: not for ever, for what was seen may
+have been repaired, and not for less, for each look is an alarm."""
 
 
 class ShardLoop:
     """Visits every shard once a round, a few at a time, with jitter between rounds.
 
-    A shard that fails is left out for a growing while; the others go on.
+    A shard that fails is left out for a growing while, whatever the failure was; the others go on.
     """
 
     def __init__(
@@ -26,8 +30,10 @@ class ShardLoop:
         visit: Callable[[int], Awaitable[int]],
         seconds: float,
         on_count: Callable[[int], None],
-        on_error: Callable[[int, PromiseServiceError], None],
+        on_error: Callable[[int, Exception], None],
     ) -> None:
+        """``on_error`` hears of every failed visit; an InvariantBroken comes again only after
+        ``BROKEN_SECONDS``."""
         self._shard_count = shard_count
         self._visit = visit
         self._seconds = seconds
@@ -54,19 +60,20 @@ class ShardLoop:
     async def _visit_one(self, shard: int) -> None:
         try:
             count = await self._visit(shard)
-        except PromiseServiceError as error:
-            self._put_off(shard)
+            if count:
+                self._on_count(count)
+        except Exception as error:  # a bug met in one shard must not end the loop for the others
+            self._put_off(shard, error)
             self._on_error(shard, error)
-            if isinstance(error, InvariantBroken):
-                self._skip_until[shard] = float("inf")
-            return
-        self._failures.pop(shard, None)
-        if count:
-            self._on_count(count)
+        else:
+            self._failures.pop(shard, None)
 
-    def _put_off(self, shard: int) -> None:
+    def _put_off(self, shard: int, error: Exception) -> None:
         failures = self._failures.get(shard, 0) + 1
         self._failures[shard] = failures
-        delay = min(_BACK_OFF_SECONDS_MAX, self._seconds * 2**failures)
+        # The exponent is bounded, or a shard away for an hour would overflow a float.
+        delay = min(_BACK_OFF_SECONDS_MAX, self._seconds * 2 ** min(failures, 16))
+        if isinstance(error, InvariantBroken):
+            delay = BROKEN_SECONDS
         now = asyncio.get_running_loop().time()
         self._skip_until[shard] = now + delay * random.uniform(0.5, 1.0)

@@ -150,7 +150,7 @@ async def running(engine: EmbeddedValkey, dsn: str, key_prefix: str) -> AsyncIte
         visit=Sweeper(index).sweep,
         seconds=HEARTBEAT_SECONDS,
         on_count=lambda _: None,
-        on_error=lambda shard, error: system.failed(shard, error.reason),
+        on_error=lambda shard, error: system.failed(shard, getattr(error, "reason", "INTERNAL")),
     )
     stop = asyncio.Event()
     loops = [asyncio.create_task(loop.run(stop)) for loop in (sweeper, system.relay)]
