@@ -166,7 +166,10 @@ class ServiceHost:
             front=tree_cpu(self._server.pid),
             shards=sum(tree_cpu(process.pid) for process in self._valkey.processes),
             store=tree_cpu(self._postgres.process.pid),
-            machine_busy=sum(machine[:3]) + sum(machine[4:7]) - machine[4] + 0.0,
+            machine_busy=sum(
+                getattr(machine, kind)
+                for kind in ("user", "nice", "system", "irq", "softirq", "steal")
+            ),
             machine_idle=idle,
             at=time.monotonic(),
         )
@@ -178,10 +181,13 @@ class ServiceHost:
 
     def shard_calls(self) -> int:
         """Function calls the shards have had."""
+        return self.shard_call_stats()[0]
+
+    def shard_call_stats(self) -> tuple[int, int]:
+        """Function calls the shards have had, and the microseconds they took."""
         stats = self.shard_info("commandstats")
-        return sum(
-            stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("fcall", "fcall_ro")
-        )
+        found = [stats.get(f"cmdstat_{name}", {}) for name in ("fcall", "fcall_ro")]
+        return sum(s.get("calls", 0) for s in found), sum(s.get("usec", 0) for s in found)
 
     def metric(self, name: str) -> float:
         """Sum of a metric of the server over its labels."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -11,6 +12,7 @@ from typing import Any
 import grpc.aio
 
 from loadtest.catalog import SHARD_COUNT, Catalog
+from loadtest.scenario import load_scenario
 from promise_svc.hotpath import shard_of
 from promise_svc.v1 import network_service_pb2 as network_pb
 from promise_svc.v1 import network_service_pb2_grpc as network_grpc
@@ -87,3 +89,13 @@ def _pages(entries: Iterable[Any]) -> Iterator[list[Any]]:
     left = iter(entries)
     while page := list(islice(left, BATCH_MAX)):
         yield page
+
+
+def main(target: str, name: str) -> None:
+    """Load the catalog of a scenario."""
+    scenario = load_scenario(name)
+    asyncio.run(load_catalog(target, Catalog(scenario.catalog, scenario.seed)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

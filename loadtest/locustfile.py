@@ -8,7 +8,8 @@ at the service under so many users; the numbers that count come from `python -m 
 
 from __future__ import annotations
 
-import asyncio
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -17,7 +18,6 @@ import grpc.experimental.gevent
 from locust import User, between, events, task
 
 from loadtest.catalog import Catalog
-from loadtest.loader import load_catalog
 from loadtest.report import outcome_name
 from loadtest.scenario import Scenario, load_scenario
 from loadtest.workload import Workload
@@ -34,13 +34,16 @@ def _add_options(parser: Any) -> None:
     parser.add_argument("--load-catalog", action="store_true", help="load network and stock first")
 
 
-@events.test_start.add_listener  # type: ignore[untyped-decorator]
+@events.init.add_listener  # type: ignore[untyped-decorator]
 def _prepare(environment: Any, **_: Any) -> None:
+    # Before the run, so that its time is not spent on loading.
     options = environment.parsed_options
     scenario: Scenario = load_scenario(options.scenario)
     catalog = Catalog(scenario.catalog, scenario.seed)
     if options.load_catalog:
-        asyncio.run(load_catalog(environment.host, catalog))
+        # In a process of its own: asyncio and gevent do not share one.
+        command = [sys.executable, "-m", "loadtest.loader", options.host, options.scenario]
+        subprocess.run(command, check=True)
     workload = Workload(
         catalog, scenario.workload, seed=scenario.seed, run=f"locust{int(time.time()):x}"
     )

@@ -18,7 +18,6 @@ from loadtest.catalog import Catalog, CatalogSize
 from loadtest.driver.process import BUILD_FOLDER, Load, drive
 from loadtest.host import SERVE, Cpu, ServiceHost, fsync_ms
 from loadtest.loader import load_catalog
-from loadtest.plot import Line
 from loadtest.recorder import Histogram, RunRecord
 from loadtest.workload import Workload, WorkloadOptions
 
@@ -66,9 +65,6 @@ class Bench:
         self.load_cpu: Cpu | None = None
         self.curves: list[tuple[str, Histogram]] = []
         self.sweeps: list[tuple[str, list[tuple[float, float]]]] = []
-        self.lines: list[Line] = []
-        self.found: dict[str, float] = {}
-        """Figures that one measurement leaves for another."""
         self._host: ServiceHost | None = None
         self._runs = 0
 

@@ -175,7 +175,7 @@ class ClientProcess:
         record.done_by_second[second] += 1
         if told[0]:
             record.errors += 1
-            record.reasons[reason or "NONE"] += 1
+            record.reasons[reason or f"CODE_{told[0]}"] += 1
 
     async def _tell(self, start: float) -> None:
         while True:

@@ -230,7 +230,11 @@ static void finish(Call *call, int usable) {
         done_count++;
         uint64_t second = (now - measure_ns) / 1000000000ull;
         if (now >= measure_ns && second < SECONDS_MAX) done_by_second[second]++;
-        if (call->code) { error_count++; count_reason(call->reason[0] ? call->reason : "NONE"); }
+        if (call->code) {
+            error_count++;
+            if (!call->reason[0]) snprintf(call->reason, sizeof call->reason, "CODE_%d", call->code);
+            count_reason(call->reason);
+        }
     }
     if (continues(call, outcome) && usable && now < end_ns + DRAIN_NS) {
         call->entry++;
