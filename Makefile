@@ -8,7 +8,7 @@ ARGS ?=
 NATIVE := $(wildcard native/_*.pyx native/_*.pxd)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo serve test check lint types contracts bench mutants protos build lock clean
+.PHONY: help setup demo serve test check lint types contracts sanitize bench mutants protos build lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ bench: setup ## measure; writes build/bench.json (ONLY=name,... runs a part)
 
 mutants: setup ## break the product on purpose: every break must be noticed by a named test
 	@$(BIN)/python -m tests.mutants $(ARGS)
+
+sanitize: setup ## test the native front under the address sanitizer
+	@.ci/sanitize $(VENV)
 
 protos: setup ## regenerate promise_svc/v1 from protos/
 	@$(BIN)/python protos/generate.py

@@ -176,6 +176,7 @@ cdef class Call:
     cdef int end_of_request(self) except -1
     cdef int start(self) except -1
     cdef int run(self, object awaitable) except -1
+    cdef int run_at_once(self, object coroutine) except -1
     cdef int reply_with(self, object message) except -1
     cdef int push(self, bytes message) except -1
     cdef int send_headers(self) except -1
@@ -185,9 +186,24 @@ cdef class Call:
     cdef int fail(self, object error) except -1
     cdef int stop_work(self) except -1
     cdef int stop_timing(self) except -1
+    cdef int refuse(self, int status, str details) except -1
     cdef int settled(self, uint32_t error) except -1
     cdef int cut(self, uint32_t error) except -1
     cdef int release_bytes(self) except -1
     cdef int check(self) except -1
     cdef str too_long(self, int64_t size)
     cdef bint accepts(self, int encoding) except -1
+
+
+@cython.final
+cdef class FirstStep:
+    cdef object loop
+    cdef object task
+    cdef int cancel_count
+
+
+@cython.final
+cdef class Begun:
+    cdef object coroutine
+    cdef object waiting_for
+    cdef bint held

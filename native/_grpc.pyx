@@ -33,6 +33,9 @@ from native.nghttp2 cimport *
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(str text, Py_ssize_t* size) except NULL
+    object PyContext_CopyCurrent()
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
 
 cdef extern from "<time.h>" nogil:
     struct timespec:
@@ -79,6 +82,10 @@ cdef double EXPIRY_SECONDS = 0.01
 
 cdef const char* DRAIN_PING = "draining"
 cdef const char* TOO_MANY_PINGS = "too_many_pings"
+
+cdef object current_task = asyncio.current_task
+cdef object enter_task = asyncio.tasks._enter_task
+cdef object leave_task = asyncio.tasks._leave_task
 
 Metadatum = namedtuple("Metadatum", ("key", "value"))
 
@@ -531,8 +538,7 @@ cdef class Front:
             call = connection.calls
             while call is not None:
                 if call.timed and call.deadline <= now:
-                    call.finish(DEADLINE_EXCEEDED, "Deadline Exceeded")
-                    call.stop_work()
+                    call.refuse(DEADLINE_EXCEEDED, "Deadline Exceeded")
                 call = call.next
             timed = timed or connection.timed_count > 0
         if timed:
@@ -787,7 +793,7 @@ cdef class Connection:
                 and now - call.began > front.request_seconds_max
                 and (call.method is None or not call.method.request_streaming)
             ):
-                call.finish(DEADLINE_EXCEEDED, "the request took too long to arrive")
+                call.refuse(DEADLINE_EXCEEDED, "the request took too long to arrive")
             call = call.next
         if self.goaway_at > 0:
             if now - self.goaway_at > GOAWAY_SECONDS:
@@ -1127,13 +1133,13 @@ cdef class Call:
             | (<int64_t>self.prefix[3] << 8) | self.prefix[4]
         )
         if self.prefix[0] > 1:
-            return self.finish(INTERNAL, f"a message begins with the flag {self.prefix[0]}")
+            return self.refuse(INTERNAL, f"a message begins with the flag {self.prefix[0]}")
         if self.prefix[0] == 1 and self.encoding == IDENTITY:
-            return self.finish(INTERNAL, "a compressed message, but no grpc-encoding")
+            return self.refuse(INTERNAL, "a compressed message, but no grpc-encoding")
         if self.body_size > front.message_bytes_max:
-            return self.finish(RESOURCE_EXHAUSTED, self.too_long(self.body_size))
+            return self.refuse(RESOURCE_EXHAUSTED, self.too_long(self.body_size))
         if front.unfinished_bytes + self.body_size > front.unfinished_bytes_max:
-            return self.finish(RESOURCE_EXHAUSTED, "too many requests are being received")
+            return self.refuse(RESOURCE_EXHAUSTED, "too many requests are being received")
         self.counted_bytes = self.body_size
         front.unfinished_bytes += self.body_size
         self.body = PyBytes_FromStringAndSize(NULL, self.body_size)
@@ -1149,9 +1155,9 @@ cdef class Call:
         if self.prefix[0] == 1:
             message = inflated(self.encoding, message, size_max)
             if message is None:
-                return self.finish(INTERNAL, "a message could not be decompressed")
+                return self.refuse(INTERNAL, "a message could not be decompressed")
             if PyBytes_GET_SIZE(message) > size_max:
-                return self.finish(RESOURCE_EXHAUSTED, self.too_long(PyBytes_GET_SIZE(message)))
+                return self.refuse(RESOURCE_EXHAUSTED, self.too_long(PyBytes_GET_SIZE(message)))
         if self.requests is not None:
             self.requests.append(message)
             if self.reader is not None and not self.reader.done():
@@ -1159,7 +1165,7 @@ cdef class Call:
         elif self.request is None:
             self.request = message
         else:
-            self.finish(INTERNAL, "more than one message in a call that takes one")
+            self.refuse(INTERNAL, "more than one message in a call that takes one")
         return 0
 
     cdef int end_of_request(self) except -1:
@@ -1167,10 +1173,10 @@ cdef class Call:
         if self.finished:
             return 0
         if self.prefix_size > 0:
-            return self.finish(INTERNAL, "the request ends inside a message")
+            return self.refuse(INTERNAL, "the request ends inside a message")
         if self.requests is None:
             if self.request is None:
-                return self.finish(INTERNAL, "no message in a call that takes one")
+                return self.refuse(INTERNAL, "no message in a call that takes one")
             return self.start()
         if self.reader is not None and not self.reader.done():
             self.reader.set_result(None)
@@ -1190,7 +1196,7 @@ cdef class Call:
             result = method.behavior(request, self)
             if type(result) is not bytes and hasattr(result, "__await__"):
                 self.awaitable = result
-                return self.run(self.replied())
+                return self.run_at_once(self.replied())
             return self.reply_with(result)
         except Exception as error:
             return self.fail(error)
@@ -1205,6 +1211,37 @@ cdef class Call:
             self.finish(CANCELLED, "")
         except Exception as error:
             self.fail(error)
+
+    cdef int run_at_once(self, object coroutine) except -1:
+        """Take the first step here; what then waits goes on in a task.
+
+        Most reads never wait, so they cost no task and their reply leaves in the same write.
+        """
+        cdef object loop = self.connection.front.loop
+        cdef object context, waiting_for
+        cdef FirstStep step
+        if current_task(loop) is not None:
+            return self.run(coroutine)
+        step = FirstStep.__new__(FirstStep)
+        step.loop = loop
+        context = PyContext_CopyCurrent()
+        PyContext_Enter(context)
+        enter_task(loop, step)
+        try:
+            waiting_for = coroutine.send(None)
+        except StopIteration:
+            return 0
+        finally:
+            leave_task(loop, step)
+            PyContext_Exit(context)
+        step.task = asyncio.Task(begun(coroutine, waiting_for), loop=loop, context=context)
+        if step.cancel_count > 0:
+            step.task.cancel()
+        if self.closed:
+            step.task.cancel()
+        else:
+            self.task = step.task
+        return 0
 
     cdef int run(self, object awaitable) except -1:
         self.task = self.connection.front.loop.create_task(awaitable)
@@ -1227,9 +1264,12 @@ cdef class Call:
             self.fail(error)
 
     cdef int fail(self, object error) except -1:
+        cdef Front front = self.connection.front
         if self.aborted is not None and error is self.aborted:
             return 0
-        self.connection.front.log(error, self.method.path)
+        if self.finished and isinstance(error, front.usage_error):
+            return 0
+        front.log(error, self.method.path)
         return self.finish(
             self.status if self.status != OK else UNKNOWN, f"Unexpected {type(error)}: {error}"
         )
@@ -1368,6 +1408,13 @@ cdef class Call:
             self.submit(True, True)
         return self.connection.mark_dirty()
 
+    cdef int refuse(self, int status, str details) except -1:
+        """End the call whatever its behavior is doing."""
+        if not self.finished:
+            self.finish(status, details)
+            self.stop_work()
+        return 0
+
     cdef int settled(self, uint32_t error) except -1:
         """The stream is gone: leave the connection, stop what is still at work."""
         cdef Connection connection = self.connection
@@ -1437,6 +1484,84 @@ cdef class Call:
     cdef bint accepts(self, int encoding) except -1:
         cdef object text = bytes_of(self.accepted).decode("latin-1") if self.accepted != NULL else ""
         return ("gzip" if encoding == GZIP else "deflate") in text.replace(" ", "").split(",")
+
+
+@cython.final
+@cython.freelist(64)
+cdef class FirstStep:
+    """What ``asyncio.current_task`` returns until a behavior first waits; then its task's stand-in.
+
+    asyncio.timeout and TaskGroup ask the current task for no more than this.
+    """
+
+    def cancel(self, msg=None):
+        if self.task is not None:
+            return self.task.cancel(msg)
+        self.cancel_count += 1
+        return True
+
+    def cancelling(self):
+        return self.task.cancelling() if self.task is not None else self.cancel_count
+
+    def uncancel(self):
+        if self.task is not None:
+            return self.task.uncancel()
+        self.cancel_count = max(self.cancel_count - 1, 0)
+        return self.cancel_count
+
+    def done(self):
+        return self.task is not None and self.task.done()
+
+    def cancelled(self):
+        return self.task is not None and self.task.cancelled()
+
+    def get_loop(self):
+        return self.loop
+
+    def get_name(self):
+        return self.task.get_name() if self.task is not None else "first step of a call"
+
+
+cdef Begun begun(object coroutine, object waiting_for):
+    cdef Begun rest = Begun.__new__(Begun)
+    rest.coroutine = coroutine
+    rest.waiting_for = waiting_for
+    rest.held = True
+    return rest
+
+
+@cython.final
+cdef class Begun:
+    """A coroutine that has been begun elsewhere, for the task that ends it."""
+
+    def send(self, value):
+        cdef object waiting_for
+        if self.held:
+            self.held = False
+            waiting_for, self.waiting_for = self.waiting_for, None
+            return waiting_for
+        return self.coroutine.send(value)
+
+    def throw(self, kind, value=None, traceback=None):
+        if self.held:
+            # Cancelled before the task could begin to wait.
+            self.held = False
+            if hasattr(self.waiting_for, "cancel"):
+                self.waiting_for.cancel()
+            self.waiting_for = None
+        return self.coroutine.throw(kind if value is None else value)
+
+    def close(self):
+        self.coroutine.close()
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.send(None)
 
 
 cdef bytes bytes_of(nghttp2_rcbuf* buffer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from pathlib import Path
 
 import grpc
@@ -25,6 +26,7 @@ from tests.support.fronts import (
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 MEBIBYTE = 1024 * 1024
+MARK: ContextVar[str] = ContextVar("mark", default="unset")
 ROOMY = (
     ("grpc.max_receive_message_length", 16 * MEBIBYTE),
     ("grpc.max_send_message_length", 16 * MEBIBYTE),
@@ -516,6 +518,62 @@ async def test_an_immediate_handler_answers_with_bytes_or_an_awaitable(name: str
         error = await error_of(channel.unary_unary(UNARY)(b"refused"))
         assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "no")
     await transport.drain(1)
+
+
+async def test_calls_do_not_see_each_others_context(front: BytesFront) -> None:
+    """What a behavior sets in a ContextVar is gone with it, whether it waited or not."""
+    seen: list[str] = []
+
+    async def unary(request, context):
+        seen.append(MARK.get())
+        MARK.set(request.decode())
+        if request == b"waits":
+            await asyncio.sleep(0)
+        assert MARK.get() == request.decode()
+        return request
+
+    front.behaviors.unary = unary
+    for body in (b"a", b"waits", b"b", b"waits", b"c"):
+        await front.unary(body)
+
+    assert seen == ["unset"] * 5
+
+
+async def test_a_timeout_begun_before_the_first_wait_holds(front: BytesFront) -> None:
+    """asyncio.timeout and TaskGroup find the task they ask for, and cancel what waits in it."""
+    heard: list[str] = []
+
+    async def unary(request, context):
+        try:
+            async with asyncio.timeout(0.02):
+                await asyncio.Event().wait()
+        except TimeoutError:
+            heard.append("timeout")
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.sleep(60))
+                group.create_task(failing())
+        except* KeyError:
+            heard.append("group")
+        return request
+
+    async def groups_first(request, context):
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(failing())
+                await asyncio.Event().wait()
+        except* KeyError:
+            heard.append("group first")
+        return request
+
+    async def failing():
+        raise KeyError
+
+    front.behaviors.unary = unary
+    assert await front.unary(b"x", timeout=5) == b"x"
+    front.behaviors.unary = groups_first
+    assert await front.unary(b"y", timeout=5) == b"y"
+    assert heard == ["timeout", "group", "group first"]
 
 
 async def test_a_drain_ends_calls_that_outlive_its_grace(front: BytesFront) -> None:
