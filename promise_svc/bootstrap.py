@@ -26,6 +26,7 @@ from promise_svc.adapters.order_store.pool import PoolConfig
 from promise_svc.adapters.order_store.store import PostgresOrderStore
 from promise_svc.application.admission import Admission
 from promise_svc.application.availability import AvailabilityReader
+from promise_svc.application.identity import bind_cluster, refuse_foreign
 from promise_svc.application.network import NetworkAdmin, ShardKeys
 from promise_svc.application.network_edit import NetworkEditor
 from promise_svc.application.own_writes import OwnWrites
@@ -174,8 +175,19 @@ class Service:
         self._closing.callback(self.index.close)
         modes = {self._process.reserve_durability, self._process.confirm_durability}
         await self.index.start(fsync=modes != {"memory"})
+        await bind_cluster(
+            self.index, self.store, self._cluster.key_prefix, self._cluster.shard_count
+        )
         takeover = Takeover(self.index, self.store, self._taken_over)
-        self.index.recover = takeover.run
+
+        async def recover(shard: int) -> None:
+            # An index that came back empty has lost its id too; one with another is not ours.
+            await bind_cluster(
+                self.index, self.store, self._cluster.key_prefix, self._cluster.shard_count
+            )
+            await takeover.run(shard)
+
+        self.index.recover = recover
         await _for_each_shard(self._cluster.shard_count, takeover.run)
         self.news = NewsChannels(self.index, topology, access)
         self.news.start()
@@ -305,6 +317,7 @@ class Service:
             ),
             own_writes=self.own_writes,
             tasks=self._tasks,
+            store_away=lambda: bool(self.network.problem),
         )
         ttl = TtlLimits(
             self._cluster.ttl_default_seconds * 1000, self._cluster.ttl_max_seconds * 1000
@@ -450,6 +463,7 @@ async def open_audit(
         )
         closing.callback(index.close)
         await index.start(fsync=False)
+        await refuse_foreign(index, store, cluster.key_prefix, cluster.shard_count)
         window_ms = cluster.idempotency_window_seconds * 1000
         yield Verify(index, store, SystemClock(), window_ms=window_ms)
 

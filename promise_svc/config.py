@@ -27,8 +27,10 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 class ClusterConfig:
     """The same in every process that shares an ATS index and an order store.
 
-    `shard_count` and `key_prefix` are fixed when the first event is written: another value finds
-    none of the old keys.
+    `shard_count` and `key_prefix` are fixed at the first start, which writes them into the order
+    store: a start with others is refused, for it would find none of the old keys, take all stock
+    for its own and sell it twice. They tell services apart that share a Valkey, not ones that
+    share an order store.
     """
 
     shard_count: int = 64

@@ -49,6 +49,14 @@ class ShardNews(NamedTuple):
     events: tuple[StoredEvent, ...]
 
 
+class ClusterIdentity(NamedTuple):
+    """What one order store and one index are to each other, written at their first start."""
+
+    cluster_id: str
+    key_prefix: str
+    shard_count: int
+
+
 class OpenClaim(NamedTuple):
     """A claim whose legs are not known to have followed."""
 
@@ -128,6 +136,14 @@ class AtsIndex(Protocol):
 
     async def restore(self, shard: int, events: Sequence[StoredEvent], timeout: float) -> None:
         """Apply after-images to a shard that does not serve. PreconditionFailed if it does."""
+        ...
+
+    async def cluster_id(self, timeout: float) -> str:
+        """Of the cluster whose keys these are; empty in an index that was never bound."""
+        ...
+
+    async def bind_cluster(self, cluster_id: str, timeout: float) -> str:
+        """Write ``cluster_id`` unless there is one; returns the one that stands."""
         ...
 
     async def scan(
@@ -251,6 +267,14 @@ class StoredNetwork(NamedTuple):
 
 class OrderStore(Protocol):
     """The durable record. Every method may raise Unavailable; ``timeout`` is in seconds."""
+
+    async def cluster(self) -> ClusterIdentity | None:
+        """The cluster whose record this is; None before the first start."""
+        ...
+
+    async def bind_cluster(self, identity: ClusterIdentity) -> ClusterIdentity:
+        """Write ``identity`` unless there is one; returns the one that stands."""
+        ...
 
     async def append(self, shard: int, after: Position, events: Sequence[StoredEvent]) -> Position:
         """Write events, reservations, legs, positions and the cursor in one transaction.

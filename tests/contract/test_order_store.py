@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from promise_svc.adapters.order_store import PoolConfig, PostgresOrderStore
-from promise_svc.application.ports import OrderStore
+from promise_svc.application.ports import ClusterIdentity, OrderStore
 from promise_svc.domain.events import Event, EventType, PositionImage
 from promise_svc.domain.inventory import QUANTITY_MAX, StockPosition
 from promise_svc.domain.reservation import State
@@ -427,3 +427,15 @@ async def test_a_shard_is_read_whole_and_alone(order_store: OrderStore) -> None:
     assert stored.legs == {"r": events[4].event.leg, "t": events[3].event.leg}
     assert stored.claims == {"r": events[4].event.claim}
     assert await order_store.read_shard(2) == (START, {}, {}, {})
+
+
+async def test_an_order_store_is_bound_once_and_to_one_cluster(order_store: OrderStore) -> None:
+    """Of several that start at once, one writes and all are told the same."""
+    assert await order_store.cluster() is None
+
+    wanted = [ClusterIdentity(f"id-{n}", "promise", 64) for n in range(4)]
+    told = await asyncio.gather(*(order_store.bind_cluster(identity) for identity in wanted))
+
+    assert len(set(told)) == 1
+    assert await order_store.cluster() == told[0]
+    assert await order_store.bind_cluster(ClusterIdentity("later", "other", 8)) == told[0]

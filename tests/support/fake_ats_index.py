@@ -38,6 +38,7 @@ class FakeAtsIndex:
         self.ledgers = [ShardLedger(shard) for shard in range(shard_count)]
         self.owners = [""] * shard_count
         self.durable = [START] * shard_count
+        self.bound_to = ""
 
     def seen(self, shard: int) -> Position:
         return self.ledgers[shard].at
@@ -139,6 +140,15 @@ class FakeAtsIndex:
         if self.owners[shard] == self.process:
             raise PreconditionFailed("it serves")
         self.ledgers[shard].restore((stored.at, stored.event) for stored in events)
+
+    async def cluster_id(self, timeout: float) -> str:
+        await asyncio.sleep(0)
+        return self.bound_to
+
+    async def bind_cluster(self, cluster_id: str, timeout: float) -> str:
+        await asyncio.sleep(0)
+        self.bound_to = self.bound_to or cluster_id
+        return self.bound_to
 
     async def scan(
         self, shard: int

@@ -6,7 +6,12 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 
-from promise_svc.application.ports import StoredNetwork, StoredReservation, StoredShard
+from promise_svc.application.ports import (
+    ClusterIdentity,
+    StoredNetwork,
+    StoredReservation,
+    StoredShard,
+)
 from promise_svc.domain.events import EventType, PositionImage, StoredEvent
 from promise_svc.domain.inventory import PositionKey
 from promise_svc.domain.reservation import LegRecord
@@ -36,6 +41,16 @@ class FakeOrderStore:
         self._legs: dict[int, dict[str, tuple[Position, LegRecord]]] = {}
         self._documents: dict[str, dict[str, str]] = {}
         self._version = 0
+        self._identity: ClusterIdentity | None = None
+
+    async def cluster(self) -> ClusterIdentity | None:
+        self._fail()
+        return self._identity
+
+    async def bind_cluster(self, identity: ClusterIdentity) -> ClusterIdentity:
+        self._fail()
+        self._identity = self._identity or identity
+        return self._identity
 
     async def append(self, shard: int, after: Position, events: Sequence[StoredEvent]) -> Position:
         self._fail()

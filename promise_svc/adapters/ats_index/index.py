@@ -217,6 +217,17 @@ class ClusterAtsIndex:
             for entry in entries
         ]
 
+    async def cluster_id(self, timeout: float) -> str:
+        return _text(await self._of_cluster(timeout, b"GET", self.keys.cluster_id))
+
+    async def bind_cluster(self, cluster_id: str, timeout: float) -> str:
+        if found := await self.cluster_id(timeout):
+            return found
+        key = self.keys.cluster_id
+        # Answers with what stood there, nothing when it wrote.
+        found = _text(await self._of_cluster(timeout, b"SET", key, cluster_id, b"NX", b"GET"))
+        return found or cluster_id
+
     async def scan(
         self, shard: int
     ) -> tuple[dict[PositionKey, StockPosition], dict[str, LegRecord], dict[str, ClaimRecord]]:
@@ -328,8 +339,19 @@ class ClusterAtsIndex:
             raise Unavailable(f"shard {shard}: {reply}"[:200], shard=shard)
         return reply
 
+    async def _of_cluster(self, timeout: float, *command: str | bytes) -> Reply:
+        """A command on the key that is no shard's; repeating it must be safe."""
+        lane = self._lane_of(self.keys.cluster_id_slot)
+        reply = await lane.command(command, timeout)
+        if isinstance(reply, hiredis.ReplyError):
+            raise Unavailable(f"the cluster's id: {reply}"[:200])
+        return reply
+
     def _lane(self, shard: int) -> Lane:
-        node = self.topology.node_of(self.keys.slots[shard])
+        return self._lane_of(self.keys.slots[shard])
+
+    def _lane_of(self, slot: int) -> Lane:
+        node = self.topology.node_of(slot)
         lane = self._lanes.get(node)
         if lane is None:
             lane = self._lanes[node] = Lane(node, self._access)
@@ -340,6 +362,10 @@ class ClusterAtsIndex:
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.ensure_future(self.topology.refresh())
         await asyncio.shield(self._refreshing)
+
+
+def _text(reply: Reply) -> str:
+    return reply.decode() if isinstance(reply, bytes) else ""
 
 
 def _place(image: PositionImage) -> tuple[str, str]:

@@ -16,6 +16,9 @@ All keys of a shard share its hash tag, so one Function may touch them all. ``P`
 ``P{t}:claims-due``   zset    PENDING and HELD claims by expire time
 ``P{t}:open``         zset    unsettled claims by the time the resolver may take them
 ====================  ======  ===================================================================
+
+``P{cluster}:id``, a string, names the cluster whose keys begin with ``P``. It has a tag of its own,
+because the tags of shards depend on their number, and a wrong number must find it too.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ class Keys:
 
     def __init__(self, prefix: str, shard_count: int) -> None:
         tags = hash_tags(shard_count)
+        self.cluster_id = f"{prefix}{{cluster}}:id".encode()
+        self.cluster_id_slot = slot_of("cluster")
         self.slots = [slot_of(tag) for tag in tags]
         self.bases = [f"{prefix}{{{tag}}}:" for tag in tags]
         self.meta = [f"{base}meta".encode() for base in self.bases]

@@ -141,6 +141,13 @@ READ_RESERVATION = """
 SELECT home, update_ms, claim, epoch, sequence FROM reservations WHERE reservation_id = $1
 """
 
+READ_CLUSTER = "SELECT cluster_id, key_prefix, shard_count FROM cluster_identity"
+
+BIND_CLUSTER = """
+INSERT INTO cluster_identity (cluster_id, key_prefix, shard_count) VALUES ($1, $2, $3)
+ON CONFLICT DO NOTHING
+"""
+
 READ_NETWORK = """
 SELECT v.version, d.kind, d.id, d.document::text
 FROM network_version v LEFT JOIN network_documents d ON true

@@ -23,7 +23,12 @@ from promise_svc.adapters.order_store.pool import (
     refuse_unsafe_settings,
 )
 from promise_svc.adapters.order_store.schema import migrate
-from promise_svc.application.ports import StoredNetwork, StoredReservation, StoredShard
+from promise_svc.application.ports import (
+    ClusterIdentity,
+    StoredNetwork,
+    StoredReservation,
+    StoredShard,
+)
 from promise_svc.domain.events import PositionImage, StoredEvent
 from promise_svc.domain.inventory import PositionKey, StockPosition
 from promise_svc.domain.sharding import START, Position
@@ -65,6 +70,21 @@ class PostgresOrderStore:
     async def health(self, timeout: float) -> Health:
         """Round trip to the server; Unavailable when it does not answer in ``timeout`` seconds."""
         return await health(self._pool, timeout)
+
+    async def cluster(self) -> ClusterIdentity | None:
+        """The cluster whose record this is; None before the first start."""
+        async with borrowed(self._pool, self._timeout) as connection:
+            row = await connection.fetchrow(queries.READ_CLUSTER)
+        return ClusterIdentity(*row) if row else None
+
+    async def bind_cluster(self, identity: ClusterIdentity) -> ClusterIdentity:
+        """See ``OrderStore.bind_cluster``. Repeating it is safe."""
+        async with borrowed(self._pool, self._timeout) as connection:
+            await connection.execute(queries.BIND_CLUSTER, *identity)
+            # A statement of its own, so that it sees the row of whoever was faster.
+            row = await connection.fetchrow(queries.READ_CLUSTER)
+        assert row is not None
+        return ClusterIdentity(*row)
 
     async def append(self, shard: int, after: Position, events: Sequence[StoredEvent]) -> Position:
         """See ``OrderStore.append``. Cost: one statement, shared with the appends of other

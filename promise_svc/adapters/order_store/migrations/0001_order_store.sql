@@ -1,6 +1,14 @@
 -- Identifiers compare by bytes (COLLATE "C"): faster, and the same on every machine.
 -- epoch and sequence of a row are those of the event that last wrote it.
 
+CREATE TABLE cluster_identity (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    cluster_id text NOT NULL,
+    key_prefix text NOT NULL,
+    shard_count integer NOT NULL
+);
+COMMENT ON TABLE cluster_identity IS 'At most one row, written at the first start, never changed';
+
 CREATE TABLE events (
     shard integer NOT NULL,
     epoch bigint NOT NULL,
