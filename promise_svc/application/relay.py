@@ -137,7 +137,8 @@ class Relay:
             if newer == cursor and isinstance(error, SequenceGap):
                 raise
             self._observer.fenced(shard)
-            self._cursors[shard] = newer
+            # Whoever moved it may have another history: begin as at the start.
+            await self._start(shard)
             return 0
         self._observer.carried(shard, len(events), events[-1].event.time_ms)
         return len(events)

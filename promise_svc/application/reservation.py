@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,6 +54,14 @@ from promise_svc.errors import (
     Unavailable,
 )
 from promise_svc.hotpath import shard_of
+
+RECORD_SECONDS_MAX = 5.0
+"""Longest wait for the order store; a caller that waits keeps a place others need."""
+
+_RECORD_SHARE = 0.9
+"""Of the caller's time: what is left tells it the outcome is unknown, before it stops listening."""
+
+_NETWORK_OUTCOMES = (CreateOutcome.UNKNOWN_SKU, CreateOutcome.UNKNOWN_NODE)
 
 _TRIES = 4
 """Plans one create call may try: the network changed, stock moved, an abort was in the way."""
@@ -126,7 +135,10 @@ class Reservations:
         durability: Durability,
         own_writes: OwnWrites,
         tasks: OwnedTasks,
+        store_away: Callable[[], bool] = lambda: False,
     ) -> None:
+        """``store_away`` tells whether the order store is known to be away: then nothing is begun
+        that would have to wait for it."""
         self._own_writes = own_writes
         self._index = index
         self._table = table
@@ -136,6 +148,7 @@ class Reservations:
         self._clock = clock
         self._durability = durability
         self._shards = SeveralShards(index, tasks)
+        self._store_away = store_away
 
     async def create(self, command: CreateCommand, timeout: float) -> CreateResult:
         """Hold all lines or none; the same id and body again get the same answer.
@@ -204,9 +217,10 @@ class Reservations:
     async def _create(
         self, command: CreateCommand, mode: DurabilityMode, deadline: Deadline
     ) -> CreateResult:
+        self._refuse_unrecordable(mode)
         digest = body_hash(command)
         missing: dict[tuple[str, str], int] = {}
-        ordered = False
+        ordered = refreshed = False
         reply: HoldReply | None = None
         for _ in range(_TRIES):
             sourced = source_lines(
@@ -218,6 +232,11 @@ class Reservations:
                 missing,
             )
             if sourced.refusals:
+                if not refreshed and any(x.outcome in _NETWORK_OUTCOMES for x in sourced.refusals):
+                    # Another process may have heard of it just before.
+                    refreshed = True
+                    await self._network.refresh()
+                    continue
                 return await self._refused(command, digest, sourced.refusals, mode, deadline)
             hold = self._hold(command, digest, sourced, reply)
             reply = await self._shards.hold(hold, deadline, ordered=ordered)
@@ -252,8 +271,9 @@ class Reservations:
         # same millisecond must not mint the same attempt. Clocks differ, so an attempt also rises
         # above the one that was met.
         attempt = self._clock.now_ms() * 1000 + random.randrange(1000)
-        if before is not None and before.claim is not None:
-            attempt = max(attempt, before.claim.attempt + 1)
+        if before is not None:
+            met = before.claim.attempt if before.claim is not None else 0
+            attempt = max(attempt, met + 1, before.attempt + 1)
         legs = legs_of(sourced.lines)
         body = Body(
             owner_id=command.owner_id,
@@ -330,7 +350,8 @@ class Reservations:
             if claim.state == State.PENDING:
                 noted = await self._noted(rid, home, claim.attempt, deadline)
                 at, epoch = Position(noted.epoch, noted.sequence), noted.epoch
-            await self._watch.wait_durable(home, at, epoch, deadline.left())
+            legs = reply.points or await self._stand(claim, deadline)
+            await self._recorded(home, at, epoch, legs, deadline)
         if not replayed:
             await self._own_writes.visible(claim.legs)
         return CreateResult(
@@ -435,6 +456,7 @@ class Reservations:
         deadline: Deadline,
     ) -> TransitionResult:
         home = self._home(rid)
+        self._refuse_unrecordable(mode)
         if target is State.CONFIRMED:
             reply = await self._shards.confirm(rid, home, revision, deadline)
         else:
@@ -449,13 +471,45 @@ class Reservations:
         outcome = _transition_outcome(reply, target, reservation.state)
         if mode is DurabilityMode.RECORDED and outcome <= TransitionOutcome.CANCELLED:
             at = Position(reply.claim.epoch, reply.claim.sequence)
-            await self._watch.wait_durable(home, at, reply.epoch, deadline.left())
+            legs: Mapping[int, Position] = {}
+            if target is State.CONFIRMED:
+                legs = await self._shards.followed(rid, home, reply.claim, deadline)
+            await self._recorded(home, at, reply.epoch, legs, deadline)
         return TransitionResult(
             outcome=outcome,
             reservation=reservation,
             replayed=reply.outcome == Outcome.REPEATED,
             durability=mode,
         )
+
+    def _refuse_unrecordable(self, mode: DurabilityMode) -> None:
+        if mode is DurabilityMode.RECORDED and self._store_away():
+            raise Unavailable("the order store is away, so nothing can be recorded; a hold stands")
+
+    # -- recorded ---------------------------------------------------------------------------
+
+    async def _recorded(
+        self,
+        home: int,
+        at: Position,
+        answered_epoch: int,
+        legs: Mapping[int, Position],
+        deadline: Deadline,
+    ) -> None:
+        """Wait until the order store has the decision and every leg under it: with the decision
+        alone, a rebuilt index would sell the legs' units again."""
+        timeout = min(RECORD_SECONDS_MAX, deadline.left() * _RECORD_SHARE)
+        await asyncio.gather(
+            self._watch.wait_durable(home, at, answered_epoch, timeout),
+            *(self._watch.wait_durable(s, leg, leg.epoch, timeout) for s, leg in legs.items()),
+        )
+
+    async def _stand(self, claim: ClaimRecord, deadline: Deadline) -> dict[int, Position]:
+        """Where the shards of a repeated hold stand: its legs are no later than that."""
+        metas = await asyncio.gather(
+            *(self._index.read_meta(shard, deadline.left()) for shard in claim.legs)
+        )
+        return {shard: meta.at for shard, meta in zip(claim.legs, metas, strict=True)}
 
     # -- reads ------------------------------------------------------------------------------
 

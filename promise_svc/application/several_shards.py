@@ -5,9 +5,10 @@ decided at home, once, and the legs follow; the resolver finishes what a dead wo
 steps' rules are in ``domain/ledger.py``; here is only their order, and why each crash is safe:
 
 - before any reply to the caller, a claim is PENDING and in its home's open list. The resolver
-  probes the legs, which tombstones those that never came, and then completes or aborts. The
-  tombstones come before the abort: a worker that still waits for its last leg must lose it, or
-  it would acknowledge what was aborted.
+  probes the legs, which tombstones those that never came, and then completes or aborts.
+- an attempt is barred at a leg before it is aborted at home: by the tombstone of a refusal, of a
+  probe or of a letting-go. Several workers may drive one attempt (a retry sends the same plan
+  again), and none of them may acknowledge what another aborts.
 - a confirm pins the claim, then every leg, then decides. Pinned units do not expire, so what was
   decided can be carried out. The resolver finishes a pinned claim, as its caller wished.
 - what is decided at home is never undone; following is idempotent.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from promise_svc.application.ports import AtsIndex
 from promise_svc.application.tasks import Deadline, OwnedTasks
@@ -34,6 +35,7 @@ from promise_svc.domain.reservation import (
     State,
     StepReply,
 )
+from promise_svc.domain.sharding import Position
 from promise_svc.errors import (
     DeadlineExceeded,
     InvariantBroken,
@@ -79,8 +81,12 @@ class HoldReply:
     epoch: int = 0
     """The home shard's epoch when it answered."""
     time_ms: int = 0
+    points: Mapping[int, Position] = field(default_factory=dict)
+    """Where each leg's shard stood when it had granted its leg."""
     shortfalls: tuple[tuple[LegLine, Shortfall], ...] = ()
     contended: bool = False
+    attempt: int = 0
+    """The highest attempt a refusing leg has seen."""
 
 
 class SeveralShards:
@@ -116,9 +122,16 @@ class SeveralShards:
             if hold.multi:
                 self._tasks.start(self._settle(hold.reservation_id, hold.home, hold.attempt))
             return HoldReply(
-                outcome=Outcome.DONE, claim=claim, epoch=home.epoch, time_ms=home.time_ms
+                outcome=Outcome.DONE,
+                claim=claim,
+                epoch=home.epoch,
+                time_ms=home.time_ms,
+                points={s: Position(answers[s].epoch, answers[s].sequence) for s in hold.legs},
             )
         if opened and hold.multi:
+            met = [s for s, r in refused.items() if r.outcome == Outcome.OTHER_PLAN]
+            # The other refusals left a tombstone; these did not, and must before the abort.
+            await self._follow(hold.reservation_id, hold.attempt, State.ABORTED, met, deadline)
             await self._abort(hold.reservation_id, hold.home, hold.attempt, hold.legs, deadline)
         else:
             taken = [s for s, r in answers.items() if r.outcome == Outcome.DONE]
@@ -175,30 +188,23 @@ class SeveralShards:
         answers: Mapping[int, StepReply],
         errors: Mapping[int, PromiseServiceError],
     ) -> None:
-        """Raise what the caller must know. Where every shard that may have acted has answered,
-        nothing is left standing; otherwise the resolver, or the caller's retry, finds out."""
+        """Raise what the caller must know. A claim that was opened is the resolver's, or the
+        caller's retry's; legs whose claim was never sent have nobody and are let go."""
         unknown = [error for error in errors.values() if isinstance(error, OutcomeUnknown)]
         if unknown:
             raise unknown[0]
-        taken = [shard for shard, reply in answers.items() if reply.outcome == Outcome.DONE]
-        if taken:
+        if hold.home in errors:
+            taken = [shard for shard, reply in answers.items() if reply.outcome == Outcome.DONE]
             grace = Deadline(BACKGROUND_SECONDS)
-            work = (
-                self._abort(hold.reservation_id, hold.home, hold.attempt, taken, grace)
-                if hold.home in answers
-                else self._follow(hold.reservation_id, hold.attempt, State.ABORTED, taken, grace)
-            )
+            work = self._follow(hold.reservation_id, hold.attempt, State.ABORTED, taken, grace)
             self._tasks.start(_quietly(work))
         raise next(iter(errors.values()))
 
     async def _abort(
         self, rid: str, home: int, attempt: int, legs: Iterable[int], deadline: Deadline
     ) -> None:
-        """Decide ABORTED and let go of the legs, in one round trip.
-
-        In parallel is safe for the worker that drives the attempt: whichever half a crash leaves
-        undone, the other half already keeps the attempt from succeeding.
-        """
+        """Decide ABORTED and let go of the legs, in one round trip. The attempt is barred at one of
+        its legs already, so it cannot succeed whichever half a crash leaves undone."""
         decided, followed = await asyncio.gather(
             self._index.resolve(home, [ResolveStep(rid, State.ABORTED, attempt)], deadline.left()),
             self._follow(rid, attempt, State.ABORTED, legs, deadline),
@@ -230,9 +236,13 @@ class SeveralShards:
     ) -> StepReply:
         others = [shard for shard in claim.legs if shard != home]
         pins = await self._each(rid, claim.attempt, State.PINNED, others, deadline)
+        if any(pin.outcome == Outcome.MISSING for pin in pins):
+            # The create is still under way, or died. Probing bars the legs that have not come.
+            await self._each(rid, claim.attempt, State.PENDING, others, deadline)
+            pins = await self._each(rid, claim.attempt, State.PINNED, others, deadline)
         if all(pin.outcome in _GRANTED for pin in pins):
             step = ResolveStep(rid, State.CONFIRMED, claim.attempt, 0, 1)
-        elif any(pin.outcome in (Outcome.MISSING, Outcome.OTHER_PLAN) for pin in pins):
+        elif any(pin.outcome != Outcome.REFUSED or pin.state == State.ABORTED for pin in pins):
             # Never complete, so never acknowledged: nobody was promised anything.
             step = ResolveStep(rid, State.ABORTED, claim.attempt)
         else:
@@ -259,6 +269,15 @@ class SeveralShards:
                 self._tasks.start(self._settle(rid, home, claim.attempt, target))
             return reply._replace(outcome=Outcome.DONE)
         return reply
+
+    async def followed(
+        self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline
+    ) -> dict[int, Position]:
+        """Make every leg of a confirmed claim follow now, and say where its shard stands then: what
+        must be recorded for the sale to survive the loss of the index."""
+        others = [shard for shard in claim.legs if shard != home]
+        replies = await self._each(rid, claim.attempt, State.CONFIRMED, others, deadline)
+        return {s: Position(r.epoch, r.sequence) for s, r in zip(others, replies, strict=True)}
 
     # -- finish what others left ------------------------------------------------------------
 
@@ -311,8 +330,12 @@ class SeveralShards:
             raise
         except PromiseServiceError:
             return False
-        if target == State.CONFIRMED and any(r.outcome not in _GRANTED for r in replies):
+        # A cancel may have overtaken the confirm on the way to the leg.
+        stands = [r.outcome in _GRANTED or r.state == State.CANCELLED for r in replies]
+        if target == State.CONFIRMED and not all(stands):
             raise InvariantBroken(f"a leg of confirmed reservation {rid} is not held")
+        if target == State.CONFIRMED:
+            return True
         if target == State.ABORTED:
             return all(r.outcome in (*_FOLLOWED, Outcome.OTHER_PLAN) for r in replies)
         return all(r.outcome in _FOLLOWED for r in replies)
@@ -379,6 +402,7 @@ def _refusal(hold: Hold, home: StepReply, refused: Mapping[int, StepReply]) -> H
             for shortfall in reply.shortfalls
         ),
         contended=any(reply.contended for reply in refused.values()),
+        attempt=max(reply.attempt for reply in refused.values()),
     )
 
 

@@ -106,7 +106,10 @@ class ShardLedger:
             if opening and step.multi:
                 self._open_claim(step, State.ABORTED)
                 self._emit(rid)
-            return self._reply(leg_outcome, home, shortfalls, contended)
+            met = self.legs.get(rid)
+            attempt = met.attempt if met else 0
+            reply = self._reply(leg_outcome, home, shortfalls, contended)
+            return reply._replace(attempt=attempt)
         if step.lines and leg_outcome is Outcome.DONE:
             self._take_leg(step)
         if opening:

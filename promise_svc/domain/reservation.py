@@ -222,6 +222,8 @@ class StepReply(NamedTuple):
     shortfalls: tuple[Shortfall, ...] = ()
     contended: int = 0
     """1 when a hold young enough to be incomplete stood in the way: worth one ordered retry."""
+    attempt: int = 0
+    """Attempt of the leg that was met, where it refused: the next one must be higher."""
 
 
 class ResolveStep(NamedTuple):

@@ -77,7 +77,8 @@ class SupplyServiceServicer:
     def AdjustSupply(self, request, context):
         """Adds or takes units: a receipt, damage, a count correction, a sale made elsewhere.
 
-        Idempotent by `idempotency_key`: each row is applied at most once a key. A retry answers
+        Idempotent by `idempotency_key` for the idempotency window (1 hour by default): each row is
+        applied at most once a key. A retry answers
         applied rows as before, with `replayed`, and tries refused rows again. Same key with other
         rows: each row answers IDEMPOTENCY_KEY_REUSED and nothing is applied.
 

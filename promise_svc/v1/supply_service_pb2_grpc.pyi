@@ -51,7 +51,8 @@ class SupplyServiceStub:
     AdjustSupply: _grpc.UnaryUnaryMultiCallable[_supply_service_pb2.AdjustSupplyRequest, _supply_service_pb2.AdjustSupplyResponse]
     """Adds or takes units: a receipt, damage, a count correction, a sale made elsewhere.
 
-    Idempotent by `idempotency_key`: each row is applied at most once a key. A retry answers
+    Idempotent by `idempotency_key` for the idempotency window (1 hour by default): each row is
+    applied at most once a key. A retry answers
     applied rows as before, with `replayed`, and tries refused rows again. Same key with other
     rows: each row answers IDEMPOTENCY_KEY_REUSED and nothing is applied.
 
@@ -81,7 +82,8 @@ class SupplyServiceAsyncStub(SupplyServiceStub):
     AdjustSupply: _aio.UnaryUnaryMultiCallable[_supply_service_pb2.AdjustSupplyRequest, _supply_service_pb2.AdjustSupplyResponse]  # type: ignore[assignment]
     """Adds or takes units: a receipt, damage, a count correction, a sale made elsewhere.
 
-    Idempotent by `idempotency_key`: each row is applied at most once a key. A retry answers
+    Idempotent by `idempotency_key` for the idempotency window (1 hour by default): each row is
+    applied at most once a key. A retry answers
     applied rows as before, with `replayed`, and tries refused rows again. Same key with other
     rows: each row answers IDEMPOTENCY_KEY_REUSED and nothing is applied.
 
@@ -120,7 +122,8 @@ class SupplyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_supply_service_pb2.AdjustSupplyResponse, _abc.Awaitable[_supply_service_pb2.AdjustSupplyResponse]]:
         """Adds or takes units: a receipt, damage, a count correction, a sale made elsewhere.
 
-        Idempotent by `idempotency_key`: each row is applied at most once a key. A retry answers
+        Idempotent by `idempotency_key` for the idempotency window (1 hour by default): each row is
+        applied at most once a key. A retry answers
         applied rows as before, with `replayed`, and tries refused rows again. Same key with other
         rows: each row answers IDEMPOTENCY_KEY_REUSED and nothing is applied.
 

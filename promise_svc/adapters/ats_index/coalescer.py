@@ -218,13 +218,13 @@ class Lane:
         while not self._closing:
             try:
                 connection = await Connection.open(self.node, self._access)
-            except Unavailable:
+            except PromiseServiceError:
                 self._tried.set()
                 await asyncio.sleep(delay * random.uniform(0.5, 1.5))
                 delay = min(longest, delay * 2)
                 continue
             self._connection = connection
-            delay = _RECONNECT_SECONDS[0]
+            opened = asyncio.get_running_loop().time()
             self._connected.set()
             self._tried.set()
             with suppress(asyncio.CancelledError):
@@ -232,6 +232,10 @@ class Lane:
             self._connected.clear()
             self._connection = None
             self._refuse_queued()
+            # A node that lets us in and throws us out again is no better than one that is away.
+            lived = asyncio.get_running_loop().time() - opened
+            delay = _RECONNECT_SECONDS[0] if lived > longest else min(longest, delay * 2)
+            await asyncio.sleep(delay * random.uniform(0.5, 1.5))
 
 
 def _fail(batch: _Batch, error: PromiseServiceError) -> None:

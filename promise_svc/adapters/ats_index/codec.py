@@ -42,6 +42,7 @@ class _ReplyEntry(NamedTuple):
     claim: ClaimEntry
     shortfalls: tuple[Shortfall, ...]
     contended: int
+    attempt: int = 0
 
 
 class _NewsEntry(NamedTuple):
@@ -73,12 +74,8 @@ def encode(steps: Iterable[tuple[object, ...]]) -> list[bytes]:
 
 
 def decode_step_reply(raw: bytes) -> StepReply:
-    outcome, epoch, sequence, time_ms, state, claim, shortfalls, contended = _step_replies.decode(
-        raw
-    )
-    return StepReply(
-        outcome, epoch, sequence, time_ms, state, claim_or_empty(claim), shortfalls, contended
-    )
+    entry = _step_replies.decode(raw)
+    return StepReply(*entry._replace(claim=claim_or_empty(entry.claim)))  # type: ignore[arg-type]
 
 
 def decode_supply_reply(raw: bytes) -> SupplyReply:

@@ -8,6 +8,7 @@ instead, which at load becomes a storm of reconnects).
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,6 +17,10 @@ from typing import NamedTuple, cast
 import hiredis
 
 from promise_svc.errors import OutcomeUnknown, Unavailable
+
+GONE_SECONDS = 8
+"""A node from which the network brings no sign of life for this long is taken for gone. Longer
+than a lost packet or two need, far shorter than the quarter of an hour of TCP's own patience."""
 
 Command = tuple[str | bytes | int, ...]
 Reply = bytes | int | list["Reply"] | hiredis.ReplyError | None
@@ -50,6 +55,7 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[asyncio.Future[Reply]] = deque()
         self._transport: asyncio.Transport | None = None
         self._on_push = on_push
+        self._open = False
 
     @classmethod
     async def open(
@@ -58,24 +64,33 @@ class Connection(asyncio.Protocol):
         access: Access,
         on_push: Callable[[Reply], None] | None = None,
     ) -> Connection:
-        """Connect and authenticate. Unavailable when that takes longer than the connect timeout."""
-        loop = asyncio.get_running_loop()
+        """Connect and authenticate. Unavailable when that fails, or takes longer than the connect
+        timeout."""
+        connection = cls(node, on_push)
         try:
             async with asyncio.timeout(access.connect_timeout):
-                _, connection = await loop.create_connection(
-                    lambda: cls(node, on_push), node.host, node.port, ssl=access.tls
+                await asyncio.get_running_loop().create_connection(
+                    lambda: connection, node.host, node.port, ssl=access.tls
                 )
-                if access.password:
-                    user = (access.username,) if access.username else ()
-                    reply = await connection.send([("AUTH", *user, access.password)])[0]
-                    if isinstance(reply, Exception):
-                        connection.close()
-                        raise Unavailable(f"{node.host}:{node.port} refused our credentials")
-        except (OSError, TimeoutError) as error:
+                await connection._authenticate(access)
+        except (OSError, TimeoutError, OutcomeUnknown) as error:
+            # AUTH changes nothing: its outcome need not be known.
             raise Unavailable(
                 f"no connection to index node {node.host}:{node.port}: {type(error).__name__}"
             ) from error
-        return connection
+        else:
+            connection._open = True
+            return connection
+        finally:
+            if not connection._open:
+                connection.close()
+
+    async def _authenticate(self, access: Access) -> None:
+        if access.password:
+            user = (access.username,) if access.username else ()
+            reply = await self.send([("AUTH", *user, access.password)])[0]
+            if isinstance(reply, Exception):
+                raise Unavailable(f"{self.node.host}:{self.node.port} refused our credentials")
 
     def send(self, commands: Sequence[Command]) -> list[asyncio.Future[Reply]]:
         """Write commands at once; one future a reply. Error replies are results, not raised."""
@@ -89,7 +104,8 @@ class Connection(asyncio.Protocol):
 
     def post(self, command: Command) -> None:
         """Write a command whose answers are pushes (subscriptions)."""
-        assert self._transport is not None
+        if self._transport is None:
+            raise Unavailable(f"index node {self.node.host}:{self.node.port} is away")
         self._transport.write(_pack(command))
 
     async def execute(self, *command: str | bytes | int) -> Reply:
@@ -108,6 +124,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transport fulfills the interface without inheriting it.
         self._transport = cast(asyncio.Transport, transport)
+        _notice_loss(transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -132,6 +149,22 @@ class Connection(asyncio.Protocol):
         self._waiting.clear()
         if not self.closed.done():
             self.closed.set_result(None)
+
+
+def _notice_loss(connected: socket.socket | None) -> None:
+    """Break the connection to a node that went without a word, idle or with bytes under way.
+
+    A process that hangs on a live machine still acknowledges: callers' timeouts are for that.
+    """
+    if connected is None:
+        return
+    options = {"TCP_KEEPIDLE": 3, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": GONE_SECONDS - 3,
+               "TCP_USER_TIMEOUT": GONE_SECONDS * 1000}  # fmt: skip
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in options.items():
+        option = getattr(socket, name, None)  # not every system has each
+        if option is not None:
+            connected.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _pack(command: Command) -> bytes:

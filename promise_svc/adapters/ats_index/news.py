@@ -16,7 +16,7 @@ from promise_svc.adapters.ats_index.index import ClusterAtsIndex
 from promise_svc.adapters.ats_index.topology import Topology
 from promise_svc.application.ports import ShardNews
 from promise_svc.domain.sharding import START, Position
-from promise_svc.errors import OutcomeUnknown, PromiseServiceError, Unavailable
+from promise_svc.errors import OutcomeUnknown, PromiseServiceError
 
 _RETRY_SECONDS = 0.2
 _POLL_SECONDS = 0.25
@@ -94,7 +94,7 @@ class NewsChannels:
                     for shard in shards:
                         connection.post((b"SSUBSCRIBE", self._index.keys.news[shard]))
                 await self._lost.wait()
-            except Unavailable:
+            except PromiseServiceError:
                 pass
             finally:
                 for connection in connections:

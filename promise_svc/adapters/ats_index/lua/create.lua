@@ -110,7 +110,8 @@ verb('create', each(function(step)
       open_claim(step, ABORTED)
       emit(rid)
     end
-    return reply(leg_outcome, home, shortfalls, contended)
+    local met = get_leg(rid)
+    return reply(leg_outcome, home, shortfalls, contended, met and met[L_ATTEMPT] or 0)
   end
   if leg_outcome == DONE and #step[7] > 0 then take_leg(step) end
   if opening then open_claim(step, step[6] == 1 and PENDING or HELD) end

@@ -275,14 +275,14 @@ local function claim_now(rid)
   return claim
 end
 
-local function reply(outcome, rid, shortfalls, contended)
+local function reply(outcome, rid, shortfalls, contended, attempt)
   local claim = rid and S.claims[rid]
   return pack({outcome, S.epoch, S.sequence, S.time, claim and claim[C_STATE] or 0,
-    claim or {}, shortfalls or {}, contended or 0})
+    claim or {}, shortfalls or {}, contended or 0, attempt or 0})
 end
 
 local function leg_reply(outcome, leg)
-  return pack({outcome, S.epoch, S.sequence, S.time, leg[L_STATE], {}, {}, 0})
+  return pack({outcome, S.epoch, S.sequence, S.time, leg[L_STATE], {}, {}, 0, 0})
 end
 
 -- Commit -----------------------------------------------------------------------------------

@@ -1,0 +1,199 @@
+"""Several workers drive one reservation; each of these races was once lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from promise_svc.application.resolver import Resolver
+from promise_svc.domain.reservation import CreateOutcome, State, TransitionOutcome
+from promise_svc.domain.sharding import START, Position
+from promise_svc.errors import NotFound, OutcomeUnknown, PromiseServiceError, Unavailable
+from tests.support.reservation_world import Worker, World, a_cart
+from tests.support.shards import TIMEOUT
+
+CART = ("A", "B", "C")
+RID = "r-1"
+
+Hook = Callable[[str, int, Any, str], Awaitable[None]]
+"""Verb, shard, its first step, and ``before`` or ``after`` the shard did it."""
+
+
+class Hooked:
+    """An index that tells a hook of every call, which may wait or raise."""
+
+    def __init__(self, inner: Any, hook: Hook) -> None:
+        self._inner = inner
+        self._hook = hook
+        self.shard_count = inner.shard_count
+
+    def seen(self, shard: int) -> Position:
+        return START
+
+    def __getattr__(self, verb: str) -> Any:
+        async def call(shard: int, *args: Any) -> Any:
+            step = args[0][0] if args and isinstance(args[0], list) else None
+            await self._hook(verb, shard, step, "before")
+            reply = await getattr(self._inner, verb)(shard, *args)
+            await self._hook(verb, shard, step, "after")
+            return reply
+
+        return call
+
+
+def hooked(world: World, hook: Hook) -> Worker:
+    worker = world.worker()
+    worker.reservations._shards._index = Hooked(world.index, hook)
+    return worker
+
+
+async def state_of(world: World) -> State | None:
+    """What any worker would read now."""
+    try:
+        return (await world.worker().reservations.get(RID, TIMEOUT)).state
+    except NotFound:
+        return None
+
+
+async def outcome(work: Awaitable[Any]) -> Any:
+    """The outcome, or the error's class where the call failed."""
+    try:
+        return (await work).outcome
+    except PromiseServiceError as error:
+        return type(error)
+
+
+async def test_a_leg_whose_claim_never_came_does_not_block_the_retry(world: World) -> None:
+    """Home's node broke while the other shards granted: the same key gets its hold at once."""
+    await world.stock(A=1, B=1, C=1)
+    home = world.shard(RID)
+
+    async def broken(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "create" and shard == home and when == "before":
+            raise OutcomeUnknown("the connection broke")
+
+    first = hooked(world, broken)
+    assert await outcome(first.reservations.create(a_cart(RID, CART), TIMEOUT)) is OutcomeUnknown
+    await first.rest()
+
+    again = await world.worker().reservations.create(a_cart(RID, CART), TIMEOUT)
+
+    assert again.outcome is CreateOutcome.HELD
+    assert [await world.held_and_committed(sku) for sku in CART] == [(1, 0)] * 3
+    await world.check()
+
+
+async def test_a_confirm_that_overtakes_its_create_leaves_both_one_answer(world: World) -> None:
+    """The last leg is still on its way when somebody confirms; it lands after the abort."""
+    await world.stock(A=5, B=5, C=5)
+    go, landed = asyncio.Event(), asyncio.Event()
+
+    async def slow(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "create" and shard == world.shard("C"):
+            if when == "before" and not landed.is_set():
+                await go.wait()
+            elif when == "after":
+                landed.set()
+
+    async def lets_it_land(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "resolve" and step.target == State.ABORTED and when == "after":
+            go.set()
+            await landed.wait()
+
+    creating = asyncio.create_task(
+        outcome(hooked(world, slow).reservations.create(a_cart(RID, CART), TIMEOUT))
+    )
+    while (await world.index.read_legs(world.shard("A"), [RID], TIMEOUT))[0] == ():
+        await asyncio.sleep(0)
+    confirmed = await outcome(
+        hooked(world, lets_it_land).reservations.confirm(RID, 0, None, TIMEOUT)
+    )
+    created = await creating
+    world.advance(2_001)
+    await world.resolve_everything()
+
+    state = await state_of(world)
+    assert confirmed is NotFound
+    assert (created is CreateOutcome.HELD) == (state is State.HELD)
+    await world.check()
+
+
+async def test_a_retry_never_aborts_what_the_first_worker_acknowledges(world: World) -> None:
+    """The retry is refused for a leg that then frees up for the first worker; a third buyer waits
+    for the units. Whoever was told HELD has them."""
+    await world.stock(A=5, B=5, C=1)
+    other = world.worker()
+    await other.reservations.create(a_cart("other", ("C",)), TIMEOUT)
+    go, landed = asyncio.Event(), asyncio.Event()
+    shard_c = world.shard("C")
+
+    async def slow(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "create" and shard == shard_c and step.reservation_id == RID:
+            if when == "before" and not landed.is_set():
+                await go.wait()
+            elif when == "after":
+                landed.set()
+
+    freed = False
+
+    async def frees(verb: str, shard: int, step: Any, when: str) -> None:
+        nonlocal freed
+        if verb == "follow" and shard == shard_c and when == "before" and not freed:
+            freed = True
+            await other.reservations.release("other", 0, None, TIMEOUT)
+            go.set()
+            await landed.wait()
+
+    first = asyncio.create_task(
+        outcome(hooked(world, slow).reservations.create(a_cart(RID, CART), TIMEOUT))
+    )
+    while (await world.index.read_legs(world.shard("A"), [RID], TIMEOUT))[0] == ():
+        await asyncio.sleep(0)
+    retry = asyncio.create_task(
+        outcome(hooked(world, frees).reservations.create(a_cart(RID, CART), TIMEOUT))
+    )
+    await asyncio.wait([retry, asyncio.create_task(landed.wait())], return_when="FIRST_COMPLETED")
+    go.set()
+    third = await outcome(other.reservations.create(a_cart("third", ("C",)), TIMEOUT))
+    told = [await first, await retry]
+    world.advance(2_001)
+    await world.resolve_everything()
+
+    if CreateOutcome.HELD in told:
+        assert await state_of(world) is State.HELD, told
+        assert third is not CreateOutcome.HELD
+    await world.check()
+
+
+async def test_a_cancel_that_overtakes_a_confirms_legs_is_no_alarm(world: World) -> None:
+    """The resolver has read the claim CONFIRMED; before it moves the legs, somebody cancels."""
+    await world.stock(A=5, B=5, C=5)
+    await world.worker().reservations.create(a_cart(RID, CART), TIMEOUT)
+
+    async def dies(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "follow" and step.target == State.CONFIRMED:
+            raise Unavailable("this worker is gone")
+
+    dying = hooked(world, dies)
+    confirmed = await dying.reservations.confirm(RID, 0, None, TIMEOUT)
+    await dying.rest()
+    world.advance(2_001)
+    cancelled: list[TransitionOutcome] = []
+
+    async def cancels(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "open_claims" and when == "after" and not cancelled:
+            worker = world.worker()
+            result = await worker.reservations.cancel(RID, 0, None, TIMEOUT)
+            cancelled.append(result.outcome)
+            await worker.rest()
+
+    resolver_worker = world.worker()
+    resolver = Resolver(Hooked(world.index, cancels), resolver_worker.tasks)
+    await resolver.resolve(world.shard(RID))
+    await resolver_worker.rest()
+
+    assert confirmed.outcome is TransitionOutcome.CONFIRMED
+    assert cancelled == [TransitionOutcome.CANCELLED]
+    assert [await world.held_and_committed(sku) for sku in CART] == [(0, 0)] * 3
+    await world.check()
