@@ -208,6 +208,18 @@ async def test_a_key_with_rows_of_another_shard_is_refused(world: World) -> None
     assert (world.on_hand("sku-0"), world.on_hand("sku-1")) == (3, 5)
 
 
+async def test_a_key_that_looks_like_another_keys_row_is_a_key_of_its_own(world: World) -> None:
+    """``k:0`` and the first row of ``k`` are two effects."""
+    await world.sync(count("sku-0", 0))
+    shard = shard_of("sku-0", SHARDS)
+    key = next(k for k in (f"k{n}" for n in range(999)) if shard_of(f"{k}:0", SHARDS) == shard)
+
+    for name in (f"{key}:0", key):
+        await world.adjust(name, delta("sku-0", 5))
+
+    assert world.on_hand("sku-0") == 10
+
+
 async def test_a_position_may_change_twice_in_one_call(world: World) -> None:
     """In request order; each row has its own key."""
     await world.sync(count("sku-0", 1))
