@@ -74,8 +74,8 @@ def _shard_cpu(bench: Bench) -> Iterator[Row]:
     how = (
         f"Valkey's user + system CPU, rest included, over {created:,} reservations of "
         f"{legs / created:.2f} legs, 80 % confirmed, 12 % released, appendfsync always; "
-        f"{calls / created:.1f} FCALLs a reservation, {usec / max(1, calls):.0f} us each by Valkey's "
-        f"clock, which counts waiting for a core too; {driven.how}"
+        f"{calls / created:.1f} FCALLs a reservation, {usec / max(1, calls):.0f} us each by "
+        f"Valkey's clock, which counts waiting for a core too; {driven.how}"
     )
     yield row("shard_cpu_us_per_leg", cpu_us / legs, "us", "<= 18", how)
     yield row("shard_cpu_us_per_reservation", cpu_us / created, "us", "<= 50", how)
