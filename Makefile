@@ -8,7 +8,7 @@ ARGS ?=
 NATIVE := $(wildcard native/_*.pyx native/_*.pxd)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo serve test check lint types contracts sanitize bench mutants protos build lock clean
+.PHONY: help setup demo serve test check lint types contracts sanitize bench mutants soak protos build lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ mutants: setup ## break the product on purpose: every break must be noticed by a
 
 sanitize: setup ## test the native front under the address sanitizer
 	@.ci/sanitize $(VENV)
+
+soak: setup ## shoppers under random faults, then the audit (SECONDS=120, SEED=...)
+	@$(BIN)/python -m loadtest.soak --seconds $(or $(SECONDS),120) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 protos: setup ## regenerate promise_svc/v1 from protos/
 	@$(BIN)/python protos/generate.py
