@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.bench import engines, reads, reserves, table
+from loadtest.bench import engines, freshness, reads, reserves, table
 from loadtest.bench.context import Bench
 from loadtest.bench.page import bench_page
 from loadtest.bench.row import Row, read_rows, row, slower, write_rows
@@ -43,8 +43,8 @@ MEASURES: tuple[tuple[Measure, tuple[str, ...]], ...] = (
     (reads.availability_batch, ("availability_batch_cells_s", "availability_batch_nodes_cells_s")),
     (reads.availability_growth, ("availability_growth_nodes",)),
     (reads.promise_cart, ("promise_cart_cpu_us",)),
-    (reads.change_visible, ("change_visible_p99_ms",)),
-    (reads.sold_out, ("sold_out_index_calls", "sold_out_recovery_ms")),
+    (freshness.change_visible, ("change_visible_p99_ms",)),
+    (freshness.sold_out, ("sold_out_index_calls", "sold_out_recovery_ms")),
     (
         engines.rest,
         ("rest_front_cpu_ms_s", "rest_shards_cpu_ms_s", "rest_store_cpu_ms_s"),
