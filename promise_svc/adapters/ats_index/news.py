@@ -41,10 +41,10 @@ class NewsChannels:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
-        if self._task is not None:
+        while self._task is not None and not self._task.done():
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            # A cancellation may be lost in redis-py while it connects: then it is said again.
+            await asyncio.wait({self._task}, timeout=0.1)
 
     def subscribe(self, listener: Callable[[ShardNews], None]) -> Callable[[], None]:
         self._listeners.append(listener)

@@ -1,0 +1,153 @@
+"""The connection to an index node that refuses, breaks, hangs or goes without a word."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import uvloop
+
+from promise_svc.adapters.ats_index.coalescer import Lane
+from promise_svc.adapters.ats_index.connection import GONE_SECONDS, Access, Connection, Node
+from promise_svc.adapters.ats_index.index import ClusterAtsIndex
+from promise_svc.adapters.ats_index.news import NewsChannels
+from promise_svc.adapters.ats_index.topology import Topology
+from promise_svc.errors import Unavailable
+
+ACCESS = Access(password="secret", connect_timeout=0.2)
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def breaks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(100)
+    writer.close()
+
+
+async def hangs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()  # until the client gives up
+    writer.close()
+
+
+class FakeNode:
+    """Behaves as its handler does, until it is healed: then it answers OK to everything."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler: Handler = handler
+        self.visits = 0
+        self.came = asyncio.Condition()
+        self._talks: dict[asyncio.Task[None] | None, asyncio.StreamWriter] = {}
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._talks[asyncio.current_task()] = writer
+        async with self.came:
+            self.visits += 1
+            self.came.notify_all()
+        await self.handler(reader, writer)
+
+    async def end(self) -> None:
+        """Close what clients left open."""
+        for writer in self._talks.values():
+            writer.close()
+        await asyncio.gather(*filter(None, self._talks), return_exceptions=True)
+        for writer in self._talks.values():
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def until_visits(self, count: int) -> None:
+        async with asyncio.timeout(5), self.came:
+            await self.came.wait_for(lambda: self.visits >= count)
+
+
+async def obeys(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while await reader.read(1000):
+        writer.write(b"+OK\r\n")
+    writer.close()
+
+
+@contextlib.asynccontextmanager
+async def listening(fake: FakeNode) -> AsyncIterator[Node]:
+    server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
+    yield Node("127.0.0.1", server.sockets[0].getsockname()[1])
+    server.close()
+    await fake.end()
+
+
+@pytest.mark.parametrize("handler", [breaks, hangs])
+async def test_a_node_that_fails_us_while_we_authenticate_is_unavailable(handler: Handler) -> None:
+    """Nothing was asked of it yet, so nothing can be unknown."""
+    async with listening(FakeNode(handler)) as node:
+        with pytest.raises(Unavailable):
+            await Connection.open(node, ACCESS)
+
+
+@pytest.mark.parametrize("handler", [breaks, hangs])
+async def test_a_lane_keeps_trying_and_serves_once_the_node_is_well(handler: Handler) -> None:
+    """Its one task that connects must outlive whatever the node does."""
+    fake = FakeNode(handler)
+    async with listening(fake) as node:
+        lane = Lane(node, ACCESS)
+        with pytest.raises(Unavailable):
+            await lane.call(b"f", "create", b"k", [b""], 2.0, True)
+        await fake.until_visits(3)
+
+        fake.handler = obeys
+        async with asyncio.timeout(5):
+            await lane._connected.wait()
+        assert await lane.command((b"PING",), 2.0) == b"OK"
+        lane.close()
+
+
+async def test_a_node_that_throws_us_out_at_once_is_not_stormed() -> None:
+    """Without a password it looks connected each time: the pauses between tries still grow."""
+    fake = FakeNode(breaks_at_once)
+    async with listening(fake) as node:
+        lane = Lane(node, Access())
+        with contextlib.suppress(Unavailable):
+            await lane.command((b"PING",), 1.0)
+        await asyncio.sleep(0.3)  # real time on purpose: it is a rate that is measured
+        lane.close()
+    assert fake.visits < 15
+
+
+async def breaks_at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+async def test_the_news_keep_trying_a_node_that_breaks_while_we_authenticate() -> None:
+    """Else confirms would wait for durable marks that nobody hears any more."""
+    fake = FakeNode(breaks)
+    async with listening(fake) as node:
+        topology = Topology([node], ACCESS)
+        topology._ranges = [(0, 16383, node)]
+        index = ClusterAtsIndex(
+            topology, ACCESS, key_prefix="p", shard_count=1, window_ms=1, outbox_kept=1
+        )
+        news = NewsChannels(index, topology, ACCESS)
+        news.start()
+        await fake.until_visits(6)
+        assert news._task is not None and not news._task.done()
+        await news.close()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_the_socket_notices_a_node_that_went_without_a_word(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """A pulled cable sends no reset; the kernel is told how long to wait, under both loops."""
+
+    async def options() -> tuple[int, int]:
+        async with listening(FakeNode(obeys)) as node:
+            connection = await Connection.open(node, ACCESS)
+            assert connection._transport is not None
+            opened = connection._transport.get_extra_info("socket")
+            alive = opened.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            patience = opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            connection.close()
+            await connection.closed
+            return alive, patience
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert runner.run(options()) == (1, GONE_SECONDS * 1000)
