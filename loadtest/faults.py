@@ -189,7 +189,7 @@ class Ordeal:
         outbox = 0
         with redis.Redis.from_url(host.index_urls[0], socket_timeout=5) as client:
             for key in client.scan_iter(match="*}:out", count=1000):
-                outbox += int(client.execute_command("XLEN", key))  # type: ignore[no-untyped-call]
+                outbox += int(client.execute_command("XLEN", key))
         server = [psutil.Process(pid) for pid in host.pids("server")]
         valkey = [psutil.Process(pid) for pid in host.pids("valkey")]
         return Health(

@@ -242,7 +242,10 @@ class SeveralShards:
             pins = await self._each(rid, claim.attempt, State.PINNED, others, deadline)
         if all(pin.outcome in _GRANTED for pin in pins):
             step = ResolveStep(rid, State.CONFIRMED, claim.attempt, 0, 1)
-        elif any(pin.outcome != Outcome.REFUSED or pin.state == State.ABORTED for pin in pins):
+        elif any(
+            pin.outcome not in (*_GRANTED, Outcome.REFUSED) or pin.state == State.ABORTED
+            for pin in pins
+        ):
             # Never complete, so never acknowledged: nobody was promised anything.
             step = ResolveStep(rid, State.ABORTED, claim.attempt)
         else:

@@ -178,6 +178,42 @@ async def test_a_confirm_whose_legs_expired_before_they_were_pinned_confirms_not
     await world.check()
 
 
+async def test_a_confirm_that_finds_some_legs_expired_and_some_not_is_told_expired(
+    world: World,
+) -> None:
+    """The last leg was taken half a second after the others, so it lives that much longer. What
+    was acknowledged as held has expired; it was not aborted, and it is not unknown."""
+    await world.stock(A=1, B=1, C=1)
+    slow = Delayed(world.index, world.shard("C"))
+    worker = world.worker()
+    worker.index._inner = slow
+    creating = asyncio.create_task(
+        worker.reservations.create(a_cart(RID, CART, ttl_ms=1_000), TIMEOUT)
+    )
+    for shard in (world.shard("A"), world.shard("B")):
+        while not (await world.index.read_legs(shard, [RID], TIMEOUT))[0]:
+            await asyncio.sleep(0)
+    while not (await world.index.read_claims(world.shard(RID), [RID], TIMEOUT))[0].claim:
+        await asyncio.sleep(0)
+    world.advance(500)
+    slow.arrives.set()
+    assert (await creating).outcome is CreateOutcome.HELD
+    await worker.rest()
+
+    async def pass_time(count: int, _verb: str, _shard: int) -> None:
+        if count == 1:
+            world.advance(500)
+
+    late = world.worker()
+    late.index._inner = Watched(world.index, pass_time)
+    result = await late.reservations.confirm(RID, 0, None, TIMEOUT)
+    await late.rest()
+
+    assert result.outcome is TransitionOutcome.EXPIRED
+    assert (await world.worker().reservations.get(RID, TIMEOUT)).state is State.EXPIRED
+    await world.check()
+
+
 async def test_a_cart_of_one_shard_that_met_a_young_hold_is_not_told_held(world: World) -> None:
     """The hold in its way may yet be given back, so the cart is tried a second time. Its claim was
     then opened before its leg was refused: a hold of nothing, acknowledged."""

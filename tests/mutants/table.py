@@ -117,8 +117,8 @@ MUTANTS = (
     Mutant(
         "resolver_without_tombstone",
         f"{LUA}/follow.lua",
-        "    if target == PENDING or LETTING_GO[target] then\n",
-        "    if LETTING_GO[target] then\n",
+        "  local barring = target == PENDING or LETTING_GO[target]\n",
+        "  local barring = LETTING_GO[target]\n",
         (RACES + "test_a_leg_that_comes_while_the_resolver_works_never_makes_a_false_answer",),
         "A leg that lands between probe and abort would let its worker acknowledge the aborted.",
     ),
@@ -189,8 +189,8 @@ MUTANTS = (
     Mutant(
         "confirm_without_pins",
         "promise_svc/application/several_shards.py",
-        "        pins = await self._each(rid, claim.attempt, State.PINNED, others, deadline)\n",
-        "        pins: list[StepReply] = []\n",
+        "        others = [shard for shard in claim.legs if shard != home]\n        pins = await",
+        "        others: list[int] = []\n        pins = await",
         (
             RACES + "test_a_confirm_whose_legs_expired_before_they_were_pinned_confirms_nothing",
             RESERVATIONS + "test_confirming_keeps_units_that_would_expire_meanwhile",
@@ -212,6 +212,14 @@ MUTANTS = (
         "        except DeadlineExceeded as error:\n            # Of the step",
         (RACES + "test_a_confirm_that_cannot_reach_a_leg_does_not_say_that_nothing_was_done",),
         "An order given up as not placed would be placed all the same.",
+    ),
+    Mutant(
+        "expired_taken_for_aborted",
+        "promise_svc/application/several_shards.py",
+        "            pin.outcome not in (*_GRANTED, Outcome.REFUSED) or",
+        "            pin.outcome != Outcome.REFUSED or",
+        (RACES + "test_a_confirm_that_finds_some_legs_expired_and_some_not_is_told_expired",),
+        "A hold that ran out would be told as one that never was.",
     ),
     Mutant(
         "refused_legs_kept",
@@ -262,7 +270,7 @@ MUTANTS = (
     Mutant(
         "takeover_of_another_history",
         "promise_svc/application/fork.py",
-        "    if ours[0].payload != theirs[0].payload:\n",
+        "    if not theirs or theirs[0].at != common or ours[0].payload != theirs[0].payload:\n",
         "    if False:\n",
         (TAKEOVER + "test_a_shard_with_another_history_stays_shut",),
         "Two histories would be spliced together.",
