@@ -21,6 +21,10 @@ FEED_BEHIND_MS = 5_000
 SHARD_READS_MAX = 64
 """Shard reads under way at once for answers that may be stale; beyond it they stay stale."""
 
+REFRESH_SECONDS_MAX = 0.25
+"""The longest a read with a bound waits for a shard, and never more than half of its timeout: the
+table's answer, said to be stale, is worth more than none. A healthy shard needs a millisecond."""
+
 
 class DegradedReason(IntEnum):
     """Why an answer is degraded; numbers are the contract's, 0 where it is not."""
@@ -119,7 +123,10 @@ class StockSource:
         stale = [sku for sku in wanted if self._too_old(known[sku].as_of, consistency)]
         reason = DegradedReason.NONE
         if stale:
-            fresh, reason = await self._refreshed(stale, timeout)
+            # Where the table has nothing to fall back on, the shard gets all the time there is.
+            heard = all(known[sku].as_of.time_ms for sku in stale)
+            patience = min(timeout / 2, REFRESH_SECONDS_MAX) if heard else timeout
+            fresh, reason = await self._refreshed(stale, timeout, patience)
             known |= fresh
             self._refuse_unknown(known)
         return self._answer(known, reason)
@@ -161,10 +168,11 @@ class StockSource:
         return Stock(known, Freshness(as_of_ms, age_ms, bool(reason), reason))
 
     async def _refreshed(
-        self, skus: Sequence[str], timeout: float
+        self, skus: Sequence[str], timeout: float, patience: float
     ) -> tuple[dict[str, SkuStock], DegradedReason]:
-        """What could be read of the shards, and why the rest could not. Reads of a SKU already
-        under way are joined."""
+        """What could be read of the shards in ``patience`` seconds, and why the rest could not.
+        Reads of a SKU already under way are joined; one that is late goes on for who comes next.
+        """
         flights = {self._flights[sku] for sku in skus if sku in self._flights}
         reason = DegradedReason.NONE
         for shard, shard_skus in self._by_shard(s for s in skus if s not in self._flights).items():
@@ -174,7 +182,7 @@ class StockSource:
                 flights.add(self._take_off(shard, shard_skus, timeout))
         if flights:
             # A caller that gives up cancels its waiting, never a read that others joined.
-            await asyncio.wait(flights, timeout=timeout)
+            await asyncio.wait(flights, timeout=patience)
         fresh: dict[str, SkuStock] = {}
         for flight in flights:
             if flight.done() and not flight.cancelled() and flight.exception() is None:

@@ -251,6 +251,21 @@ async def test_a_stale_answer_that_cannot_be_refreshed_says_degraded(world: Worl
     assert reply.freshness == (NOW - 1000, 1000, True, DegradedReason.INDEX_UNREACHABLE)
 
 
+@pytest.mark.parametrize("timeout", [0.02, 30.0])
+async def test_a_shard_that_hangs_leaves_time_for_the_stale_answer(
+    world: World, timeout: float
+) -> None:
+    """Half of the caller's time, and a quarter of a second at most; then the table's figure."""
+    world.table.put("S", "A", 1)
+    world.index.gate = asyncio.Event()  # never set: the shard's node is paused
+
+    async with asyncio.timeout(max(0.02, min(timeout, 2.0))):
+        stock = await world.stock.read(["S"], Consistency(max_age_ms=0), timeout)
+
+    assert stock.freshness == (NOW - 1000, 1000, True, DegradedReason.INDEX_UNREACHABLE)
+    world.index.gate.set()
+
+
 async def test_readers_of_one_stale_sku_share_one_flight(world: World) -> None:
     """Two callers, one call; one giving up does not take the other down."""
     world.index.gate = asyncio.Event()
