@@ -25,7 +25,8 @@ from loadtest.catalog import Catalog
 from loadtest.host import ServiceHost
 from loadtest.loader import load_catalog
 from loadtest.shoppers import CATALOG_SEED, FOUGHT_FOR, GIVE_UP_SECONDS
-from loadtest.verify import LoadAudit, Place, audit_load
+from loadtest.stored import Place
+from loadtest.verify import LoadAudit, audit_load
 from promise_svc.config import ClusterConfig
 
 KILLS = ("kill server", "kill valkey", "kill postgres")

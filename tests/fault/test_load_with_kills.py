@@ -18,7 +18,8 @@ import asyncpg
 import pytest
 
 from loadtest.faults import KILLS, FaultyHost, Ordeal, wait_for_calls
-from loadtest.verify import read_logs, stored_problems
+from loadtest.stored import stored_problems
+from loadtest.told import read_logs
 
 pytestmark = pytest.mark.fault
 

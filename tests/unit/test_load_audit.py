@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.verify import STATE_NAMES, Told, judge, read_logs
+from loadtest.told import STATE_NAMES, Told, judge, read_logs
 from promise_svc.domain.events import EventType
 from promise_svc.domain.reservation import State
 
