@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import random
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -46,7 +47,7 @@ from promise_svc.config import ClusterConfig, ProcessConfig
 from promise_svc.domain.inventory import PositionKey, StockPosition
 from promise_svc.domain.reservation import DurabilityMode, State
 from promise_svc.domain.sharding import Position
-from promise_svc.errors import InvariantBroken, PromiseServiceError, Unavailable
+from promise_svc.errors import ConfigError, InvariantBroken, PromiseServiceError, Unavailable
 from promise_svc.rpc.admin import AdminServicer
 from promise_svc.rpc.availability import AvailabilityServicer
 from promise_svc.rpc.convert.reservation import TtlLimits
@@ -143,6 +144,11 @@ class Service:
         """The URLs given, or those of embedded engines started on the data folder."""
         index_urls, store_url = self._process.index_urls, self._process.order_store_url
         folder = self._process.data_dir
+        if not (index_urls and store_url):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"data_dir {folder}: {error.strerror}") from error
         if not index_urls:
             memory = {self._process.reserve_durability, self._process.confirm_durability}
             valkey = EmbeddedValkey(
@@ -388,12 +394,18 @@ async def _serve(
     stop = asyncio.Event()
     stop_on_signals(stop)
     began = time.monotonic()
+    # Before engines are started and shards taken over from whoever serves them now.
+    for name, address in (("listen", process.listen), ("metrics_listen", process.metrics_listen)):
+        _refuse_taken(name, address)
     async with Service(cluster, process, progress) as service, AsyncExitStack() as closing:
         service.metrics.describe(__version__, hotpath.COMPILED)
         if process.metrics_listen:
             host, port = config.host_and_port("metrics_listen", process.metrics_listen)
             endpoint = MetricsEndpoint(service.metrics.registry, host, port)
-            port = await endpoint.start()
+            try:
+                port = await endpoint.start()
+            except OSError as error:
+                raise _not_to_be_had("metrics_listen", process.metrics_listen, error) from error
             closing.push_async_callback(endpoint.close)
             _log.info("metrics", address=f"{host}:{port}")
         guard = Guard(
@@ -412,7 +424,10 @@ async def _serve(
         # What is alive now stays: collections need not walk the network and the tables again.
         gc.collect()
         gc.freeze()
-        port = await server.start(process.listen)
+        try:
+            port = await server.start(process.listen)
+        except (OSError, RuntimeError) as error:
+            raise _not_to_be_had("listen", process.listen, error) from error
         await server.serving(True)
         _log.info(
             "serving",
@@ -427,6 +442,26 @@ async def _serve(
         _log.info("draining")
         await server.drain()
     _log.info("stopped")
+
+
+def _refuse_taken(name: str, address: str) -> None:
+    """ConfigError where nobody could listen on ``address``; somebody may still be faster later."""
+    if not address:
+        return
+    host, port = config.host_and_port(name, address)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, place = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except OSError as error:
+        raise _not_to_be_had(name, address, error) from error
+
+
+def _not_to_be_had(name: str, address: str, error: Exception) -> ConfigError:
+    why = getattr(error, "strerror", None) or str(error)
+    return ConfigError(f"{name}: cannot listen on {address}: {why}")
 
 
 def _front(process: ProcessConfig) -> str:

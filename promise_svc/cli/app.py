@@ -4,6 +4,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from promise_svc.cli import demo, serve, verify, version
 from promise_svc.errors import PromiseServiceError
@@ -34,5 +35,6 @@ def main() -> None:
         app()
     except PromiseServiceError as error:
         console = Console(stderr=True)
-        console.print(f"promise-svc: {error.message}", style="red", markup=False, highlight=False)
+        text = Text(f"promise-svc: {error.message}", "red")
+        console.print(text, highlight=False, soft_wrap=True)  # one line, however narrow
         sys.exit(1)

@@ -1,8 +1,12 @@
 """The command line: what runs here, and how a refusal looks."""
 
 import os
+import socket
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import promise_svc
 
@@ -41,3 +45,36 @@ def test_an_unknown_command_is_refused() -> None:
 
     assert answer.returncode == 2
     assert "sell" in answer.stderr
+
+
+@pytest.mark.parametrize("name", ["listen", "metrics_listen"])
+def test_a_port_that_is_taken_is_refused_before_an_engine_is_started(
+    tmp_path: Path, name: str
+) -> None:
+    """One line with the setting and the address; no traceback, and nothing in the data folder."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+        settings = {"PROMISE_LISTEN": "127.0.0.1:0", "PROMISE_METRICS_LISTEN": "127.0.0.1:0"}
+        settings[f"PROMISE_{name.upper()}"] = address
+
+        answer = run("serve", "--data-dir", str(tmp_path / "data"), **settings)
+
+    assert answer.returncode == 1
+    assert answer.stderr.splitlines() == [
+        f"promise-svc: {name}: cannot listen on {address}: Address already in use"
+    ]
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_data_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    """As below a file: one line that names it."""
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "data"
+
+    answer = run(
+        "serve", "--data-dir", str(folder), "--listen", "127.0.0.1:0", "--metrics-listen",
+        "127.0.0.1:0",
+    )  # fmt: skip
+
+    assert answer.returncode == 1
+    assert answer.stderr.splitlines() == [f"promise-svc: data_dir {folder}: Not a directory"]

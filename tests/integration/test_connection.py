@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -15,7 +17,9 @@ from promise_svc.adapters.ats_index.connection import GONE_SECONDS, Access, Conn
 from promise_svc.adapters.ats_index.index import ClusterAtsIndex
 from promise_svc.adapters.ats_index.news import NewsChannels
 from promise_svc.adapters.ats_index.topology import Topology
-from promise_svc.errors import Unavailable
+from promise_svc.adapters.embedded.folder import free_port
+from promise_svc.adapters.embedded.valkey import server_path
+from promise_svc.errors import EngineRefused, Unavailable
 
 ACCESS = Access(password="secret", connect_timeout=0.2)
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -151,3 +155,28 @@ def test_the_socket_notices_a_node_that_went_without_a_word(
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         assert runner.run(options()) == (1, GONE_SECONDS * 1000)
+
+
+async def test_an_engine_outside_cluster_mode_is_refused_by_the_name_of_the_setting(
+    tmp_path: Path,
+) -> None:
+    """Not as a node that does not answer: it does, and one setting is missing."""
+    port = free_port()
+    engine = subprocess.Popen(
+        [server_path(), "--port", str(port), "--bind", "127.0.0.1", "--save", ""],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert engine.stdout is not None
+    try:
+        while "Ready to accept connections" not in (line := engine.stdout.readline()):
+            assert line, "it did not start"
+        topology = Topology([Node("127.0.0.1", port)], Access())
+
+        with pytest.raises(EngineRefused, match="cluster-enabled must be yes"):
+            await topology.refresh()
+    finally:
+        engine.terminate()
+        engine.wait(10)
+        engine.stdout.close()

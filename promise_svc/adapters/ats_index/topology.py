@@ -68,6 +68,11 @@ class Topology:
             try:
                 slots = await self._ask(node, "CLUSTER", "SLOTS")
             except (RedisError, OSError, TimeoutError) as error:
+                if "cluster support disabled" in str(error):
+                    raise EngineRefused(
+                        f"index node {node.host}:{node.port}: cluster-enabled must be yes, also "
+                        "for a single node"
+                    ) from error
                 last = _plain(error)
                 continue
             self._ranges = [
