@@ -97,7 +97,8 @@ class ReservationServiceServicer:
         """Reads one reservation from the shard that decides it: exact, also for expiry.
 
         Errors: INVALID_ARGUMENT, NOT_FOUND (never held, or resolved longer ago than the idempotency
-        window and unknown to the order store), UNAVAILABLE.
+        window and unknown to the order store), UNAVAILABLE, OUTCOME_UNKNOWN (it is being decided at
+        this moment: ask again).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -56,7 +56,8 @@ class ReservationServiceStub:
     """Reads one reservation from the shard that decides it: exact, also for expiry.
 
     Errors: INVALID_ARGUMENT, NOT_FOUND (never held, or resolved longer ago than the idempotency
-    window and unknown to the order store), UNAVAILABLE.
+    window and unknown to the order store), UNAVAILABLE, OUTCOME_UNKNOWN (it is being decided at
+    this moment: ask again).
     """
     ConfirmReservation: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.ConfirmReservationRequest, _reservation_service_pb2.ConfirmReservationResponse]
     """Makes a hold an order: HELD to CONFIRMED. It no longer expires.
@@ -108,7 +109,8 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     """Reads one reservation from the shard that decides it: exact, also for expiry.
 
     Errors: INVALID_ARGUMENT, NOT_FOUND (never held, or resolved longer ago than the idempotency
-    window and unknown to the order store), UNAVAILABLE.
+    window and unknown to the order store), UNAVAILABLE, OUTCOME_UNKNOWN (it is being decided at
+    this moment: ask again).
     """
     ConfirmReservation: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.ConfirmReservationRequest, _reservation_service_pb2.ConfirmReservationResponse]  # type: ignore[assignment]
     """Makes a hold an order: HELD to CONFIRMED. It no longer expires.
@@ -169,7 +171,8 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads one reservation from the shard that decides it: exact, also for expiry.
 
         Errors: INVALID_ARGUMENT, NOT_FOUND (never held, or resolved longer ago than the idempotency
-        window and unknown to the order store), UNAVAILABLE.
+        window and unknown to the order store), UNAVAILABLE, OUTCOME_UNKNOWN (it is being decided at
+        this moment: ask again).
         """
 
     @_abc_1.abstractmethod
