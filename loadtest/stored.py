@@ -11,10 +11,13 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import asyncpg
+import msgspec
 
 from loadtest.told import CONFIRMED, EXPIRED, HELD, PENDING, PINNED, Told, judge
 
 EVENT_CONFIRMED, EVENT_RELEASED, EVENT_CANCELLED, EVENT_EXPIRED = 13, 14, 15, 16
+LEG_LINES = 6
+"""Where the lines are in a stored leg."""
 SUM_ATTEMPTS_MAX = 6
 SKEW_MS = 5_000
 """A claim and its legs expire by their own shards' clocks."""
@@ -56,6 +59,11 @@ FROM positions
 WHERE least(on_hand, committed, held, safety_stock) < 0
    OR committed + held > on_hand - safety_stock
    OR confirmed_total - cancelled_total - fulfilled_total <> committed"""
+
+ORPHANS = f"""
+SELECT l.leg FROM legs l LEFT JOIN reservations r USING (reservation_id)
+WHERE l.state = {HELD} AND r.reservation_id IS NULL"""
+# A server killed between claim and legs leaves them; they give their units back when they expire.
 
 SUMS = """
 SELECT sku, sum(committed)::bigint AS committed, sum(held)::bigint AS held,
@@ -166,6 +174,9 @@ async def _sums(
             committed += mine.units()
         elif state in (PENDING, HELD, PINNED):
             held += mine.units()
+    for row in await store.fetch(ORPHANS):
+        for sku, _node, _bucket, quantity in msgspec.msgpack.decode(row[0])[LEG_LINES]:
+            held[sku] += quantity
     found = []
     for sku, are_committed, are_held, on_hand in await store.fetch(SUMS):
         if (committed[sku], held[sku]) != (are_committed, are_held):

@@ -56,6 +56,7 @@ class LoadAudit:
             f"audit: {'ok' if self.sound else f'{len(self.problems)} PROBLEMS'}; "
             f"{self.reservations:,} reservations in the logs, acknowledged: {told or 'none'}; "
             f"{self.unknown} without an answer, {self.events:,} events, "
+            f"{self.report.orphan_count} held legs without a claim, "
             f"{self.report.oversold_count} oversold, {self.report.drift_count} drift"
         )
 
