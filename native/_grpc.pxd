@@ -173,6 +173,7 @@ cdef class Call:
     cdef int feed(self, const uint8_t* data, int64_t size) except -1
     cdef int begin_message(self) except -1
     cdef int message_received(self) except -1
+    cdef bytes plain(self, bytes message)
     cdef int end_of_request(self) except -1
     cdef int start(self) except -1
     cdef int run(self, object awaitable) except -1

@@ -71,6 +71,9 @@ cdef enum:
     # A streaming servicer waits above this.
     UNSENT_BYTES_MAX = 64 * 1024 * 1024
     METADATA_COUNT_MAX = 64
+    METADATA_BYTES_MAX = 32 * 1024
+    # Callers begin to refuse at 8 KiB, the library cannot send 64 KiB.
+    DETAILS_CHARACTERS_MAX = 2000
     PATIENCE = 1000
     PATIENCE_SECOND = 100
     PING_STRIKES_MAX = 2
@@ -130,13 +133,16 @@ cdef tuple checked_metadata(object metadata):
     """Metadata that may be sent; ValueError or TypeError otherwise."""
     cdef tuple entries = tuple(metadata) if metadata is not None else ()
     cdef const char* data
-    cdef Py_ssize_t size, i
+    cdef Py_ssize_t size, i, total = 0
     if len(entries) > METADATA_COUNT_MAX:
         raise ValueError(f"metadata has more than {METADATA_COUNT_MAX} entries")
     for key, value in entries:
         text_of(key, &data, &size)
         if size == 0:
             raise ValueError("a metadata key is empty")
+        total += size + 32 + len(value)
+        if total > METADATA_BYTES_MAX:
+            raise ValueError(f"metadata has more than {METADATA_BYTES_MAX} bytes")
         for i in range(size):
             if not (c"a" <= data[i] <= c"z" or c"0" <= data[i] <= c"9" or data[i] in b"-_."):
                 raise ValueError(f"metadata key {key!r} is not of a-z 0-9 - _ .")
@@ -356,16 +362,19 @@ cdef ssize_t read_reply(
                 call.reply, call.reply_compressed = call.replies.popleft()
             size = PyBytes_GET_SIZE(call.reply)
             if call.reply_offset < PREFIX_BYTES:
-                if room - filled < PREFIX_BYTES:
-                    break
                 prefix[0] = call.reply_compressed
                 prefix[1] = (size >> 24) & 255
                 prefix[2] = (size >> 16) & 255
                 prefix[3] = (size >> 8) & 255
                 prefix[4] = size & 255
-                memcpy(target + filled, prefix, PREFIX_BYTES)
-                filled += PREFIX_BYTES
-                call.reply_offset = PREFIX_BYTES
+                # A window may be smaller than the prefix; a frame of nothing would be asked for again
+                # and again.
+                part = min(<int64_t>(room - filled), PREFIX_BYTES - call.reply_offset)
+                memcpy(target + filled, prefix + call.reply_offset, part)
+                filled += part
+                call.reply_offset += part
+                if call.reply_offset < PREFIX_BYTES:
+                    break
             part = min(<int64_t>(room - filled), size + PREFIX_BYTES - call.reply_offset)
             memcpy(
                 target + filled,
@@ -752,6 +761,7 @@ cdef class Connection:
 
     cdef int close_calls(self, uint32_t error) except -1:
         cdef Call call
+        self.current = None
         while self.calls is not None:
             call = self.calls
             if self.session != NULL:
@@ -945,6 +955,7 @@ cdef class Call:
     async def read(self):
         """The next request, or ``grpc.aio.EOF``."""
         cdef bytes message
+        cdef bint compressed
         self.check()
         while not self.requests:
             if self.remote_done or self.closed:
@@ -952,13 +963,16 @@ cdef class Call:
             self.reader = self.connection.front.loop.create_future()
             await self.reader
             self.check()
-        message = self.requests.popleft()
+        compressed, message = self.requests.popleft()
         if self.unconsumed > 0 and not self.requests and not self.closed:
             nghttp2_session_consume_stream(
                 self.connection.session, self.stream_id, self.unconsumed
             )
             self.unconsumed = 0
             self.connection.mark_dirty()
+        if compressed:
+            message = self.plain(message)
+            self.check()
         if self.method.deserializer is not None:
             return self.method.deserializer(message)
         return message
@@ -978,7 +992,9 @@ cdef class Call:
 
     def message(self):
         """The one request of a call that sends one, for those that are not unary."""
-        return self.method.deserializer(self.request) if self.method.deserializer else self.request
+        cdef bytes request
+        request, self.request = self.request, None
+        return self.method.deserializer(request) if self.method.deserializer else request
 
     def answer(self, message):
         """Send the one reply of a call that has one, and end it."""
@@ -1103,8 +1119,6 @@ cdef class Call:
             self.unconsumed += size
         else:
             nghttp2_session_consume_stream(self.connection.session, self.stream_id, size)
-        if size == 0:
-            return self.connection.spend()
         while size > 0 and not self.finished:
             if self.body is None:
                 part = min(size, PREFIX_BYTES - self.prefix_size)
@@ -1148,25 +1162,30 @@ cdef class Call:
 
     cdef int message_received(self) except -1:
         cdef bytes message = self.body
-        cdef int64_t size_max = self.connection.front.message_bytes_max
         self.body = None
         self.prefix_size = 0
         self.release_bytes()
-        if self.prefix[0] == 1:
-            message = inflated(self.encoding, message, size_max)
-            if message is None:
-                return self.refuse(INTERNAL, "a message could not be decompressed")
-            if PyBytes_GET_SIZE(message) > size_max:
-                return self.refuse(RESOURCE_EXHAUSTED, self.too_long(PyBytes_GET_SIZE(message)))
         if self.requests is not None:
-            self.requests.append(message)
+            # Inflated when it is read: what waits here has gone through the window.
+            self.requests.append((self.prefix[0] == 1, message))
             if self.reader is not None and not self.reader.done():
                 self.reader.set_result(None)
         elif self.request is None:
-            self.request = message
+            self.request = self.plain(message) if self.prefix[0] == 1 else message
         else:
             self.refuse(INTERNAL, "more than one message in a call that takes one")
         return 0
+
+    cdef bytes plain(self, bytes message):
+        """A message inflated; None when that ended the call."""
+        cdef int64_t size_max = self.connection.front.message_bytes_max
+        cdef bytes found = inflated(self.encoding, message, size_max)
+        if found is None:
+            self.refuse(INTERNAL, "a message could not be decompressed")
+        elif PyBytes_GET_SIZE(found) > size_max:
+            self.refuse(RESOURCE_EXHAUSTED, self.too_long(PyBytes_GET_SIZE(found)))
+            found = None
+        return found
 
     cdef int end_of_request(self) except -1:
         self.remote_done = True
@@ -1399,7 +1418,7 @@ cdef class Call:
         self.release_bytes()
         self.body = None
         self.status = status
-        self.given_details = details
+        self.given_details = details[:DETAILS_CHARACTERS_MAX]
         if self.headers_sent:
             self.ending = True
             nghttp2_session_resume_data(self.connection.session, self.stream_id)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from h2.settings import SettingCodes
 
 from promise_svc.rpc.transport import TransportOptions
 from tests.support.fronts import BOTH, FRONTS, REPLIES, UNARY, BytesFront, bytes_front, until
@@ -275,6 +276,75 @@ async def test_a_bomb_is_refused_without_being_inflated(native_caller: RawCaller
     assert (await native_caller.answer(stream_id)).status == RESOURCE_EXHAUSTED
 
 
+@pytest.mark.parametrize(
+    "data", [b"no gzip", gzip.compress(b"\0" * 60_000_000)], ids=["not gzip", "a bomb"]
+)
+async def test_a_bad_message_in_a_stream_ends_the_stream(
+    native: BytesFront, native_caller: RawCaller, data: bytes
+) -> None:
+    """What came before it is heard; the servicer is stopped at its read."""
+    heard: list[bytes] = []
+
+    async def both(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for request in requests:
+            heard.append(request)
+            yield request
+
+    native.behaviors.both = both
+    stream_id = native_caller.call(BOTH, b"first", ("grpc-encoding", "gzip"), end=False)
+    native_caller.send(stream_id, message(data, flag=1), end=True)
+    answer = await native_caller.answer(stream_id)
+
+    assert answer.status in (INTERNAL, RESOURCE_EXHAUSTED)
+    assert heard == [b"first"]
+    assert (await native_caller.answer(native_caller.call(UNARY, b"on"))).status == OK
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        (("UPPER", "x"),),
+        (("", "x"),),
+        (("a b", "x"),),
+        (("feed", "a\nb"),),
+        (("late-bin", "text"),),
+        (("number", 1),),
+        (("much", "x" * 40_000),),
+        (("many", "x"),) * 65,
+    ],
+    ids=["upper case", "empty", "space", "line feed", "text as bytes", "number", "much", "many"],
+)
+async def test_metadata_that_cannot_be_sent_is_refused_where_it_is_set(
+    native: BytesFront, native_caller: RawCaller, metadata: Any
+) -> None:
+    """ValueError or TypeError in the servicer, not a broken frame on the wire."""
+    raised: list[Exception] = []
+
+    async def unary(request: bytes, context: Any) -> bytes:
+        try:
+            context.set_trailing_metadata(metadata)
+        except (TypeError, ValueError) as error:
+            raised.append(error)
+        return request
+
+    native.behaviors.unary = unary
+
+    assert (await native_caller.answer(native_caller.call(UNARY, b"x"))).status == OK
+    assert len(raised) == 1
+
+
+async def test_a_long_text_is_cut(native: BytesFront, native_caller: RawCaller) -> None:
+    """So that it can be sent at all."""
+
+    async def unary(request: bytes, context: Any) -> bytes:
+        raise ValueError("数" * 1_000_000)
+
+    native.behaviors.unary = unary
+
+    answer = await native_caller.answer(native_caller.call(UNARY, b"x"))
+    assert (answer.status, len(answer.headers["grpc-message"]) < 20_000) == (2, True)
+
+
 async def test_a_ping_is_answered(caller: RawCaller) -> None:
     """Whatever else goes on."""
     caller.conn.ping(b"12345678")
@@ -318,6 +388,30 @@ async def test_a_caller_that_breaks_the_limit_it_knows_loses_its_connection(
     await native_caller.until(lambda: native_caller.closed)
 
     assert await native.unary(b"on") == b"on"
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 6])
+async def test_a_window_smaller_than_a_prefix_is_used_byte_by_byte(
+    native: BytesFront, size: int
+) -> None:
+    """Found by the fuzz: the front filled such a window with nothing, for ever."""
+    async with raw_caller(native.port, greedy=False) as caller:
+        caller.conn.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: size})
+        caller.flush()
+        await caller.answer_of_ping()
+        stream_id = caller.call(UNARY, b"some words")
+        answer = caller.answers[stream_id]
+        opened = size
+        while not answer.ended:
+            await caller.answer_of_ping()
+            assert len(answer.body) <= opened
+            if not answer.ended:
+                opened += 1
+                caller.conn.increment_flow_control_window(1, stream_id)
+                caller.flush()
+
+        assert (answer.status, answer.body) == (OK, message(b"some words"))
 
 
 async def test_replies_wait_for_the_callers_window(
