@@ -44,6 +44,7 @@ cdef extern from "<time.h>" nogil:
     int clock_gettime(int clock, timespec* now)
     int CLOCK_MONOTONIC
 
+# Literals: Cython cannot compute in an enum of a build that checks overflows.
 cdef enum:
     OK = 0
     CANCELLED = 1
@@ -59,19 +60,19 @@ cdef enum:
     UNKNOWN_ENCODING = 3
 
     PREFIX_BYTES = 5
-    INBOX_BYTES = 64 * 1024
+    INBOX_BYTES = 65536
     # Read and answered before others have their turn.
-    OUTBOX_BYTES = 128 * 1024
+    OUTBOX_BYTES = 131072
     # Frames are at most 16 KiB and a head, for we never ask for longer ones.
-    FRAME_BYTES_MAX = 16 * 1024 + 9
-    WRITE_BUFFER_BYTES = 256 * 1024
-    STREAM_WINDOW_BYTES = 256 * 1024
-    CONNECTION_WINDOW_BYTES = 1024 * 1024
-    WRITER_BYTES = 64 * 1024
+    FRAME_BYTES_MAX = 16393
+    WRITE_BUFFER_BYTES = 262144
+    STREAM_WINDOW_BYTES = 262144
+    CONNECTION_WINDOW_BYTES = 1048576
+    WRITER_BYTES = 65536
     # A streaming servicer waits above this.
-    UNSENT_BYTES_MAX = 64 * 1024 * 1024
+    UNSENT_BYTES_MAX = 67108864
     METADATA_COUNT_MAX = 64
-    METADATA_BYTES_MAX = 32 * 1024
+    METADATA_BYTES_MAX = 32768
     # Callers begin to refuse at 8 KiB, the library cannot send 64 KiB.
     DETAILS_CHARACTERS_MAX = 2000
     PATIENCE = 1000
