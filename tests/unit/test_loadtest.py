@@ -142,6 +142,20 @@ def test_a_run_says_when_the_generator_was_the_limit() -> None:
     assert not judge(record, load, 1, 0.5).valid
 
 
+def test_few_arrivals_by_chance_do_not_spoil_a_run_but_sessions_that_never_began_do() -> None:
+    """Poisson draws 92 where 100 were meant; every one of them began. Then ten did not."""
+    load = Load(rate=10, seconds=10)
+    record = RunRecord(seconds=10, cpu_share_max=0.1)
+    for _ in range(92):
+        record.lateness.observe(0.0001)
+        record.waiting.observe(0.0001)
+    assert judge(record, load, 1, 0.5).valid
+
+    for _ in range(10):
+        record.lateness.observe(0.0001)
+    assert "of 102 sessions offered, 92" in judge(record, load, 1, 0.5).remarks[0]
+
+
 def test_a_slower_build_and_a_lost_goal_are_told() -> None:
     """In the direction of the unit; anchors and small changes are left out."""
     before = {
