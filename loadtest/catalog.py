@@ -45,13 +45,18 @@ class CatalogSize:
     """SKUs with one position and nothing on hand."""
 
 
+def sku_name(number: int) -> str:
+    """The ordinary SKU of this number."""
+    return f"sku-{number:06}"
+
+
 class Catalog:
     """The same for the same size and seed. ``load`` it before use (bodies.py makes the calls)."""
 
     def __init__(self, size: CatalogSize, seed: int) -> None:
         self.size = size
         self.seed = seed
-        self.skus = [f"sku-{number:06}" for number in range(size.sku_count)]
+        self.skus = [sku_name(number) for number in range(size.sku_count)]
         self.wide_skus = [f"wide-{number:04}" for number in range(size.wide_sku_count)]
         self.hot_skus = [f"hot-{number:03}" for number in range(size.hot_sku_count)]
         self.sold_out_skus = [f"out-{number:05}" for number in range(size.sold_out_sku_count)]

@@ -104,10 +104,11 @@ class ServiceHost:
     def log_path(self) -> Path:
         return self.folder / "server.log"
 
-    def serve(self, **more: str) -> float:
+    def serve(self, command: Sequence[str] = (), **more: str) -> float:
         """Start the server; returns the seconds from its start until health says SERVING.
 
-        ``more`` are PROMISE_* variables beside the addresses; without any all is as by default.
+        ``more`` are variables beside the addresses; without any all is as by default. ``command``
+        stands in for the host's own this once.
         """
         self.port = self.port or free_port()  # the same again, for clients that stay
         self.metrics_port = self.metrics_port or free_port()
@@ -120,8 +121,8 @@ class ServiceHost:
         begun = time.monotonic()
         with self.log_path.open("ab") as log:
             self._server = subprocess.Popen(
-                self._command, env=os.environ | settings | more, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, start_new_session=True,
+                command or self._command, env=os.environ | settings | more,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         wait_serving(self.target, START_SECONDS_MAX, self._check)
         return time.monotonic() - begun
@@ -156,6 +157,12 @@ class ServiceHost:
     def restart_shards(self) -> None:
         """Start it again on its folder and port."""
         self._valkey.restart()
+
+    def lose_shards(self) -> None:
+        """Empty the index: every key and every Function is gone."""
+        with redis.Redis.from_url(self.index_urls[0]) as client:
+            client.flushall()
+            client.execute_command("FUNCTION", "FLUSH")
 
     def cpu(self) -> Cpu:
         """Burned so far."""

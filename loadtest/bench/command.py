@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.bench import engines, freshness, reads, reserves, table
+from loadtest.bench import engines, freshness, reads, reserves, scale, table
 from loadtest.bench.context import Bench
 from loadtest.bench.page import bench_page
 from loadtest.bench.row import Row, read_rows, row, slower, write_rows
@@ -42,7 +42,7 @@ MEASURES: tuple[tuple[Measure, tuple[str, ...]], ...] = (
     ),
     (reads.availability_batch, ("availability_batch_cells_s", "availability_batch_nodes_cells_s")),
     (reads.availability_growth, ("availability_growth_nodes",)),
-    (reads.promise_cart, ("promise_cart_cpu_us",)),
+    (reads.promise_cart, ("promise_cart_cpu_us", "promise_growth")),
     (freshness.change_visible, ("change_visible_p99_ms",)),
     (freshness.sold_out, ("sold_out_index_calls", "sold_out_recovery_ms")),
     (
@@ -77,6 +77,8 @@ MEASURES: tuple[tuple[Measure, tuple[str, ...]], ...] = (
     ),
     (engines.supply, ("supply_rows_s", "supply_load_rows_s")),
     (reserves.core, ("reserve_core_cpu_us",)),
+    (scale.sku_growth, ("pickup_filter_cpu_us", "availability_growth_skus")),
+    (scale.rebuild, ("rebuild_positions_s",)),
     (engines.cold_start, ("cold_start_cells_s",)),
     (engines.takeover, ("takeover_ms",)),
 )

@@ -66,6 +66,7 @@ class Bench:
         self.curves: list[tuple[str, Histogram]] = []
         self.sweeps: list[tuple[str, list[tuple[float, float]]]] = []
         self._host: ServiceHost | None = None
+        self._small: ServiceHost | None = None
         self._runs = 0
 
     @cached_property
@@ -77,6 +78,15 @@ class Bench:
             wide_sku_count=40,
             hot_sku_count=20,
         )
+        return Catalog(size, seed=11)
+
+    @cached_property
+    def small_catalog(self) -> Catalog:
+        """20 nodes with stock, as many SKUs as ``catalog``, each at ten of them."""
+        size = CatalogSize(
+            store_count=8, sku_count=self.catalog.size.sku_count, nodes_per_sku=10,
+            wide_sku_count=40,
+        )  # fmt: skip
         return Catalog(size, seed=11)
 
     @property
@@ -91,19 +101,30 @@ class Bench:
             self.quiet()
         return self._host
 
+    @property
+    def small(self) -> ServiceHost:
+        """A second service with engines of its own, loaded with ``small_catalog``."""
+        if self._small is None:
+            self.console.print("  starting a small service beside it")
+            self._small = ServiceHost(self.folder / "small", self.command).__enter__()
+            asyncio.run(load_catalog(self._small.target, self.small_catalog))
+            self.quiet(self._small)
+        return self._small
+
     def close(self) -> None:
         """Stop everything and remove the data."""
-        if self._host is not None:
-            self._host.__exit__()
+        for host in (self._host, self._small):
+            if host is not None:
+                host.__exit__()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def workload(self, kind: str, **options: object) -> Workload:
+    def workload(self, kind: str, catalog: Catalog | None = None, **options: object) -> Workload:
         """Uniform over all loaded SKUs unless told otherwise."""
         self._runs += 1
         given = {"zipf": 0.0, "named_nodes": True} | options
         chosen = WorkloadOptions(kind=kind, **given)  # type: ignore[arg-type]
         run = f"b{int(time.time()) % 10**6:x}{self._runs}"
-        return Workload(self.catalog, chosen, seed=self._runs, run=run)
+        return Workload(catalog or self.catalog, chosen, seed=self._runs, run=run)
 
     def bodies(self, name: str, sessions: Iterable[Session]) -> Path:
         """Written to the run's folder."""
@@ -111,20 +132,21 @@ class Bench:
         write_bodies(path, sessions)
         return path
 
-    def drive(self, path: Path, load: Load) -> Driven:
+    def drive(self, path: Path, load: Load, host: ServiceHost | None = None) -> Driven:
         """One raw driver process against the service."""
-        host = self.host
+        host = host or self.host
         before = host.cpu()
         record = drive(host.target, [path], load)
         return Driven(record, host.cpu().since(before), f"unary.c, {load.shape()}")
 
-    def quiet(self) -> None:
+    def quiet(self, host: ServiceHost | None = None) -> None:
         """Return when the relay has carried everything and the feed is level."""
-        assert self._host is not None
+        host = host or self._host
+        assert host is not None
         deadline = time.monotonic() + QUIET_SECONDS_MAX
         while time.monotonic() < deadline:
-            lag = self._host.metric("promise_relay_lag_events")
-            if not lag and not self._host.metric("promise_feed_catching_up_shards"):
+            lag = host.metric("promise_relay_lag_events")
+            if not lag and not host.metric("promise_feed_catching_up_shards"):
                 return
             time.sleep(0.2)
 

@@ -190,15 +190,29 @@ def availability_growth(bench: Bench) -> Iterator[Row]:
 
 
 def promise_cart(bench: Bench) -> Iterator[Row]:
-    """3 lines of SKUs that lie at 30 % of the nodes, 3 services, 4 options."""
+    """3 lines of SKUs that lie at 30 % of the nodes, 3 services, 4 options; then in a network of 20
+    nodes."""
+    load = Load(connections=4, streams=8, seconds=bench.seconds)
     path = bench.bodies("promise", bench.workload("promise_cart").take(BODIES_MIN))
-    driven = bench.drive(path, Load(connections=4, streams=8, seconds=bench.seconds))
-    nodes = bench.catalog.size.store_count + 12
+    driven = bench.drive(path, load)
+    nodes = len(bench.catalog.centers) + len(bench.catalog.stores)
+    shape = "PromiseCart, 3 lines, stock at 30 % of the nodes, 3 services, 4 options"
     yield row(
         "promise_cart_cpu_us",
         driven.front_us,
         "us",
         "<= 150",
-        f"PromiseCart, 3 lines, {nodes:,} nodes, stock at 30 %, 3 services, 4 options; "
-        f"{driven.how}",
+        f"{shape}, {nodes:,} nodes; {driven.how}",
+    )
+    workload = bench.workload("promise_cart", bench.small_catalog)
+    path = bench.bodies("promise-small", workload.take(BODIES_MIN))
+    small = bench.drive(path, load, bench.small)
+    few = len(bench.small_catalog.centers) + len(bench.small_catalog.stores)
+    yield row(
+        "promise_growth",
+        driven.front_us / small.front_us,
+        "ratio (low)",
+        "<= 6",
+        f"{shape}: {nodes:,} nodes over {few}, {driven.front_us:,.0f} us over "
+        f"{small.front_us:,.0f} us; {small.how}",
     )
