@@ -114,6 +114,10 @@ class Item:
     """Decides the SKU's shard; empty for the SKU itself. Fixed once the SKU exists."""
     handling_class: str = ""
     """Stored; no rule reads it."""
+    length_millimeters: int = 0
+    """Of one base unit as packed, 0..100,000; 0 where unknown. Stored; no rule reads the size."""
+    width_millimeters: int = 0
+    height_millimeters: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

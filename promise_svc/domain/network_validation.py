@@ -35,6 +35,9 @@ POSTAL_CODE_BYTES_MAX = 16
 WEIGHT_GRAMS_MAX = 10_000_000
 """Heaviest base unit, ten tonnes."""
 
+SIZE_MILLIMETERS_MAX = 100_000
+"""Longest side of a base unit, a hundred meters."""
+
 COST_MICROS_MAX = 10**12
 """Dearest base or per-kilogram cost, a million currency units."""
 
@@ -195,6 +198,8 @@ def _of_item(item: Item) -> _Violations:
         yield from _id("shard_key", item.shard_key)
     if item.handling_class:
         yield from _id("handling_class", item.handling_class)
+    for side in ("length_millimeters", "width_millimeters", "height_millimeters"):
+        yield from _range(side, getattr(item, side), 0, SIZE_MILLIMETERS_MAX)
 
 
 def _of_calendar(calendar: Calendar) -> _Violations:

@@ -796,6 +796,9 @@ class Item(_message.Message):
     WEIGHT_GRAMS_FIELD_NUMBER: _builtins.int
     SHARD_KEY_FIELD_NUMBER: _builtins.int
     HANDLING_CLASS_FIELD_NUMBER: _builtins.int
+    LENGTH_MILLIMETERS_FIELD_NUMBER: _builtins.int
+    WIDTH_MILLIMETERS_FIELD_NUMBER: _builtins.int
+    HEIGHT_MILLIMETERS_FIELD_NUMBER: _builtins.int
     sku: _builtins.str
     """The SKU. Required."""
     name: _builtins.str
@@ -808,6 +811,14 @@ class Item(_message.Message):
     """
     handling_class: _builtins.str
     """How it must be handled, such as `ambient` or `cold`: an id. Optional; stored, no rule reads it."""
+    length_millimeters: _builtins.int
+    """Length of one base unit as packed in millimeters, 0 to 100,000. Optional; 0 means unknown. No
+    rule reads the size yet.
+    """
+    width_millimeters: _builtins.int
+    """Width, likewise."""
+    height_millimeters: _builtins.int
+    """Height, likewise."""
     def __init__(
         self,
         *,
@@ -816,10 +827,13 @@ class Item(_message.Message):
         weight_grams: _builtins.int = ...,
         shard_key: _builtins.str = ...,
         handling_class: _builtins.str = ...,
+        length_millimeters: _builtins.int = ...,
+        width_millimeters: _builtins.int = ...,
+        height_millimeters: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handling_class", b"handling_class", "name", b"name", "shard_key", b"shard_key", "sku", b"sku", "weight_grams", b"weight_grams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handling_class", b"handling_class", "height_millimeters", b"height_millimeters", "length_millimeters", b"length_millimeters", "name", b"name", "shard_key", b"shard_key", "sku", b"sku", "weight_grams", b"weight_grams", "width_millimeters", b"width_millimeters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

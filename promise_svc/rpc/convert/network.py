@@ -28,6 +28,7 @@ from promise_svc.domain.network_validation import (
     COST_MICROS_MAX,
     EXCEPTIONS_MAX,
     GROUP_NODES_MAX,
+    SIZE_MILLIMETERS_MAX,
     WEIGHT_GRAMS_MAX,
 )
 from promise_svc.errors import NotFound
@@ -231,12 +232,18 @@ def _group_from(fields: Fields, path: str, group: pb.NodeGroup) -> NodeGroup:
 
 
 def _item_from(fields: Fields, path: str, item: pb.Item) -> Item:
+    def side(name: str, value: int) -> int:
+        return fields.number(f"{path}.{name}", value, 0, SIZE_MILLIMETERS_MAX)
+
     return Item(
         sku=item.sku,
         name=fields.text(f"{path}.name", item.name, NAME_BYTES_MAX),
         weight_grams=fields.number(f"{path}.weight_grams", item.weight_grams, 0, WEIGHT_GRAMS_MAX),
         shard_key=fields.id(f"{path}.shard_key", item.shard_key, optional=True),
         handling_class=fields.id(f"{path}.handling_class", item.handling_class, optional=True),
+        length_millimeters=side("length_millimeters", item.length_millimeters),
+        width_millimeters=side("width_millimeters", item.width_millimeters),
+        height_millimeters=side("height_millimeters", item.height_millimeters),
     )
 
 

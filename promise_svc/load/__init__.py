@@ -1,0 +1,1 @@
+"""Loads a folder of files into a running service."""

@@ -1,0 +1,284 @@
+"""One reader a file: rows to the messages they stand for. README.md is the format in words."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+
+from promise_svc.load.parts import (
+    CALENDARS,
+    CARRIER_SERVICES,
+    ITEMS,
+    LANES,
+    NODE_GROUPS,
+    NODES,
+    SUPPLY,
+    Origin,
+    Part,
+)
+from promise_svc.load.rows import Columns, Refusal, Row, read_rows
+from promise_svc.load.safety_stock import read_rules
+from promise_svc.v1 import network_service_pb2 as pb
+from promise_svc.v1 import supply_service_pb2 as supply_pb
+from promise_svc.v1 import types_pb2 as types_pb
+
+Parts = Mapping[str, Part]
+Refusals = list[Refusal]
+
+_NODES = Columns(
+    ("node_id", "node_type", "country", "latitude", "longitude", "time_zone", "calendar_id"),
+    ("name", "region", "postal_code", "node_status"),
+)
+_METHODS = Columns(
+    ("node_id", "fulfillment_method", "cutoff_time"),
+    ("opening_time", "handling_business_days", "handling_minutes"),
+)
+_NODE_GROUPS = Columns(("node_group_id", "node_id"), ("name",))
+_ITEMS = Columns(
+    ("sku",),
+    ("name", "weight_grams", "length_millimeters", "width_millimeters", "height_millimeters",
+     "handling_class", "shard_key"),
+    {"bundle": "this version of the service has no bundles"},
+)  # fmt: skip
+_CARRIER_SERVICES = Columns(
+    ("carrier_service", "calendar_id", "currency_code"),
+    ("name", "base_cost", "cost_per_kilogram"),
+)
+_LANES = Columns(
+    ("country", "carrier_service", "transit_business_days_min", "transit_business_days_max"),
+    ("node_id", "node_group_id", "postal_prefix", "base_cost"),
+)
+_ZONES = Columns(("country", "zone"), ("node_id", "node_group_id", "postal_prefix"))
+_ZONE_TRANSIT = Columns(
+    ("carrier_service", "zone", "transit_business_days_min", "transit_business_days_max"),
+    ("base_cost",),
+)
+_SUPPLY = Columns(
+    ("sku", "node_id", "on_hand"),
+    ("safety_stock",),
+    {"supply_id": "inbound supply has no arrival dates in this version of the service",
+     "segment": "nothing is protected for segments in this version of the service"},
+)  # fmt: skip
+
+_CALENDAR_KEYS = {"name", "working_days", "days_off", "days_on"}
+
+
+def read_calendars(path: Path, parts: Parts, refusals: Refusals) -> None:
+    """calendars.toml: a table a calendar."""
+    part = parts[CALENDARS.name]
+    part.given = True
+    text = path.read_text(encoding="utf-8")
+    try:
+        calendars = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        refusals.append(Refusal(path.name, 0, f"is not TOML: {error}"))
+        return
+    for name, table in calendars.items():
+        header = re.search(rf'^\s*\[\s*"?{re.escape(name)}"?\s*\]', text, re.MULTILINE)
+        line = 1 if header is None else text.count("\n", 0, header.end()) + 1
+        origin = Origin(path.name, line)
+        try:
+            part.add(_calendar(name, table), origin)
+        except (TypeError, ValueError, AttributeError) as error:
+            refusals.append(Refusal(*origin, f"calendar {name}: {error}"))
+
+
+def _calendar(name: str, table: Any) -> pb.Calendar:
+    if not isinstance(table, dict):
+        raise ValueError("must be a table, such as [us-stores]")
+    if unknown := table.keys() - _CALENDAR_KEYS:
+        raise ValueError(f"unknown {sorted(unknown)[0]}; known are {sorted(_CALENDAR_KEYS)}")
+    days = [pb.DayOfWeek.Value(f"DAY_OF_WEEK_{day}") for day in table.get("working_days", ())]
+    exceptions = [
+        pb.CalendarException(date=_date(day), working=working)
+        for key, working in (("days_off", False), ("days_on", True))
+        for day in table.get(key, ())
+    ]
+    return pb.Calendar(
+        calendar_id=name, name=table.get("name", ""), working_days=days, exceptions=exceptions
+    )
+
+
+def _date(value: Any) -> types_pb.Date:
+    day = value if isinstance(value, date) else date.fromisoformat(str(value))
+    return types_pb.Date(year=day.year, month=day.month, day=day.day)
+
+
+def read_nodes(path: Path, parts: Parts, refusals: Refusals) -> None:
+    """nodes.csv: a row a node."""
+    part = parts[NODES.name]
+    part.given = True
+    for row in read_rows(path, _NODES, refusals):
+        node = pb.Node(
+            node_id=row.text("node_id"),
+            name=row.text("name"),
+            node_type=row.one_of("node_type", pb.NodeType, "NODE_TYPE_"),
+            time_zone=row.text("time_zone"),
+            calendar_id=row.text("calendar_id"),
+            node_status=row.one_of("node_status", types_pb.NodeStatus, "NODE_STATUS_"),
+        )
+        node.address.country = row.text("country")
+        node.address.region = row.text("region")
+        node.address.postal_code = row.text("postal_code")
+        node.address.coordinates.latitude_degrees = row.decimal("latitude")
+        node.address.coordinates.longitude_degrees = row.decimal("longitude")
+        part.add(node, Origin(path.name, row.line))
+
+
+def read_methods(path: Path, parts: Parts, refusals: Refusals) -> None:
+    """methods.csv: a row for each method of each node."""
+    part = parts[NODES.name]
+    indices = {node.node_id: index for index, node in enumerate(part.entries)}
+    for row in read_rows(path, _METHODS, refusals):
+        index = indices.get(row.text("node_id"))
+        if index is None:
+            row.refuse(f"nodes.csv has no node {row.text('node_id')}")
+            continue
+        methods = part.entries[index].methods
+        part.inner[index, len(methods)] = Origin(path.name, row.line)
+        methods.append(_method(row))
+
+
+def _method(row: Row) -> pb.NodeMethod:
+    hours, minutes = row.wall_time("cutoff_time")
+    method = pb.NodeMethod(
+        fulfillment_method=row.one_of(
+            "fulfillment_method", types_pb.FulfillmentMethod, "FULFILLMENT_METHOD_"
+        ),
+        cutoff_time=pb.TimeOfDay(hours=hours, minutes=minutes),
+    )
+    if row.text("opening_time"):
+        hours, minutes = row.wall_time("opening_time")
+        method.opening_time.CopyFrom(pb.TimeOfDay(hours=hours, minutes=minutes))
+    if row.text("handling_business_days") and row.text("handling_minutes"):
+        row.refuse("handling_business_days and handling_minutes exclude each other")
+    elif row.text("handling_minutes"):
+        seconds = 60 * row.integer("handling_minutes")
+        method.handling_duration.CopyFrom(Duration(seconds=seconds))
+    elif row.text("handling_business_days"):
+        method.handling_business_days = row.integer("handling_business_days")
+    return method
+
+
+def read_node_groups(path: Path, parts: Parts, refusals: Refusals) -> None:
+    """node_groups.csv: a row for each member of each group."""
+    part = parts[NODE_GROUPS.name]
+    part.given = True
+    indices: dict[str, int] = {}
+    for row in read_rows(path, _NODE_GROUPS, refusals):
+        name, origin = row.text("node_group_id"), Origin(path.name, row.line)
+        if name not in indices:
+            indices[name] = len(part.entries)
+            part.add(pb.NodeGroup(node_group_id=name, name=row.text("name")), origin)
+        members = part.entries[indices[name]].node_ids
+        part.inner[indices[name], len(members)] = origin
+        members.append(row.text("node_id"))
+
+
+def read_items(path: Path, parts: Parts, refusals: Refusals) -> None:
+    """items.csv: a row an item."""
+    part = parts[ITEMS.name]
+    part.given = True
+    for row in read_rows(path, _ITEMS, refusals):
+        item = pb.Item(
+            sku=row.text("sku"),
+            name=row.text("name"),
+            weight_grams=row.integer("weight_grams"),
+            shard_key=row.text("shard_key"),
+            handling_class=row.text("handling_class"),
+            length_millimeters=row.integer("length_millimeters"),
+            width_millimeters=row.integer("width_millimeters"),
+            height_millimeters=row.integer("height_millimeters"),
+        )
+        part.add(item, Origin(path.name, row.line))
+
+
+def read_carrier_services(path: Path, parts: Parts, refusals: Refusals) -> None:
+    """carrier_services.csv: a row a service."""
+    part = parts[CARRIER_SERVICES.name]
+    part.given = True
+    for row in read_rows(path, _CARRIER_SERVICES, refusals):
+        service = pb.CarrierService(
+            carrier_service=row.text("carrier_service"),
+            name=row.text("name"),
+            calendar_id=row.text("calendar_id"),
+            currency_code=row.text("currency_code"),
+            base_cost_micros=row.micros("base_cost"),
+            cost_per_kilogram_micros=row.micros("cost_per_kilogram"),
+        )
+        part.add(service, Origin(path.name, row.line))
+
+
+def read_lanes(path: Path, parts: Parts, refusals: Refusals) -> None:
+    """lanes.csv: a row a lane."""
+    part = parts[LANES.name]
+    part.given = True
+    for row in read_rows(path, _LANES, refusals):
+        lane = _lane(row, row)
+        part.add(lane, Origin(path.name, row.line))
+
+
+def read_zones(path: Path, parts: Parts, refusals: Refusals) -> None:
+    """zones.csv with zone_transit.csv: a lane for each service of each zone."""
+    part = parts[LANES.name]
+    part.given = True
+    transit: dict[str, list[Row]] = {}
+    beside = path.with_name("zone_transit.csv")
+    if beside.exists():
+        for row in read_rows(beside, _ZONE_TRANSIT, refusals):
+            transit.setdefault(row.text("zone"), []).append(row)
+    for row in read_rows(path, _ZONES, refusals):
+        services = transit.get(row.text("zone"), ())
+        if not services:
+            row.refuse(f"zone {row.text('zone')} has no row in zone_transit.csv")
+        for service in services:
+            part.add(_lane(row, service), Origin(path.name, row.line))
+
+
+def _lane(zone: Row, service: Row) -> pb.Lane:
+    """Where from and to by one row, how and how long by the other."""
+    lane = pb.Lane(
+        country=zone.text("country"),
+        postal_prefix=zone.text("postal_prefix"),
+        carrier_service=service.text("carrier_service"),
+        transit_business_days_min=service.integer("transit_business_days_min"),
+        transit_business_days_max=service.integer("transit_business_days_max"),
+    )
+    if bool(zone.text("node_id")) == bool(zone.text("node_group_id")):
+        zone.refuse("needs either node_id or node_group_id")
+    if zone.text("node_group_id"):
+        lane.node_group_id = zone.text("node_group_id")
+    else:
+        lane.node_id = zone.text("node_id")
+    if service.text("base_cost"):
+        lane.base_cost_micros = service.micros("base_cost")
+    return lane
+
+
+def read_supply(path: Path, parts: Parts, refusals: Refusals) -> None:
+    """supply.csv: a row a position; what it leaves open, safety_stock_rules.csv may decide."""
+    part = parts[SUPPLY.name]
+    part.given = True
+    rules = read_rules(
+        path.with_name("safety_stock_rules.csv"),
+        parts[ITEMS.name].entries,
+        parts[NODE_GROUPS.name].entries,
+        refusals,
+    )
+    for row in read_rows(path, _SUPPLY, refusals):
+        count = supply_pb.SupplyRow(
+            sku=row.text("sku"), node_id=row.text("node_id"), on_hand=row.integer("on_hand")
+        )
+        if row.text("safety_stock"):
+            count.safety_stock = row.integer("safety_stock")
+        else:
+            withheld = rules.units(count.sku, count.node_id, count.on_hand)
+            if withheld is not None:
+                count.safety_stock = withheld
+        part.add(count, Origin(path.name, row.line))
