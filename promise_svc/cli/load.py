@@ -90,6 +90,7 @@ def _answer(folder: Folder, loaded: Loaded, refusals: list[Refusal]) -> dict[str
 def _table(folder: Folder, loaded: Loaded) -> Table:
     outcomes = ("created", "updated", "applied", "unchanged", "refused")
     table = Table("", "read", *outcomes)
+    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for name, part in folder.parts.items():

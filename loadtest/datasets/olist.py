@@ -1,0 +1,309 @@
+"""Olist, a Brazilian marketplace: sellers are nodes, products are SKUs, states are zones.
+
+The month to be replayed is moved by whole weeks to begin about now, because a promise is for an
+order of today; calendars move with it. Handling and transit times are learned from what was
+delivered before that month and nothing later; stock, which the set lacks, is what the month sold
+and a margin, and too little of it on purpose for a share of the products.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import holidays
+import tzfpy
+
+from loadtest.datasets.files import WEEK, rows_of, shortest_prefixes, write_calendars, write_rows
+
+SCARCE_SHARE = 0.05
+"""Of the products sold in the month: they have 60 % of what was asked for."""
+SCARCE_STOCK = 0.6
+MARGIN = 1.2
+IDLE_UNITS = 3
+"""Stock of an offer that nobody bought in the month."""
+
+HANDLING_QUANTILE = 0.8
+TRANSIT_QUANTILES = (0.1, 0.9)
+HISTORY_DAYS = 180
+SELLER_ORDERS_MIN = 10
+LANE_ORDERS_MIN = 20
+BUSINESS_DAYS_MAX = 60
+CUTOFF = "18:00"
+CARRIER = "carrier"
+
+
+@dataclass(slots=True)
+class Order:
+    """One order, in Brazilian wall time."""
+
+    order_id: str
+    status: str
+    purchase: datetime
+    approved: datetime | None
+    handed_over: datetime | None
+    delivered: datetime | None
+    estimated: date
+    """The marketplace's promise."""
+    postal_code: str
+    region: str
+    lines: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(product, seller) -> units."""
+    freight: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """Which month, and by how many days it was moved."""
+
+    first: date
+    shift_days: int
+
+    @classmethod
+    def of(cls, month: str, today: date) -> Month:
+        """``month`` as 2018-05; moved by whole weeks to begin in the week before today."""
+        first = date.fromisoformat(f"{month}-01")
+        return cls(first, (today - first).days // 7 * 7)
+
+    @property
+    def after(self) -> date:
+        """The first day after it."""
+        return (self.first + timedelta(days=32)).replace(day=1)
+
+    def has(self, moment: datetime) -> bool:
+        """Whether it is in the month."""
+        return self.first <= moment.date() < self.after
+
+
+def read_orders(source: Path) -> list[Order]:
+    """All orders with their lines, by purchase time; those without lines are there too."""
+    places = {
+        row["customer_id"]: (row["customer_zip_code_prefix"], row["customer_state"])
+        for row in rows_of(source / "customers.csv.gz")
+    }
+    orders = {}
+    for row in rows_of(source / "orders.csv.gz"):
+        postal_code, region = places[row["customer_id"]]
+        purchase = _time(row["order_purchase_timestamp"])
+        estimated = _time(row["order_estimated_delivery_date"])
+        assert purchase and estimated
+        orders[row["order_id"]] = Order(
+            row["order_id"], row["order_status"], purchase,
+            _time(row["order_approved_at"]), _time(row["order_delivered_carrier_date"]),
+            _time(row["order_delivered_customer_date"]), estimated.date(), postal_code, region,
+        )  # fmt: skip
+    for row in rows_of(source / "order_items.csv.gz"):
+        if order := orders.get(row["order_id"]):
+            order.lines[row["product_id"], row["seller_id"]] += 1
+            order.freight += float(row["freight_value"])
+    return sorted(orders.values(), key=lambda order: (order.purchase, order.order_id))
+
+
+def convert(source: Path, out: Path, *, month: str, today: date, seed: int = 1) -> dict[str, int]:
+    """Write the folder, and replay.json beside it for the replay; rows by file."""
+    out.mkdir(parents=True, exist_ok=True)
+    moved = Month.of(month, today)
+    orders = read_orders(source)
+    sellers = {row["seller_id"]: row for row in rows_of(source / "sellers.csv.gz")}
+    history = [order for order in orders if order.purchase.date() < moved.first]
+    days = BusinessDays({order.purchase.year + n for order in orders for n in (0, 1)})
+    counts = {
+        "calendars.toml": write_calendars(
+            out / "calendars.toml",
+            {"br-week": (WEEK, [day + timedelta(days=moved.shift_days) for day in days.off])},
+        ),
+        **_write_nodes(source, out, sellers, _handling(history, moved, days)),
+        **_write_items(source, out),
+        **_write_lanes(out, orders, sellers, _transit(history, moved, days, sellers)),
+        "supply.csv": _write_supply(out, orders, moved, random.Random(seed)),
+    }
+    about = {"month": month, "shift_days": moved.shift_days}
+    (out / "replay.json").write_text(json.dumps(about))
+    return counts
+
+
+class BusinessDays:
+    """Monday to Friday less the national holidays of some years."""
+
+    def __init__(self, years: Iterable[int]) -> None:
+        self.off = frozenset(
+            day for day in holidays.country_holidays("BR", years=sorted(years)) if day.weekday() < 5
+        )
+
+    def between(self, start: date, end: date) -> int:
+        """Business days after ``start`` up to ``end``."""
+        days = (end - start).days
+        return sum(self._works(start + timedelta(days=n + 1)) for n in range(days))
+
+    def _works(self, day: date) -> bool:
+        return day.weekday() < 5 and day not in self.off
+
+
+def _handling(history: Sequence[Order], month: Month, days: BusinessDays) -> dict[str, int]:
+    """Seller -> business days from approval to hand-over; under the empty name everybody's."""
+    since = month.first - timedelta(days=HISTORY_DAYS)
+    seen: dict[str, list[int]] = defaultdict(list)
+    for order in history:
+        if order.approved and order.handed_over and since <= order.handed_over.date() < month.first:
+            took = days.between(order.approved.date(), order.handed_over.date())
+            for seller in {seller for _, seller in order.lines}:
+                seen[seller].append(took)
+                seen[""].append(took)
+    return {
+        seller: _quantile(took, HANDLING_QUANTILE)
+        for seller, took in seen.items()
+        if len(took) >= SELLER_ORDERS_MIN
+    }
+
+
+def _transit(
+    history: Sequence[Order],
+    month: Month,
+    days: BusinessDays,
+    sellers: Mapping[str, dict[str, str]],
+) -> dict[tuple[str, str], tuple[int, int, float]]:
+    """(from state, to state) -> fewest and most business days, and the median freight. Where too
+    few went, those to the state from anywhere decide, then everybody."""
+    since = month.first - timedelta(days=HISTORY_DAYS)
+    seen: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
+    for order in history:
+        done, left = order.delivered, order.handed_over
+        if not (done and left and since <= done.date() < month.first and done > left):
+            continue
+        took = days.between(left.date(), done.date()), order.freight
+        for state in {sellers[seller]["seller_state"] for _, seller in order.lines}:
+            for key in ((state, order.region), ("", order.region), ("", "")):
+                seen[key].append(took)
+    low, high = TRANSIT_QUANTILES
+    found = {}
+    for key, took in seen.items():
+        if len(took) >= LANE_ORDERS_MIN or key == ("", ""):
+            business_days = [each[0] for each in took]
+            fewest = _quantile(business_days, low)
+            cost = round(statistics.median(each[1] for each in took), 2)
+            found[key] = fewest, max(fewest, _quantile(business_days, high)), cost
+    return found
+
+
+def _quantile(values: Sequence[int], share: float) -> int:
+    ordered = sorted(values)
+    return min(BUSINESS_DAYS_MAX, ordered[min(len(ordered) - 1, math.floor(share * len(ordered)))])
+
+
+def _write_nodes(
+    source: Path, out: Path, sellers: Mapping[str, dict[str, str]], handling: Mapping[str, int]
+) -> dict[str, int]:
+    spots = {
+        row["zip_code_prefix"]: (float(row["lat"]), float(row["lng"]))
+        for row in rows_of(source / "zip_prefixes.csv.gz")
+    }
+    known = sorted(spots)
+    nodes, methods, groups = [], [], []
+    for name, seller in sellers.items():
+        code = seller["seller_zip_code_prefix"]
+        # 7 sellers have a prefix without coordinates: the nearest number is next door.
+        near = code if code in spots else min(known, key=lambda k, c=code: abs(int(k) - int(c)))
+        latitude, longitude = spots[near]
+        zone = tzfpy.get_tz(longitude, latitude) or "America/Sao_Paulo"
+        state = seller["seller_state"]
+        nodes.append((name, "VENDOR", "BR", state, code, latitude, longitude, zone, "br-week"))
+        days = handling.get(name, handling[""])
+        methods.append((name, "SHIP_TO_ADDRESS", CUTOFF, days))
+        groups.append((f"from-{state}", name))
+    header = ("node_id", "node_type", "country", "region", "postal_code", "latitude", "longitude",
+              "time_zone", "calendar_id")  # fmt: skip
+    return {
+        "nodes.csv": write_rows(out / "nodes.csv", header, nodes),
+        "methods.csv": write_rows(
+            out / "methods.csv",
+            ("node_id", "fulfillment_method", "cutoff_time", "handling_business_days"),
+            methods,
+        ),
+        "node_groups.csv": write_rows(
+            out / "node_groups.csv", ("node_group_id", "node_id"), sorted(groups)
+        ),
+    }
+
+
+def _write_items(source: Path, out: Path) -> dict[str, int]:
+    def rows() -> Iterable[Sequence[object]]:
+        for row in rows_of(source / "products.csv.gz"):
+            sides = [row[f"product_{side}_cm"] for side in ("length", "width", "height")]
+            name, weight = row["product_category_name"], row["product_weight_g"]
+            millimeters = [10 * int(float(side)) if side else 0 for side in sides]
+            yield row["product_id"], name, int(float(weight or 0)), *millimeters
+
+    header = ("sku", "name", "weight_grams", "length_millimeters", "width_millimeters",
+              "height_millimeters")  # fmt: skip
+    return {"items.csv": write_rows(out / "items.csv", header, rows())}
+
+
+def _write_lanes(
+    out: Path,
+    orders: Sequence[Order],
+    sellers: Mapping[str, dict[str, str]],
+    transit: Mapping[tuple[str, str], tuple[int, int, float]],
+) -> dict[str, int]:
+    """A few prefixes carry another state's name in some addresses: the commonest counts."""
+    votes: dict[str, Counter[str]] = defaultdict(Counter)
+    for order in orders:
+        votes[order.postal_code][order.region] += 1
+    areas = shortest_prefixes({code: seen.most_common(1)[0][0] for code, seen in votes.items()})
+    origins = sorted({seller["seller_state"] for seller in sellers.values()})
+    states = sorted(set(areas.values()))
+    zones = [
+        (f"from-{origin}", "BR", prefix, f"{origin}-{state}")
+        for origin in origins
+        for prefix, state in sorted(areas.items())
+    ]
+    times = []
+    for origin in origins:
+        for state in states:
+            keys = ((origin, state), ("", state), ("", ""))
+            fewest, most, cost = next(transit[key] for key in keys if key in transit)
+            times.append((CARRIER, f"{origin}-{state}", fewest, most, cost))
+    return {
+        "carrier_services.csv": write_rows(
+            out / "carrier_services.csv",
+            ("carrier_service", "calendar_id", "currency_code", "base_cost"),
+            [(CARRIER, "br-week", "BRL", 20)],
+        ),
+        "zones.csv": write_rows(
+            out / "zones.csv", ("node_group_id", "country", "postal_prefix", "zone"), zones
+        ),
+        "zone_transit.csv": write_rows(
+            out / "zone_transit.csv",
+            ("carrier_service", "zone", "transit_business_days_min", "transit_business_days_max",
+             "base_cost"),
+            times,
+        ),
+    }  # fmt: skip
+
+
+def _write_supply(out: Path, orders: Sequence[Order], month: Month, rng: random.Random) -> int:
+    asked: Counter[tuple[str, str]] = Counter()
+    for order in orders:
+        if order.purchase.date() < month.after:
+            for offer, units in order.lines.items():
+                asked[offer] += units if month.has(order.purchase) else 0
+    sold = sorted({sku for (sku, _), units in asked.items() if units})
+    scarce = set(rng.sample(sold, round(SCARCE_SHARE * len(sold))))
+
+    def units(sku: str, wanted: int) -> int:
+        if not wanted:
+            return IDLE_UNITS
+        return int(SCARCE_STOCK * wanted) if sku in scarce else math.ceil(MARGIN * wanted)
+
+    rows = [(sku, node, units(sku, wanted)) for (sku, node), wanted in sorted(asked.items())]
+    return write_rows(out / "supply.csv", ("sku", "node_id", "on_hand"), rows)
+
+
+def _time(text: str) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
