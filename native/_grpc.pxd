@@ -22,6 +22,8 @@ cdef class Method:
     cdef readonly bint unary
     """One request, one reply, handled here; every other kind is ``behavior(call)`` in a task."""
     cdef readonly bint request_streaming
+    cdef readonly bint traced
+    """Its replies tell a trace id."""
     cdef object behavior
     cdef object deserializer
     cdef object serializer
@@ -39,6 +41,8 @@ cdef class Front:
     cdef object end_of_stream
     cdef object abort_error
     cdef object usage_error
+    cdef object trace_id_of
+    cdef uint64_t random[2]
     cdef int64_t message_bytes_max
     cdef int64_t unfinished_bytes_max
     cdef uint32_t streams_max
@@ -63,12 +67,15 @@ cdef class Front:
     """As of the last tick: enough for limits of seconds."""
 
     cdef int arm_expiry(self) except -1
+    cdef uint64_t next_random(self) noexcept
 
 
 cdef class Connection:
     cdef readonly Front front
     cdef readonly int call_count
     cdef object transport
+    cdef object secured
+    """The TLS of this connection, or None."""
     cdef str peer
     cdef nghttp2_session* session
     cdef Call calls
@@ -96,6 +103,9 @@ cdef class Connection:
     cdef int ping_strikes
     cdef bint sent_since_ping
     cdef int64_t unsent_bytes
+    cdef nghttp2_rcbuf* told_value
+    cdef str told_text
+    """The value a servicer asked for last, and its text: callers send the same token each time."""
     cdef int patience
     """Control frames the peer may send before it is cut off; data sent to it restores them."""
 
@@ -133,6 +143,8 @@ cdef class Call:
     cdef double deadline
     cdef double began
     cdef double finished_at
+    cdef char trace[32]
+    cdef bint trace_known
     cdef uint8_t prefix[5]
     cdef int prefix_size
     cdef bytes body
@@ -167,6 +179,7 @@ cdef class Call:
     cdef int compression
     cdef bint compress_next
 
+    cdef int know_trace(self) except -1
     cdef int header(self, nghttp2_rcbuf* name, nghttp2_rcbuf* value) except -1
     cdef int begin(self) except -1
     cdef int refuse_http(self) except -1

@@ -13,6 +13,7 @@ class Method:
     path: str
     unary: bool
     request_streaming: bool
+    traced: bool
     def __init__(
         self,
         path: str,
@@ -20,6 +21,7 @@ class Method:
         *,
         unary: bool,
         request_streaming: bool = False,
+        traced: bool = False,
         deserializer: Callable[[bytes], Any] | None = None,
         serializer: Callable[[Any], bytes] | None = None,
     ) -> None: ...
@@ -39,6 +41,7 @@ class Front:
         end_of_stream: object,
         abort_error: type[BaseException],
         usage_error: type[BaseException],
+        trace_id_of: Callable[[str | bytes], str],
         message_bytes_max: int,
         unfinished_bytes_max: int,
         streams_max: int,
@@ -98,6 +101,7 @@ class ServerConnection(Connection, asyncio.BufferedProtocol): ...
 class Call:
     def invocation_metadata(self) -> tuple[Metadatum, ...]: ...
     def metadata(self, key: str) -> str | bytes | None: ...
+    def trace_id(self) -> str: ...
     def time_remaining(self) -> float | None: ...
     def peer(self) -> str: ...
     def peer_identities(self) -> Iterable[bytes] | None: ...

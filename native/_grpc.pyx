@@ -11,6 +11,7 @@ Cost: see native/README.md.
 """
 
 import asyncio
+import os
 import random
 import zlib
 from collections import deque, namedtuple
@@ -19,7 +20,7 @@ cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy
 
@@ -33,6 +34,7 @@ from native.nghttp2 cimport *
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(str text, Py_ssize_t* size) except NULL
+    str PyUnicode_DecodeASCII(const char* text, Py_ssize_t size, const char* errors)
     object PyContext_CopyCurrent()
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
@@ -84,6 +86,7 @@ cdef double GOAWAY_SECONDS = 1.0
 cdef double EXPIRY_SECONDS = 0.01
 """Deadlines are looked at this often, while any is open."""
 
+cdef char* DIGITS = "0123456789abcdef"
 cdef const char* DRAIN_PING = "draining"
 cdef const char* TOO_MANY_PINGS = "too_many_pings"
 
@@ -418,9 +421,10 @@ cdef class Method:
 
     def __init__(
         self, str path not None, behavior not None, *, unary, request_streaming=False,
-        deserializer=None, serializer=None,
+        traced=False, deserializer=None, serializer=None,
     ):
         self.path = path
+        self.traced = traced
         self.behavior = behavior
         self.unary = unary
         self.request_streaming = request_streaming
@@ -449,6 +453,8 @@ cdef class Front:
         nghttp2_option_set_no_closed_streams(self.option, 1)
         # Ours counts what a caller resets against what it lets end.
         lift_reset_limit(self.option)
+        # HTTP/2 forbids them, gRPC does not, and callers send them.
+        take_spaces_around_values(self.option)
         self.outbox = <uint8_t*>malloc(OUTBOX_BYTES)
         if self.outbox == NULL:
             raise MemoryError
@@ -470,6 +476,7 @@ cdef class Front:
         end_of_stream,
         abort_error,
         usage_error,
+        trace_id_of,
         message_bytes_max,
         unfinished_bytes_max,
         streams_max,
@@ -489,6 +496,8 @@ cdef class Front:
         self.end_of_stream = end_of_stream
         self.abort_error = abort_error
         self.usage_error = usage_error
+        self.trace_id_of = trace_id_of
+        memcpy(self.random, PyBytes_AS_STRING(os.urandom(16)), 16)
         self.message_bytes_max = message_bytes_max
         self.unfinished_bytes_max = unfinished_bytes_max
         self.streams_max = streams_max
@@ -554,6 +563,16 @@ cdef class Front:
         if timed:
             self.arm_expiry()
 
+    @cython.overflowcheck(False)
+    cdef uint64_t next_random(self) noexcept:
+        """xorshift128+: spread evenly, and no secret."""
+        cdef uint64_t a = self.random[0]
+        cdef uint64_t b = self.random[1]
+        self.random[0] = b
+        a ^= a << 23
+        self.random[1] = a ^ b ^ (a >> 18) ^ (b >> 5)
+        return self.random[1] ^ b
+
     cdef int arm_expiry(self) except -1:
         if not self.expiry_armed:
             self.expiry_armed = True
@@ -572,14 +591,20 @@ cdef class Connection:
     def __dealloc__(self):
         if self.session != NULL:
             nghttp2_session_del(self.session)
+        if self.told_value != NULL:
+            nghttp2_rcbuf_decref(self.told_value)
 
     def connection_made(self, transport):
         cdef Front front = self.front
         cdef nghttp2_settings_entry settings[3]
         self.transport = transport
-        if len(front.connections) >= front.connections_max:
+        secured = transport.get_extra_info("ssl_object")
+        if len(front.connections) >= front.connections_max or (
+            secured is not None and secured.selected_alpn_protocol() != "h2"
+        ):
             transport.abort()
             return
+        self.secured = secured
         self.peer = peer_of(transport)
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         if nghttp2_session_server_new2(
@@ -834,6 +859,21 @@ cdef str peer_of(object transport):
     return "unix:" + (address if isinstance(address, str) else "")
 
 
+cdef dict identity_of(object certificate):
+    """A caller's verified certificate, if it showed one, as gRPC tells it."""
+    cdef dict found = {"transport_security_type": [b"ssl"]}
+    if not certificate:
+        return found
+    names = [value.encode() for part in certificate["subject"] for key, value in part
+             if key == "commonName"]
+    if names:
+        found["x509_common_name"] = names
+    others = [value.encode() for _, value in certificate.get("subjectAltName", ())]
+    if others:
+        found["x509_subject_alternative_name"] = others
+    return found
+
+
 @cython.freelist(256)
 cdef class Call:
     """One call, and what its servicer sees of it: fulfills ``grpc.aio.ServicerContext``."""
@@ -863,14 +903,49 @@ cdef class Call:
 
     def metadata(self, str key not None):
         """The first value of ``key``, or None; cheaper than all of them."""
+        cdef Connection connection = self.connection
+        cdef nghttp2_rcbuf* found
         cdef Py_ssize_t size, i
         cdef const char* name = PyUnicode_AsUTF8AndSize(key, &size)
         for i in range(self.field_count):
             if equals(nghttp2_rcbuf_get_buf(self.fields[i].name), name, size):
-                return metadata_value(
-                    PyBytes_FromStringAndSize(name, size), bytes_of(self.fields[i].value)
-                )
+                found = self.fields[i].value
+                # The same buffer, out of the header table, is the same text.
+                if found == connection.told_value:
+                    return connection.told_text
+                value = metadata_value(PyBytes_FromStringAndSize(name, size), bytes_of(found))
+                if isinstance(value, str):
+                    if connection.told_value != NULL:
+                        nghttp2_rcbuf_decref(connection.told_value)
+                    nghttp2_rcbuf_incref(found)
+                    connection.told_value, connection.told_text = found, value
+                return value
         return None
+
+    def trace_id(self):
+        """Of the caller's ``traceparent``, or new: 32 hexadecimal digits."""
+        self.know_trace()
+        return PyUnicode_DecodeASCII(self.trace, 32, NULL)
+
+    cdef int know_trace(self) except -1:
+        cdef Front front = self.connection.front
+        cdef uint64_t part
+        cdef Py_ssize_t size, i
+        cdef str found
+        if self.trace_known:
+            return 0
+        self.trace_known = True
+        header = self.metadata("traceparent") if self.field_count > 0 else None
+        if header is not None:
+            found = front.trace_id_of(header)
+            memcpy(self.trace, PyUnicode_AsUTF8AndSize(found, &size), 32)
+            return 0
+        for i in range(32):
+            if i % 16 == 0:
+                part = front.next_random() | 1  # all zeros is no trace id
+            self.trace[i] = DIGITS[part & 15]
+            part >>= 4
+        return 0
 
     def time_remaining(self):
         return max(self.deadline - monotonic(), 0.0) if self.deadline > 0 else None
@@ -879,13 +954,20 @@ cdef class Call:
         return self.connection.peer
 
     def peer_identities(self):
-        return None
+        key = self.peer_identity_key()
+        return self.auth_context()[key] if key is not None else None
 
     def peer_identity_key(self):
+        found = self.auth_context()
+        for key in ("x509_subject_alternative_name", "x509_common_name"):
+            if key in found:
+                return key
         return None
 
     def auth_context(self):
-        return {}
+        """What TLS knows of the caller, named as gRPC names it."""
+        secured = self.connection.secured
+        return identity_of(secured.getpeercert()) if secured is not None else {}
 
     def set_code(self, code):
         self.status = number_of(code)
@@ -1356,7 +1438,7 @@ cdef class Call:
 
     cdef int submit(self, bint trailers, bint alone) except -1:
         """Headers, trailers, or both in one block when no message goes between them."""
-        cdef nghttp2_nv nv[8 + 2 * METADATA_COUNT_MAX]
+        cdef nghttp2_nv nv[9 + 2 * METADATA_COUNT_MAX]
         cdef nghttp2_data_provider provider
         cdef size_t count = 0
         cdef list kept = []
@@ -1392,6 +1474,12 @@ cdef class Call:
                 count += 1
             if self.trailing is not None:
                 count = add_metadata(nv, count, self.trailing, kept)
+            if self.method is not None and self.method.traced:
+                self.know_trace()
+                nv[count] = fixed(b"trace-id", 8, self.trace, 32)
+                # It never comes again, and would push out what does.
+                nv[count].flags = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_INDEX
+                count += 1
         if alone:
             result = nghttp2_submit_response(
                 self.connection.session, self.stream_id, nv, count, NULL

@@ -9,6 +9,13 @@ cdef extern from *:
        to lift, for the library then has none. */
     #pragma weak nghttp2_option_set_stream_reset_rate_limit
     extern void nghttp2_option_set_stream_reset_rate_limit(nghttp2_option *, uint64_t, uint64_t);
+    #pragma weak nghttp2_option_set_no_rfc9113_leading_and_trailing_ws_validation
+    extern void nghttp2_option_set_no_rfc9113_leading_and_trailing_ws_validation(
+        nghttp2_option *, int);
+    static void take_spaces_around_values(nghttp2_option *option) {
+        if (nghttp2_option_set_no_rfc9113_leading_and_trailing_ws_validation)
+            nghttp2_option_set_no_rfc9113_leading_and_trailing_ws_validation(option, 1);
+    }
     static void lift_reset_limit(nghttp2_option *option) {
         if (nghttp2_option_set_stream_reset_rate_limit)
             nghttp2_option_set_stream_reset_rate_limit(option, UINT64_MAX / 2, UINT64_MAX / 2);
@@ -17,6 +24,7 @@ cdef extern from *:
     ctypedef struct nghttp2_option:
         pass
     void lift_reset_limit(nghttp2_option* option) noexcept
+    void take_spaces_around_values(nghttp2_option* option) noexcept
 
 cdef extern from "nghttp2/nghttp2.h":
     ctypedef struct nghttp2_session:

@@ -49,6 +49,7 @@ from promise_svc.domain.reservation import DurabilityMode, State
 from promise_svc.domain.sharding import Position
 from promise_svc.errors import ConfigError, InvariantBroken, PromiseServiceError, Unavailable
 from promise_svc.rpc.admin import AdminServicer
+from promise_svc.rpc.auth import Tokens
 from promise_svc.rpc.availability import AvailabilityServicer
 from promise_svc.rpc.convert.reservation import TtlLimits
 from promise_svc.rpc.guard import Guard, Servicer
@@ -58,6 +59,7 @@ from promise_svc.rpc.promise import PromiseServicer
 from promise_svc.rpc.reservation import ReservationServicer
 from promise_svc.rpc.server import Server, stop_on_signals
 from promise_svc.rpc.supply import SupplyServicer
+from promise_svc.rpc.tls import TlsFiles
 from promise_svc.rpc.transport import Transport, TransportOptions
 from promise_svc.rpc.transport_grpcio import GrpcioTransport
 from promise_svc.rpc.transport_native import NativeTransport
@@ -397,6 +399,8 @@ async def _serve(
     # Before engines are started and shards taken over from whoever serves them now.
     for name, address in (("listen", process.listen), ("metrics_listen", process.metrics_listen)):
         _refuse_taken(name, address)
+    tokens = Tokens(process.tokens_file) if process.tokens_file else None
+    tls = _tls(process)
     async with Service(cluster, process, progress) as service, AsyncExitStack() as closing:
         service.metrics.describe(__version__, hotpath.COMPILED)
         if process.metrics_listen:
@@ -408,13 +412,17 @@ async def _serve(
                 raise _not_to_be_had("metrics_listen", process.metrics_listen, error) from error
             closing.push_async_callback(endpoint.close)
             _log.info("metrics", address=f"{host}:{port}")
+        if tokens is not None:
+            tokens.start()
+            closing.push_async_callback(tokens.close)
         guard = Guard(
             Admission(process.calls_in_flight_max),
             CallRecorder(service.metrics.calls, _log),
             deadline_seconds_max=process.deadline_seconds_max,
+            tokens=tokens,
         )
         server = Server(
-            _transport(process),
+            _transport(process, tls),
             guard,
             service.servicers,
             reflect=process.reflection,
@@ -470,8 +478,16 @@ def _front(process: ProcessConfig) -> str:
     return process.front
 
 
-def _transport(process: ProcessConfig) -> Transport:
-    options = TransportOptions(message_bytes_max=process.message_bytes_max)
+def _tls(process: ProcessConfig) -> TlsFiles | None:
+    if not process.tls_certificate_file or not process.tls_key_file:
+        return None
+    files = TlsFiles(process.tls_certificate_file, process.tls_key_file, process.tls_client_ca_file)
+    files.context()  # says what is wrong with them
+    return files
+
+
+def _transport(process: ProcessConfig, tls: TlsFiles | None) -> Transport:
+    options = TransportOptions(message_bytes_max=process.message_bytes_max, tls=tls)
     if _front(process) == "native":
         return NativeTransport(options)
     if process.front == "auto":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -97,6 +98,26 @@ class ProcessConfig:
     workers: int = 1
     """Serving processes, 1 for now: each has its own table, so more cost memory, not truth."""
 
+    tokens_file: Path | None = None
+    """Who may call: bearer tokens by their hashes, with scopes; `promise-svc token` adds one. Read
+    again when it changes. Without it everybody may call everything, on loopback only."""
+
+    tls_certificate_file: Path | None = None
+    """PEM: the server's certificate, with those that lead to its root. Needs `tls_key_file`. A
+    renewed one is taken at the next start."""
+
+    tls_key_file: Path | None = None
+    """PEM: its private key."""
+
+    tls_client_ca_file: Path | None = None
+    """PEM: roots of callers' certificates. Then a caller without one is not let in."""
+
+    allow_anonymous: bool = False
+    """Serve off loopback without tokens, where something in front authenticates."""
+
+    allow_plaintext: bool = False
+    """Serve off loopback without TLS, where something in front terminates it."""
+
     reserve_durability: DurabilityMode = "fsync"
     """memory or fsync; what a hold survives. The same for release, cancel and supply. A hold
     lives minutes, so the record in the order store is not worth its milliseconds."""
@@ -151,6 +172,24 @@ class ProcessConfig:
         _in_range("lame_duck_seconds", self.lame_duck_seconds, 0, 60)
         _in_range("drain_seconds", self.drain_seconds, 0, 300)
         _one_of("log_level", self.log_level, LOG_LEVELS)
+        if bool(self.tls_certificate_file) != bool(self.tls_key_file):
+            raise ConfigError("tls_certificate_file and tls_key_file go together")
+        if self.tls_client_ca_file and not self.tls_certificate_file:
+            raise ConfigError("tls_client_ca_file needs tls_certificate_file")
+        if not on_loopback(self.listen):
+            self._refuse_open_door()
+
+    def _refuse_open_door(self) -> None:
+        if not self.tokens_file and not self.allow_anonymous:
+            raise ConfigError(
+                f"listen {self.listen} is off loopback and there is no tokens_file: make one with "
+                "`promise-svc token`, or set allow_anonymous where a proxy authenticates"
+            )
+        if not self.tls_certificate_file and not self.allow_plaintext:
+            raise ConfigError(
+                f"listen {self.listen} is off loopback and there is no tls_certificate_file: set "
+                "it and tls_key_file, or allow_plaintext where a proxy terminates TLS"
+            )
 
 
 def host_and_port(name: str, address: str) -> tuple[str, int]:
@@ -163,6 +202,16 @@ def host_and_port(name: str, address: str) -> tuple[str, int]:
     if not host or port is None or parts.netloc != address or "@" in address:
         raise ConfigError(f"{name} must be host:port with a port of 0..65535, not {address!r}")
     return host, port
+
+
+def on_loopback(address: str) -> bool:
+    """Whether only this machine can reach `host:port`; a name but localhost is looked up nowhere
+    and counts as off."""
+    host = host_and_port("listen", address)[0]
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _in_range(name: str, value: float, low: float, high: float) -> None:

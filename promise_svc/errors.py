@@ -3,6 +3,8 @@
 PromiseServiceError
 ├── InvalidRequest          the caller must change the request; carries field violations
 │   └── IdempotencyKeyReused    same key, other body
+├── Unauthenticated         no token, or one we do not know
+├── PermissionDenied        the token is known and does not open the method
 ├── NotFound                no such reservation, node, SKU ...
 ├── PreconditionFailed      the state does not allow it (revision, window, network)
 │   ├── NoBusinessDay           a calendar has no open day within a year
@@ -68,6 +70,18 @@ class IdempotencyKeyReused(InvalidRequest):
             field, self.reason, "this key was already used with another body; mint a new one"
         )
         super().__init__([violation], key=key)
+
+
+class Unauthenticated(PromiseServiceError):
+    """Who calls is not known. The message never repeats what was sent."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(PromiseServiceError):
+    """The caller is known and may not do this."""
+
+    reason = "PERMISSION_DENIED"
 
 
 class NotFound(PromiseServiceError):

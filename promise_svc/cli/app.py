@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from promise_svc.cli import demo, load, serve, verify, version
+from promise_svc.cli import demo, load, serve, token, verify, version
 from promise_svc.errors import PromiseServiceError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ def _commands() -> None:
     """Delivery promises and stock reservations that never oversell."""
 
 
-for command in (demo.demo, serve.serve, load.load, verify.verify, version.version):
+for command in (demo.demo, serve.serve, load.load, token.token, verify.verify, version.version):
     app.command()(command)
 
 

@@ -17,6 +17,20 @@ def serve(
     listen: Annotated[str | None, typer.Option(help="host:port of gRPC.")] = None,
     front: Annotated[str | None, typer.Option(help="auto, native or grpcio.")] = None,
     metrics_listen: Annotated[str | None, typer.Option(help="host:port of /metrics.")] = None,
+    tokens_file: Annotated[
+        Path | None, typer.Option(help="Who may call; `promise-svc token` adds to it.")
+    ] = None,
+    tls_certificate_file: Annotated[Path | None, typer.Option(help="PEM.")] = None,
+    tls_key_file: Annotated[Path | None, typer.Option(help="PEM.")] = None,
+    tls_client_ca_file: Annotated[
+        Path | None, typer.Option(help="PEM; callers then need a certificate of it.")
+    ] = None,
+    allow_anonymous: Annotated[
+        bool | None, typer.Option("--allow-anonymous", help="No tokens, though off loopback.")
+    ] = None,
+    allow_plaintext: Annotated[
+        bool | None, typer.Option("--allow-plaintext", help="No TLS, though off loopback.")
+    ] = None,
     index_url: Annotated[
         list[str] | None,
         typer.Option(help="URL of a node of the Valkey cluster; without, one is started."),
@@ -42,6 +56,12 @@ def serve(
         "listen": listen,
         "front": front,
         "metrics_listen": metrics_listen,
+        "tokens_file": tokens_file,
+        "tls_certificate_file": tls_certificate_file,
+        "tls_key_file": tls_key_file,
+        "tls_client_ca_file": tls_client_ca_file,
+        "allow_anonymous": allow_anonymous,
+        "allow_plaintext": allow_plaintext,
         "index_urls": tuple(index_url) if index_url else None,
         "order_store_url": order_store_url,
         "data_dir": data_dir,

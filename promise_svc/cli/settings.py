@@ -57,6 +57,7 @@ def _parse(variable: str, text: str, kind: Any) -> object:
         float: float,
         bool: lambda value: BOOLEANS[value.lower()],
         Path: Path,
+        Path | None: Path,
         tuple[str, ...]: lambda value: tuple(part.strip() for part in value.split(",") if part),
     }
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from promise_svc.application.verify import Verify
+from promise_svc.rpc.auth import Scope
 from promise_svc.rpc.convert.admin import verify_from, verify_to
 from promise_svc.rpc.guard import Call, MethodRule
 from promise_svc.v1 import admin_service_pb2 as pb
@@ -15,7 +16,7 @@ class AdminServicer:
     """For those who run the service."""
 
     service = pb.DESCRIPTOR.services_by_name["AdminService"]
-    rules = {"Verify": MethodRule(None, deadline_seconds_max=VERIFY_SECONDS_MAX)}
+    rules = {"Verify": MethodRule(None, Scope.ADMIN, deadline_seconds_max=VERIFY_SECONDS_MAX)}
 
     def __init__(self, verify: Verify, shard_count: int) -> None:
         self._verify = verify

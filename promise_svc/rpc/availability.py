@@ -6,6 +6,7 @@ from promise_svc.application.admission import Priority
 from promise_svc.application.availability import AvailabilityReader
 from promise_svc.application.pickup import PickupFinder
 from promise_svc.application.ports import Clock
+from promise_svc.rpc.auth import Scope
 from promise_svc.rpc.convert.availability import pickup_from, pickup_to, query_from, query_to
 from promise_svc.rpc.guard import Call, MethodRule
 from promise_svc.v1 import availability_service_pb2 as pb
@@ -16,8 +17,8 @@ class AvailabilityServicer:
 
     service = pb.DESCRIPTOR.services_by_name["AvailabilityService"]
     rules = {
-        "QueryAvailability": MethodRule(Priority.AVAILABILITY),
-        "FindPickupNodes": MethodRule(Priority.AVAILABILITY),
+        "QueryAvailability": MethodRule(Priority.AVAILABILITY, Scope.READ),
+        "FindPickupNodes": MethodRule(Priority.AVAILABILITY, Scope.READ),
     }
 
     def __init__(self, reader: AvailabilityReader, finder: PickupFinder, clock: Clock) -> None:

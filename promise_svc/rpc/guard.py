@@ -1,19 +1,19 @@
-"""Prologue and epilogue of every call: deadline, admission, trace, metrics, errors.
+"""Prologue and epilogue of every call: who calls, deadline, admission, trace, metrics, errors.
 
-A guarded method is a bytes-to-bytes handler, the form every front can mount. The work of a call
-that changes something runs in a task of its own: a caller who goes away does not stop it, and its
-place is given back when the work has ended, not when the caller has.
+A guarded method is an immediate handler, bytes in and bytes out, the form every front can mount. A
+read that can be answered at once is, within the frame that brought it. The work of a call that
+changes something runs in a task of its own: a caller who goes away does not stop it, and its place
+is given back when the work has ended, not when the caller has.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from time import perf_counter
+from typing import Any, NamedTuple, Protocol
 
-import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
@@ -25,16 +25,15 @@ from promise_svc.errors import (
     InvalidRequest,
     OutcomeUnknown,
     Overloaded,
+    PermissionDenied,
 )
+from promise_svc.rpc.auth import Scope, Tokens
 from promise_svc.rpc.status import code_of, reason_of, status_of, trailing_metadata_of
-from promise_svc.rpc.transport import CallContext, Transport
-from promise_svc.telemetry.trace import current_trace_id, new_trace_id, parse_traceparent
+from promise_svc.rpc.timed import TIMER_SLACK_SECONDS, timed
+from promise_svc.rpc.transport import CallContext, ImmediateHandler, Transport
+from promise_svc.telemetry.trace import current_trace_id
 
-TRACE_KEY = "trace-id"
-"""Trailing metadata that tells the trace id of every reply."""
-
-TIMER_SLACK_SECONDS = 0.25
-"""How much later than its use case the guard ends a call: the use case knows better what to say."""
+AUTHORIZATION = "authorization"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +47,10 @@ class Call:
 
 Handler = Callable[[Any, Call], Awaitable[Message]]
 
+AtOnce = Callable[[bytes], bytes | None]
+"""Answers the plain requests of a method without waiting for anything; None for all others, of
+which it has then done nothing. Its answers are those of the method's handler, byte for byte."""
+
 
 @dataclass(frozen=True, slots=True)
 class MethodRule:
@@ -55,6 +58,8 @@ class MethodRule:
 
     priority: Priority | None
     """None stands outside the queue (admin)."""
+    scope: Scope
+    """What a token must open."""
     writes: bool = False
     """True: the work goes on when the caller goes away, and running out of time is
     OUTCOME_UNKNOWN."""
@@ -65,7 +70,10 @@ class MethodRule:
 
 
 class Servicer(Protocol):
-    """One service: each method of the proto is a coroutine ``(request, call) -> reply``."""
+    """One service: each method of the proto is a coroutine ``(request, call) -> reply``.
+
+    One that has ``at_once``, a mapping of method names to ``AtOnce``, is asked there first.
+    """
 
     @property
     def service(self) -> ServiceDescriptor: ...
@@ -75,6 +83,10 @@ class Servicer(Protocol):
 
 class CallObserver(Protocol):
     """Who counts and logs. Must not raise; called in the event loop."""
+
+    def answered(self, method: str, seconds: float) -> None:
+        """A call has begun and ended at once, with OK."""
+        ...
 
     def started(self, method: str) -> None: ...
     def finished(self, method: str, code: str, reason: str, seconds: float) -> None:
@@ -93,15 +105,32 @@ class CallObserver(Protocol):
         ...
 
 
+class _Method(NamedTuple):
+    """One guarded method."""
+
+    name: str
+    rule: MethodRule
+    request_type: type[Message]
+    handler: Handler
+    seconds_max: float
+
+
 class Guard:
     """Wraps servicers. One a process, so that the limit is the process's."""
 
     def __init__(
-        self, admission: Admission, observer: CallObserver, *, deadline_seconds_max: float
+        self,
+        admission: Admission,
+        observer: CallObserver,
+        *,
+        deadline_seconds_max: float,
+        tokens: Tokens | None = None,
     ) -> None:
+        """Without ``tokens`` everybody may call everything."""
         self._admission = admission
         self._observer = observer
         self._deadline_seconds_max = deadline_seconds_max
+        self._tokens = tokens
         self._work: set[asyncio.Task[Message]] = set()
 
     @property
@@ -111,18 +140,18 @@ class Guard:
 
     def mount(self, servicer: Servicer, transport: Transport) -> None:
         """Register every method of the service, guarded. KeyError if one has no rule."""
-        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            method.name: grpc.unary_unary_rpc_method_handler(
-                self.guarded(
-                    f"{servicer.service.full_name}/{method.name}",
-                    servicer.rules[method.name],
-                    GetMessageClass(method.input_type),
-                    getattr(servicer, method.name),
-                )
+        at_once: Mapping[str, AtOnce] = getattr(servicer, "at_once", {})
+        handlers = {
+            method.name: self.guarded(
+                f"{servicer.service.full_name}/{method.name}",
+                servicer.rules[method.name],
+                GetMessageClass(method.input_type),
+                getattr(servicer, method.name),
+                at_once.get(method.name),
             )
             for method in servicer.service.methods
         }
-        transport.add_registered_method_handlers(servicer.service.full_name, handlers)
+        transport.add_immediate_handlers(servicer.service.full_name, handlers)
 
     async def settle(self, timeout: float) -> None:
         """Wait for work whose callers have gone; cut off what is left after ``timeout``."""
@@ -135,55 +164,93 @@ class Guard:
             await asyncio.wait(late)
 
     def guarded(
-        self, name: str, rule: MethodRule, request_type: type[Message], handler: Handler
-    ) -> Callable[[bytes, Any], Awaitable[bytes]]:
+        self,
+        name: str,
+        rule: MethodRule,
+        request_type: type[Message],
+        handler: Handler,
+        at_once: AtOnce | None = None,
+    ) -> ImmediateHandler:
         """The handler a front mounts for one method."""
-        observer = self._observer
-
-        async def answer(body: bytes, context: CallContext) -> bytes:
-            started = time.perf_counter()
-            observer.started(name)
-            code, reason = "CANCELLED", "CANCELLED"
-            trace_id = trace_id_of(context.invocation_metadata())
-            # Every call runs in a task of its own, so nothing has to be set back.
-            current_trace_id.set(trace_id)
-            try:
-                call = Call(self._seconds_left(name, rule, context), trace_id)
-                request = _parsed(request_type, body)
-                reply = await self._admitted(name, rule, handler, request, call)
-                encoded = reply.SerializeToString()
-                context.set_trailing_metadata(((TRACE_KEY, trace_id),))
-                code, reason = "OK", ""
-                return encoded
-            except Exception as error:
-                code, reason = code_of(error).name, reason_of(error)
-                observer.failed(name, code, reason, trace_id, error)
-                status = status_of(error, trace_id)
-                await context.abort(
-                    code_of(error),
-                    status.message,
-                    ((TRACE_KEY, trace_id), *trailing_metadata_of(status)),
-                )
-            finally:
-                observer.finished(name, code, reason, time.perf_counter() - started)
-
-        return answer
-
-    def _seconds_left(self, name: str, rule: MethodRule, context: CallContext) -> float:
-        seconds = context.time_remaining()
         seconds_max = rule.deadline_seconds_max or self._deadline_seconds_max
-        if seconds is None or seconds > seconds_max:
-            self._observer.clamped(name)
-            return seconds_max
+        method = _Method(name, rule, request_type, handler, seconds_max)
+        answer, observer, admission = self._answer, self._observer, self._admission
+        if at_once is None:
+            return lambda body, context: answer(method, body, context)
+        assert rule.priority is not None and not rule.writes, "what is answered at once only reads"
+        mark, tokens = admission.mark(rule.priority), self._tokens
+        scope = rule.scope.value
+
+        def answer_at_once(body: bytes, context: CallContext) -> bytes | Awaitable[bytes]:
+            began = perf_counter()
+            # Whatever is not as it should be is looked at again, and told, below.
+            if tokens is None or tokens.known(context.metadata(AUTHORIZATION)) & scope:
+                seconds = context.time_remaining()
+                if admission.in_flight < mark and (seconds is None or seconds > 0):
+                    try:
+                        reply = at_once(body)
+                    except Exception as error:
+                        # A fault of ours, to be looked at; the handler answers meanwhile.
+                        observer.failed(name, "INTERNAL", "INTERNAL", context.trace_id(), error)
+                        return answer(method, body, context)
+                    if reply is not None:
+                        if seconds is None or seconds > seconds_max:
+                            observer.clamped(name)
+                        observer.answered(name, perf_counter() - began)
+                        return reply
+            return answer(method, body, context)
+
+        return answer_at_once
+
+    async def _answer(self, method: _Method, body: bytes, context: CallContext) -> bytes:
+        began = perf_counter()
+        name, observer = method.name, self._observer
+        observer.started(name)
+        code, reason = "CANCELLED", "CANCELLED"
+        trace_id = context.trace_id()
+        # The front runs this in a context of its own, so nothing has to be set back.
+        current_trace_id.set(trace_id)
+        try:
+            self._authorize(method, context)
+            call = Call(self._seconds_left(method, context), trace_id)
+            request = _parsed(method.request_type, body)
+            reply = (await self._admitted(method, request, call)).SerializeToString()
+            code, reason = "OK", ""
+            return reply
+        except Exception as error:
+            code, reason = code_of(error).name, reason_of(error)
+            await self._fail(name, context, error)
+            raise AssertionError("abort raises") from error
+        finally:
+            observer.finished(name, code, reason, perf_counter() - began)
+
+    async def _fail(self, name: str, context: CallContext, error: Exception) -> None:
+        code, trace_id = code_of(error), context.trace_id()
+        self._observer.failed(name, code.name, reason_of(error), trace_id, error)
+        status = status_of(error, trace_id)
+        await context.abort(code, status.message, trailing_metadata_of(status))
+
+    def _authorize(self, method: _Method, context: CallContext) -> None:
+        if self._tokens is None:
+            return
+        scope = method.rule.scope
+        if not self._tokens.scopes(context.metadata(AUTHORIZATION)) & scope.value:
+            wanted = str(scope.name).lower()
+            raise PermissionDenied(f"the token does not open scope {wanted}", scope=wanted)
+
+    def _seconds_left(self, method: _Method, context: CallContext) -> float:
+        seconds = context.time_remaining()
+        if seconds is None or seconds > method.seconds_max:
+            self._observer.clamped(method.name)
+            return method.seconds_max
         if seconds <= 0:
             raise DeadlineExceeded("the deadline had passed when the call was read")
         return seconds
 
-    async def _admitted(
-        self, name: str, rule: MethodRule, handler: Handler, request: Message, call: Call
-    ) -> Message:
+    async def _admitted(self, method: _Method, request: Message, call: Call) -> Message:
+        name, rule, handler = method.name, method.rule, method.handler
         if rule.priority is None:
-            return await _timed(handler(request, call), call.timeout)
+            return await timed(handler(request, call), call.timeout)
         priority = rule.priority_of(request) if rule.priority_of else rule.priority
         try:
             self._admission.enter(priority)
@@ -193,7 +260,7 @@ class Guard:
         if rule.writes:
             return await self._detached(name, handler(request, call), call)
         try:
-            return await _timed(handler(request, call), call.timeout)
+            return await timed(handler(request, call), call.timeout)
         finally:
             self._admission.leave()
 
@@ -222,14 +289,6 @@ class Guard:
         raise OutcomeUnknown("time ran out while the call was carried out; send the same again")
 
 
-def trace_id_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
-    """The trace id of a W3C ``traceparent``, or a new one: 32 hexadecimal digits."""
-    for key, value in metadata or ():
-        if key == "traceparent" and isinstance(value, str) and (parent := parse_traceparent(value)):
-            return parent.trace_id
-    return new_trace_id()
-
-
 def _parsed(request_type: type[Message], body: bytes) -> Message:
     try:
         return request_type.FromString(body)
@@ -237,45 +296,3 @@ def _parsed(request_type: type[Message], body: bytes) -> Message:
         name = request_type.DESCRIPTOR.full_name
         violation = FieldViolation("", "MALFORMED", f"the body is not a {name}")
         raise InvalidRequest([violation]) from error
-
-
-class _Begun(Awaitable[Message]):
-    """What is left of an awaitable after its first step."""
-
-    def __init__(self, steps: Generator[Any, Any, Message], waiting_for: Any) -> None:
-        self._steps = steps
-        self._first: list[Any] = [waiting_for]
-
-    def __await__(self) -> _Begun:
-        return self
-
-    def __iter__(self) -> _Begun:
-        return self
-
-    def __next__(self) -> Any:
-        return self.send(None)
-
-    def send(self, value: Any) -> Any:
-        return self._first.pop() if self._first else self._steps.send(value)
-
-    def throw(self, *error: Any) -> Any:
-        self._first.clear()
-        return self._steps.throw(*error)
-
-    def close(self) -> None:
-        self._steps.close()
-
-
-async def _timed(work: Awaitable[Message], timeout: float) -> Message:
-    # A timer costs as much as a look-up, and most reads end without waiting for anything.
-    steps = work.__await__()
-    try:
-        waiting_for = steps.send(None)
-    except StopIteration as ended:
-        return cast(Message, ended.value)
-    try:
-        async with asyncio.timeout(timeout + TIMER_SLACK_SECONDS):
-            reply: Message = await _Begun(steps, waiting_for)
-            return reply
-    except TimeoutError as error:
-        raise DeadlineExceeded("time ran out") from error

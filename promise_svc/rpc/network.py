@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from promise_svc.application.admission import Priority
 from promise_svc.application.network_edit import NetworkEditor
+from promise_svc.rpc.auth import Scope
 from promise_svc.rpc.convert.network import (
     calendars_from,
     carrier_services_from,
@@ -19,7 +20,7 @@ from promise_svc.rpc.convert.network import (
 from promise_svc.rpc.guard import Call, MethodRule
 from promise_svc.v1 import network_service_pb2 as pb
 
-_UPSERT = MethodRule(Priority.OTHER_SUPPLY, writes=True)
+_UPSERT = MethodRule(Priority.OTHER_SUPPLY, Scope.NETWORK, writes=True)
 
 
 class NetworkServicer:
@@ -34,8 +35,8 @@ class NetworkServicer:
         "UpsertCarrierServices": _UPSERT,
         "UpsertLanes": _UPSERT,
         # A node switched off late sells what it cannot send.
-        "SetNodeStatus": MethodRule(Priority.SUPPLY_DOWN, writes=True),
-        "GetNetworkVersion": MethodRule(Priority.AVAILABILITY),
+        "SetNodeStatus": MethodRule(Priority.SUPPLY_DOWN, Scope.NETWORK, writes=True),
+        "GetNetworkVersion": MethodRule(Priority.AVAILABILITY, Scope.NETWORK),
     }
 
     def __init__(self, editor: NetworkEditor) -> None:

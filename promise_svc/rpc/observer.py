@@ -12,6 +12,7 @@ from promise_svc.telemetry.logs import EventLog
 class CallCounter(Protocol):
     """The counting half of ``CallObserver``; ``telemetry.CallMetrics`` is one."""
 
+    def answered(self, method: str, seconds: float) -> None: ...
     def started(self, method: str) -> None: ...
     def finished(self, method: str, code: str, reason: str, seconds: float) -> None: ...
     def clamped(self, method: str) -> None: ...
@@ -26,6 +27,7 @@ class CallRecorder:
 
     def __init__(self, counter: CallCounter, log: EventLog) -> None:
         self._log = log
+        self.answered = counter.answered
         self.started = counter.started
         self.finished = counter.finished
         self.clamped = counter.clamped

@@ -5,6 +5,7 @@ from __future__ import annotations
 from promise_svc.application.admission import Priority
 from promise_svc.application.ports import Clock
 from promise_svc.application.promise import CartPromiser
+from promise_svc.rpc.auth import Scope
 from promise_svc.rpc.convert.promise import cart_from, cart_to
 from promise_svc.rpc.guard import Call, MethodRule
 from promise_svc.v1 import promise_service_pb2 as pb
@@ -14,7 +15,7 @@ class PromiseServicer:
     """Answers by when a cart can be with the shopper."""
 
     service = pb.DESCRIPTOR.services_by_name["PromiseService"]
-    rules = {"PromiseCart": MethodRule(Priority.PROMISE)}
+    rules = {"PromiseCart": MethodRule(Priority.PROMISE, Scope.READ)}
 
     def __init__(self, promiser: CartPromiser, clock: Clock) -> None:
         self._promiser = promiser

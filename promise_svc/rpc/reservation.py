@@ -6,6 +6,7 @@ from promise_svc.application.admission import Priority
 from promise_svc.application.ports import Clock
 from promise_svc.application.reservation import Reservations
 from promise_svc.domain.reservation import TransitionOutcome
+from promise_svc.rpc.auth import Scope
 from promise_svc.rpc.convert.reservation import (
     TtlLimits,
     create_from,
@@ -24,11 +25,11 @@ class ReservationServicer:
 
     service = pb.DESCRIPTOR.services_by_name["ReservationService"]
     rules = {
-        "CreateReservation": MethodRule(Priority.RESERVE, writes=True),
-        "GetReservation": MethodRule(Priority.RESERVE),
-        "ConfirmReservation": MethodRule(Priority.SETTLE, writes=True),
-        "ReleaseReservation": MethodRule(Priority.SETTLE, writes=True),
-        "CancelReservation": MethodRule(Priority.SETTLE, writes=True),
+        "CreateReservation": MethodRule(Priority.RESERVE, Scope.RESERVE, writes=True),
+        "GetReservation": MethodRule(Priority.RESERVE, Scope.RESERVE),
+        "ConfirmReservation": MethodRule(Priority.SETTLE, Scope.RESERVE, writes=True),
+        "ReleaseReservation": MethodRule(Priority.SETTLE, Scope.RESERVE, writes=True),
+        "CancelReservation": MethodRule(Priority.SETTLE, Scope.RESERVE, writes=True),
     }
 
     def __init__(self, reservations: Reservations, clock: Clock, ttl: TtlLimits) -> None:

@@ -53,6 +53,8 @@ _INTERNAL = Verdict(grpc.StatusCode.INTERNAL, opaque=True)
 TABLE: dict[str, Verdict] = {
     "INVALID_REQUEST": Verdict(grpc.StatusCode.INVALID_ARGUMENT),
     "IDEMPOTENCY_KEY_REUSED": Verdict(grpc.StatusCode.INVALID_ARGUMENT),
+    "UNAUTHENTICATED": Verdict(grpc.StatusCode.UNAUTHENTICATED),
+    "PERMISSION_DENIED": Verdict(grpc.StatusCode.PERMISSION_DENIED),
     "NOT_FOUND": Verdict(grpc.StatusCode.NOT_FOUND),
     "PRECONDITION_FAILED": Verdict(grpc.StatusCode.FAILED_PRECONDITION),
     "NO_BUSINESS_DAY": Verdict(grpc.StatusCode.FAILED_PRECONDITION),

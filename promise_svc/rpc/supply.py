@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from promise_svc.application.admission import Priority
 from promise_svc.application.supply import SupplyWriter
+from promise_svc.rpc.auth import Scope
 from promise_svc.rpc.convert.supply import adjust_from, adjust_to, sync_from, sync_to
 from promise_svc.rpc.guard import Call, MethodRule
 from promise_svc.v1 import supply_service_pb2 as pb
@@ -20,9 +21,9 @@ class SupplyServicer:
     service = pb.DESCRIPTOR.services_by_name["SupplyService"]
     rules = {
         # Whether a count lowers anything is known to the shard only.
-        "SyncSupply": MethodRule(Priority.OTHER_SUPPLY, writes=True),
+        "SyncSupply": MethodRule(Priority.OTHER_SUPPLY, Scope.SUPPLY, writes=True),
         "AdjustSupply": MethodRule(
-            Priority.OTHER_SUPPLY, writes=True, priority_of=_priority_of_adjustment
+            Priority.OTHER_SUPPLY, Scope.SUPPLY, writes=True, priority_of=_priority_of_adjustment
         ),
     }
 

@@ -6,26 +6,32 @@ reflection mount on any front; our own methods come as bytes-to-bytes handlers.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 import grpc
 
+from promise_svc.rpc.tls import TlsFiles
+
 Metadata = Sequence[tuple[str, str | bytes]]
 
 
 class CallContext(Protocol):
-    """What our handlers use of ``grpc.aio.ServicerContext``, and nothing more."""
+    """What immediate handlers may ask of their call."""
 
-    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
     def time_remaining(self) -> float | None:
         """Seconds until the caller's deadline, 0 when it is past; None when there is none."""
         ...
 
-    def set_trailing_metadata(self, trailing_metadata: Metadata) -> None: ...
-    def set_code(self, code: grpc.StatusCode) -> None: ...
-    def set_details(self, details: str) -> None: ...
+    def metadata(self, key: str) -> str | bytes | None:
+        """The first value of ``key``; None when there is none."""
+        ...
+
+    def trace_id(self) -> str:
+        """Of W3C ``traceparent``, or new: 32 hexadecimal digits, the same at each call."""
+        ...
+
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()
     ) -> NoReturn:
@@ -35,7 +41,11 @@ class CallContext(Protocol):
 
 ImmediateHandler = Callable[[bytes, CallContext], bytes | Awaitable[bytes]]
 """Bytes in, bytes out, called in the event loop: it must not block, and returns the reply or an
-awaitable of it. To fail it sets code and details. What it sets in a ContextVar outlives it."""
+awaitable of it; to fail it returns one that aborts. The awaitable runs in a context of its own.
+The front tells the call's trace id in the trailing metadata of every reply and error."""
+
+TRACE_KEY = "trace-id"
+"""The key it has there."""
 
 
 class Transport(Protocol):
@@ -92,5 +102,7 @@ class TransportOptions:
     keepalive_seconds: int = 60
     """A connection silent this long is probed, and closed if it does not answer in time."""
     keepalive_timeout_seconds: int = 20
+    tls: TlsFiles | None = None
+    """None: plaintext. Unix sockets have none in any case."""
     port_shared: bool = False
     """SO_REUSEPORT. Several workers share a port; alone it hides that a port is taken."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import grpc
 import grpc.aio
 
 from promise_svc.errors import Unavailable
-from promise_svc.rpc.transport import ImmediateHandler, TransportOptions
+from promise_svc.rpc.transport import TRACE_KEY, ImmediateHandler, Metadata, TransportOptions
+from promise_svc.telemetry.trace import TRACEPARENT_KEY, trace_id_of
 
 
 class GrpcioTransport:
@@ -17,6 +18,7 @@ class GrpcioTransport:
 
     def __init__(self, options: TransportOptions) -> None:
         self._server = grpc.aio.server(options=_channel_arguments(options))
+        self._credentials = options.tls.credentials() if options.tls else None
 
     def add_generic_rpc_handlers(
         self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]
@@ -41,7 +43,10 @@ class GrpcioTransport:
 
     async def start(self, address: str) -> int:
         try:
-            port = self._server.add_insecure_port(address)
+            if self._credentials is None or address.startswith("unix:"):
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, self._credentials)
         except RuntimeError as error:
             raise Unavailable(f"cannot listen on {address}: {error}", address=address) from error
         await self._server.start()
@@ -53,10 +58,40 @@ class GrpcioTransport:
 
 def _awaited(handler: ImmediateHandler) -> Callable[[bytes, Any], Awaitable[bytes]]:
     async def answer(body: bytes, context: Any) -> bytes:
-        reply = handler(body, context)
-        return reply if isinstance(reply, bytes) else await reply
+        call = _Call(context)
+        answered = handler(body, call)
+        reply = answered if isinstance(answered, bytes) else await answered
+        context.set_trailing_metadata(((TRACE_KEY, call.trace_id()),))
+        return reply
 
     return answer
+
+
+class _Call:
+    """``CallContext`` over a context of grpc.aio."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._trace_id = ""
+        self.time_remaining = context.time_remaining
+
+    def metadata(self, key: str) -> str | bytes | None:
+        for name, value in self._context.invocation_metadata() or ():
+            if name == key:
+                return cast(str | bytes, value)
+        return None
+
+    def trace_id(self) -> str:
+        if not self._trace_id:
+            self._trace_id = trace_id_of(self.metadata(TRACEPARENT_KEY))
+        return self._trace_id
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()
+    ) -> NoReturn:
+        trailing = ((TRACE_KEY, self.trace_id()), *trailing_metadata)
+        await self._context.abort(code, details, trailing)
+        raise AssertionError("abort raises")
 
 
 def _channel_arguments(options: TransportOptions) -> list[tuple[str, int]]:

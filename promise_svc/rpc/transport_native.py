@@ -20,8 +20,10 @@ import grpc.aio
 from promise_svc import hotpath
 from promise_svc.errors import ConfigError, Unavailable
 from promise_svc.rpc.blocking import in_thread, is_async
+from promise_svc.rpc.tls import HANDSHAKE_SECONDS
 from promise_svc.rpc.transport import ImmediateHandler, TransportOptions
 from promise_svc.telemetry import EventLog
+from promise_svc.telemetry.trace import trace_id_of
 
 if TYPE_CHECKING:
     from promise_svc.hotpath import GrpcCall, GrpcMethod
@@ -57,6 +59,7 @@ class NativeTransport:
                 "run `make setup`; or choose the front grpcio"
             )
         self._port_shared = options.port_shared
+        self._tls = options.tls.context() if options.tls else None
         self._loop = asyncio.get_running_loop()
         self._methods: dict[bytes, GrpcMethod] = {}
         self._generic_handlers: list[grpc.GenericRpcHandler] = []
@@ -71,6 +74,7 @@ class NativeTransport:
             end_of_stream=grpc.aio.EOF,
             abort_error=grpc.aio.AbortError,
             usage_error=grpc.aio.UsageError,
+            trace_id_of=trace_id_of,
             message_bytes_max=options.message_bytes_max,
             unfinished_bytes_max=options.unfinished_bytes_max,
             streams_max=options.streams_max,
@@ -101,7 +105,9 @@ class NativeTransport:
     ) -> None:
         for name, handler in handlers.items():
             path = f"/{service_name}/{name}"
-            self._methods[path.encode()] = hotpath.grpc_session.Method(path, handler, unary=True)
+            self._methods[path.encode()] = hotpath.grpc_session.Method(
+                path, handler, unary=True, traced=True
+            )
 
     async def start(self, address: str) -> int:
         try:
@@ -113,7 +119,11 @@ class NativeTransport:
             if listener.family != socket.AF_UNIX:
                 port = listener.getsockname()[1]
                 server = await self._loop.create_server(
-                    self._front.connection, sock=listener, backlog=BACKLOG
+                    self._front.connection,
+                    sock=listener,
+                    backlog=BACKLOG,
+                    ssl=self._tls,
+                    ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls else None,
                 )
             else:
                 server = await self._loop.create_unix_server(

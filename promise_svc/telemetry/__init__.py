@@ -5,10 +5,10 @@ Use cases and loops say what they need told in a Protocol of their own (``RelayO
 below the composition root imports this package but for the trace id.
 """
 
+from promise_svc.telemetry.call_metrics import CallMetrics
 from promise_svc.telemetry.endpoint import MetricsEndpoint
 from promise_svc.telemetry.logs import EventLog, configure_logs
 from promise_svc.telemetry.metrics import (
-    CallMetrics,
     FeedMetrics,
     IndexMetrics,
     LoopMetrics,

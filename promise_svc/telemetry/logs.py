@@ -39,6 +39,7 @@ class LogFields(TypedDict, total=False):
     sku: str
     node_id: str
     event_count: int
+    token_count: int
     position_count: int
     drift_count: int
     seconds: float

@@ -6,19 +6,12 @@ Labels come from closed sets (methods, codes, reasons, loops): no SKU, shard or 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from promise_svc.telemetry.call_metrics import CallMetrics
 from promise_svc.telemetry.logs import EventLog, LogFields
-
-LATENCY_BUCKETS = (
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10,
-)  # fmt: skip
-"""Seconds: from a table read to the longest deadline."""
-
-FAULTS = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS"})
-"""gRPC codes that mean we are wrong."""
 
 
 class Metrics:
@@ -57,79 +50,6 @@ class Metrics:
     def describe(self, version: str, compiled: bool) -> None:
         """Say what runs."""
         self._build.labels(version, str(compiled).lower()).set(1)
-
-
-class CallMetrics:
-    """Calls at the front door."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._log = EventLog("promise_svc.calls")
-        self._calls = Counter(
-            "promise_calls_total",
-            "Calls ended, by method and outcome (gRPC code)",
-            ["method", "outcome", "reason"],
-            registry=registry,
-        )
-        self._seconds = Histogram(
-            "promise_call_seconds",
-            "Time from the call's arrival to its reply",
-            ["method"],
-            buckets=LATENCY_BUCKETS,
-            registry=registry,
-        )
-        self._in_flight = Gauge(
-            "promise_calls_in_flight", "Calls being worked on", ["method"], registry=registry
-        )
-        self._clamped = Counter(
-            "promise_deadlines_clamped_total",
-            "Calls without a deadline, or with one beyond the server's maximum",
-            ["method"],
-            registry=registry,
-        )
-        self._shed = Counter(
-            "promise_calls_shed_total",
-            "Calls refused early by admission",
-            ["method", "priority"],
-            registry=registry,
-        )
-
-        # Finding a child by its labels costs several microseconds; both sets are small and fixed.
-        self._running = cache(self._in_flight.labels)
-        self._ended = cache(self._calls.labels)
-        self._took = cache(self._seconds.labels)
-
-    def started(self, method: str) -> None:
-        self._running(method).inc()
-
-    def finished(self, method: str, code: str, reason: str, seconds: float) -> None:
-        self._running(method).dec()
-        self._ended(method, code, reason).inc()
-        self._took(method).observe(seconds)
-
-    def clamped(self, method: str) -> None:
-        self._clamped.labels(method).inc()
-
-    def shed(self, method: str, priority: str) -> None:
-        self._shed.labels(method, priority).inc()
-
-    def failed(
-        self, method: str, code: str, reason: str, trace_id: str, error: BaseException
-    ) -> None:
-        """Log what ended in an error: faults of ours with their traceback, the rest for debugging
-        only, because a caller's mistakes must not fill our disk."""
-        if code in FAULTS:
-            self._log.error(
-                "call failed", error, method=method, code=code, reason=reason, trace_id=trace_id
-            )
-        else:
-            self._log.debug(
-                "call refused",
-                method=method,
-                code=code,
-                reason=reason,
-                trace_id=trace_id,
-                error=str(error),
-            )
 
 
 class RelayMetrics:

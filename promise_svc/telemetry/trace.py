@@ -11,6 +11,8 @@ current_trace_id: ContextVar[str] = ContextVar("trace_id", default="")
 """32 hexadecimal digits, or empty outside a call. Log lines carry it; behavior never depends on
 it."""
 
+TRACEPARENT_KEY = "traceparent"
+
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _NO_TRACE = "0" * 32
 _NO_SPAN = "0" * 16
@@ -38,6 +40,13 @@ def parse_traceparent(header: str) -> TraceParent | None:
     if parent_id == _NO_SPAN:
         return None
     return TraceParent(trace_id, parent_id, bool(int(flags, 16) & 1))
+
+
+def trace_id_of(header: str | bytes | None) -> str:
+    """The trace id of a ``traceparent``; a new one where that is missing or invalid."""
+    if isinstance(header, str) and (parent := parse_traceparent(header)):
+        return parent.trace_id
+    return new_trace_id()
 
 
 def format_traceparent(parent: TraceParent) -> str:

@@ -16,9 +16,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from promise_svc.application.admission import Admission
 from promise_svc.errors import FieldViolation, InvalidRequest, NotFound, Overloaded, Unavailable
-from promise_svc.rpc.guard import TRACE_KEY, Guard
+from promise_svc.rpc.guard import Guard
 from promise_svc.rpc.server import Server
-from promise_svc.rpc.transport import Transport, TransportOptions
+from promise_svc.rpc.transport import TRACE_KEY, Transport, TransportOptions
 from promise_svc.v1 import availability_service_pb2 as pb
 from promise_svc.v1 import availability_service_pb2_grpc as pb_grpc
 from tests.support.call_log import CallLog, ScriptedServicer

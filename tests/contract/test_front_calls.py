@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from promise_svc.rpc.transport import TransportOptions
+from promise_svc.rpc.transport import TRACE_KEY, TransportOptions
 from tests.support.fronts import (
     BOTH,
     FRONTS,
@@ -100,12 +100,16 @@ async def test_metadata_goes_both_ways(front: BytesFront) -> None:
 
     front.behaviors.unary = unary
     call = front.unary(
-        metadata=(("a", "b c"), ("a", "d"), ("raw-bin", b"\x80"), ("empty-bin", b""), ("none", ""))
-    )
+        metadata=(
+            ("a", "b c"), ("a", "d"), ("raw-bin", b"\x80"), ("empty-bin", b""), ("none", ""),
+            ("spaced", " e "),
+        )
+    )  # fmt: skip
     await call
 
     assert (seen["a"], seen["raw-bin"], seen["empty-bin"]) == (["b c", "d"], [b"\x80"], [b""])
     assert seen["none"] == [""]
+    assert seen["spaced"][0].strip() == "e"  # gRPC lets them be sent, and be stripped
     assert "grpc" in seen["user-agent"][0]
     assert not {"te", "content-type", ":path", "grpc-timeout"} & seen.keys()
     assert {("early", "1"), ("early-bin", b"\x00\xff")} <= set(await call.initial_metadata())
@@ -491,7 +495,7 @@ async def test_plain_functions_run_in_threads(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(FRONTS))
 async def test_an_immediate_handler_answers_with_bytes_or_an_awaitable(name: str) -> None:
-    """The hot form: it fails by code and details."""
+    """The hot form: it fails by an awaitable that aborts; every answer tells its trace id."""
     transport = new_front(name, TransportOptions())
 
     async def later(body):
@@ -502,21 +506,21 @@ async def test_an_immediate_handler_answers_with_bytes_or_an_awaitable(name: str
         if body == b"later":
             return later(body)
         if body == b"refused":
-            context.set_code(grpc.StatusCode.NOT_FOUND)
-            context.set_details("no")
-            return b""
-        context.set_trailing_metadata((("late", "1"),))
-        return body + b" now"
+            return context.abort(grpc.StatusCode.NOT_FOUND, "no", (("why", "because"),))
+        return body + b" now " + context.trace_id().encode()
 
     transport.add_immediate_handlers("tests.Bytes", {"Unary": immediate})
     port = await transport.start("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         call = channel.unary_unary(UNARY)(b"x")
-        assert await call == b"x now"
-        assert ("late", "1") in tuple(await call.trailing_metadata())
-        assert await channel.unary_unary(UNARY)(b"later") == b"later later"
+        trace_id = (await call).removeprefix(b"x now ").decode()
+        assert (TRACE_KEY, trace_id) in tuple(await call.trailing_metadata())
+        call = channel.unary_unary(UNARY)(b"later")
+        assert await call == b"later later"
+        assert trace_id != dict(await call.trailing_metadata())[TRACE_KEY]
         error = await error_of(channel.unary_unary(UNARY)(b"refused"))
         assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "no")
+        assert {"why", TRACE_KEY} <= set(dict(error.trailing_metadata()))
     await transport.drain(1)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from promise_svc.application.admission import Priority
+from promise_svc.rpc.auth import Scope
 from promise_svc.rpc.guard import Call, MethodRule
 from promise_svc.v1 import availability_service_pb2 as pb
 
@@ -32,10 +33,15 @@ class CallLog:
 
     def __init__(self) -> None:
         self.started_count = 0
+        self.answers: list[str] = []
         self.finishes: list[Finished] = []
         self.clamped_count = 0
         self.sheds: list[str] = []
         self.failures: list[Failed] = []
+
+    def answered(self, method: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.answers.append(method)
 
     def started(self, method: str) -> None:
         self.started_count += 1
@@ -67,8 +73,8 @@ class ScriptedServicer:
 
     service = pb.DESCRIPTOR.services_by_name["AvailabilityService"]
     rules = {
-        "QueryAvailability": MethodRule(Priority.AVAILABILITY),
-        "FindPickupNodes": MethodRule(Priority.SETTLE, writes=True),
+        "QueryAvailability": MethodRule(Priority.AVAILABILITY, Scope.READ),
+        "FindPickupNodes": MethodRule(Priority.SETTLE, Scope.RESERVE, writes=True),
     }
 
     def __init__(self) -> None:

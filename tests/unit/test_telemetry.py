@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from promise_svc.errors import Fork
+from promise_svc.errors import Fork, NotFound
+from promise_svc.rpc.observer import CallRecorder
 from promise_svc.telemetry import (
     EventLog,
     Metrics,
@@ -24,6 +25,7 @@ from promise_svc.telemetry import (
     new_trace_id,
     parse_traceparent,
 )
+from promise_svc.telemetry.trace import trace_id_of
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -240,9 +242,9 @@ def test_an_unknown_log_level_is_refused() -> None:
 
 def test_a_call_error_is_logged_by_whose_fault_it_is(log_lines: io.StringIO) -> None:
     """Our faults are errors with a traceback; a caller's mistakes are no log noise."""
-    metrics = Metrics()
-    metrics.calls.failed("M", "INVALID_ARGUMENT", "INVALID_REQUEST", TRACE, ValueError("theirs"))
-    metrics.calls.failed("M", "INTERNAL", "INTERNAL", TRACE, KeyError("ours"))
+    recorder = CallRecorder(Metrics().calls, EventLog("promise_svc"))
+    recorder.failed("M", "NOT_FOUND", "NOT_FOUND", TRACE, NotFound("node", "theirs"))
+    recorder.failed("M", "INTERNAL", "INTERNAL", TRACE, KeyError("ours"))
 
     (line,) = map(json.loads, log_lines.getvalue().splitlines())
     assert (line["code"], line["trace_id"]) == ("INTERNAL", TRACE)
@@ -288,3 +290,39 @@ def test_a_traceparent_is_written_as_it_is_read() -> None:
     parent = TraceParent(new_trace_id(), SPAN, sampled=True)
 
     assert parse_traceparent(format_traceparent(parent)) == parent
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"00-{TRACE}-00f067aa0ba902b7-01",
+        f"00-{TRACE}-00f067aa0ba902b7-00",
+        f"42-{TRACE}-00f067aa0ba902b7-01-more",
+    ],
+)
+def test_a_traceparent_gives_the_trace_id(value: str) -> None:
+    """Also of a later version of the header."""
+    assert trace_id_of(value) == TRACE
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "x",
+        TRACE,
+        f"ff-{TRACE}-00f067aa0ba902b7-01",
+        f"00-{'0' * 32}-00f067aa0ba902b7-01",
+        f"00-{TRACE.upper()}-00f067aa0ba902b7-01",
+        f"00-{TRACE}-00f067aa0ba902b7",
+        f"00-{TRACE}\n-00f067aa0ba902b7-01",
+        b"\xff",
+    ],
+)
+def test_a_wrong_traceparent_is_replaced(value: str | bytes) -> None:
+    """By a new trace id, never by part of the text."""
+    found = trace_id_of(value)
+
+    assert found != TRACE
+    assert len(found) == 32
+    assert int(found, 16) > 0
