@@ -89,10 +89,15 @@ class PromiseClient:
         target: str,
         *,
         credentials: grpc.ChannelCredentials | None = None,
+        token: str = "",
         deadline_seconds: float = DEADLINE_SECONDS,
         shard_count: int = SHARD_COUNT,
     ) -> None:
-        """``deadline_seconds`` is for a call with all its attempts. Connects at the first call."""
+        """``deadline_seconds`` is for a call with all its attempts. Connects at the first call.
+
+        ``token`` is the caller's; without ``credentials`` it travels in plain sight.
+        """
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._channel = (
             grpc.aio.insecure_channel(target, options=_OPTIONS)
             if credentials is None
@@ -136,7 +141,9 @@ class PromiseClient:
         while True:
             left = until - time.monotonic()
             try:
-                return await method(request, timeout=min(left, seconds / 2))
+                return await method(
+                    request, timeout=min(left, seconds / 2), metadata=self._metadata
+                )
             except grpc.aio.AioRpcError as error:
                 failed, delay = _failure(error)
             if failed.reason not in AGAIN or (not failed.reason and not failed.outcome_unknown):

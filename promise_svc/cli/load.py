@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
+import grpc
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -27,6 +28,12 @@ def load(
         typer.Argument(help="The folder; promise_svc/load/README.md says what its files hold."),
     ],
     target: Annotated[str, typer.Option(help="host:port of the service.")] = "127.0.0.1:50051",
+    ca_file: Annotated[
+        Path | None, typer.Option(help="PEM roots of the service's certificate; without, no TLS.")
+    ] = None,
+    token: Annotated[
+        str, typer.Option(envvar="PROMISE_TOKEN", help="Bearer token; better by the variable.")
+    ] = "",
     dry_run: Annotated[bool, typer.Option(help="Check everything, send nothing.")] = False,
     source: Annotated[str, typer.Option(help="Name of the feed that counted the stock.")] = "load",
     source_sequence: Annotated[
@@ -43,7 +50,7 @@ def load(
     read = read_folder(folder, source=source, source_sequence=source_sequence)
     loaded = Loaded()
     if not read.refusals and not dry_run:
-        loaded = asyncio.run(_send(target, read, source, console))
+        loaded = asyncio.run(_send(_client(target, ca_file, token), read, source, console))
     refusals = read.refusals or loaded.refusals
     if as_json:
         print(json.dumps(_answer(read, loaded, refusals)))
@@ -61,10 +68,16 @@ def load(
         raise typer.Exit(1)
 
 
-async def _send(target: str, folder: Folder, source: str, console: Console) -> Loaded:
+def _client(target: str, ca_file: Path | None, token: str) -> PromiseClient:
+    roots = ca_file.read_bytes() if ca_file else None
+    credentials = grpc.ssl_channel_credentials(roots) if roots else None
+    return PromiseClient(target, credentials=credentials, token=token)
+
+
+async def _send(client: PromiseClient, folder: Folder, source: str, console: Console) -> Loaded:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeElapsedColumn())  # fmt: skip
-    async with PromiseClient(target) as client:
+    async with client:
         with Progress(*columns, console=console) as progress:
             bars = {
                 name: progress.add_task(name, total=len(part.entries))

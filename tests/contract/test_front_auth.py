@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from promise_svc.application.admission import Admission
+from promise_svc.client import CallFailed, PromiseClient
 from promise_svc.rpc.auth import Tokens, add_token
 from promise_svc.rpc.guard import Guard
 from promise_svc.rpc.server import Server
@@ -50,6 +51,7 @@ class Guarded:
     tokens: Tokens
     log: CallLog
     channel: grpc.aio.Channel
+    target: str
 
     async def call(self, request: pb.QueryAvailabilityRequest, authorization: str | None) -> str:
         """OK, or the reason of the error; code and reason must agree."""
@@ -79,7 +81,7 @@ async def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     )
     port = await server.start("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Guarded(path, tokens, log, channel)
+        yield Guarded(path, tokens, log, channel, f"127.0.0.1:{port}")
     await server.drain()
 
 
@@ -158,3 +160,17 @@ async def test_health_and_reflection_are_open(guarded: Guarded) -> None:
     answers = [reply async for reply in reflect.ServerReflectionInfo(iter([asked]), timeout=5)]
 
     assert answers[0].list_services_response.service
+
+
+async def test_the_client_sends_its_token(guarded: Guarded) -> None:
+    """With each call, and none without one."""
+    token = add_token(guarded.path, "shop-web", "read")
+    guarded.tokens.refresh()
+
+    async with PromiseClient(guarded.target, token=token) as client:
+        await client.call(client.availability.QueryAvailability, READ)
+    async with PromiseClient(guarded.target) as client:
+        with pytest.raises(CallFailed) as raised:
+            await client.call(client.availability.QueryAvailability, READ)
+
+    assert raised.value.reason == "UNAUTHENTICATED"
