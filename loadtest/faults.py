@@ -25,7 +25,7 @@ from loadtest.catalog import Catalog
 from loadtest.host import ServiceHost
 from loadtest.loader import load_catalog
 from loadtest.shoppers import CATALOG_SEED, FOUGHT_FOR, GIVE_UP_SECONDS
-from loadtest.stored import Place
+from loadtest.stored import ORPHAN_SECONDS_MAX, Place
 from loadtest.verify import LoadAudit, audit_load
 from promise_svc.config import ClusterConfig
 
@@ -176,7 +176,7 @@ class Ordeal:
 
     def audit(self) -> LoadAudit:
         """Judge what is left when all is quiet."""
-        time.sleep(QUIET_SECONDS)
+        time.sleep(max(QUIET_SECONDS, 1 + (ORPHAN_SECONDS_MAX or 0)))
         return asyncio.run(
             audit_load(
                 ClusterConfig(), self.host.index_urls, self.host.order_store_url, self.logs,

@@ -6,6 +6,7 @@ It shares no code with the service, and its numbers are written down a second ti
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -21,6 +22,10 @@ LEG_LINES = 6
 SUM_ATTEMPTS_MAX = 6
 SKEW_MS = 5_000
 """A claim and its legs expire by their own shards' clocks."""
+
+ORPHAN_SECONDS_MAX: float | None = None
+"""How long a held leg may stand without its claim before that is wrong. None: the service lets it
+stand until it expires by itself. Once it promises better, the promise is written here."""
 
 Place = tuple[str, str]
 """SKU and node."""
@@ -65,6 +70,12 @@ SELECT l.leg FROM legs l LEFT JOIN reservations r USING (reservation_id)
 WHERE l.state = {HELD} AND r.reservation_id IS NULL"""
 # A server killed between claim and legs leaves them; they give their units back when they expire.
 
+ORPHAN_AGES = f"""
+SELECT l.shard, l.reservation_id, e.time_ms
+FROM legs l JOIN events e USING (shard, epoch, sequence)
+LEFT JOIN reservations r USING (reservation_id)
+WHERE l.state = {HELD} AND r.reservation_id IS NULL ORDER BY l.shard, l.reservation_id"""
+
 SUMS = """
 SELECT sku, sum(committed)::bigint AS committed, sum(held)::bigint AS held,
        sum(on_hand)::bigint AS on_hand
@@ -77,6 +88,7 @@ async def stored_problems(
     stocked: Mapping[Place, int] | None = None,
     *,
     sum_attempts_max: int = SUM_ATTEMPTS_MAX,
+    orphan_seconds_max: float | None = ORPHAN_SECONDS_MAX,
 ) -> list[Problem]:
     """The order store alone, and against the logs. Legs whose events are still on their way would
     make sums differ, so those are added up again before they are told."""
@@ -86,7 +98,19 @@ async def stored_problems(
         if attempt == sum_attempts_max - 1 or all(problem.kind != "SUM" for problem in found):
             break
         await asyncio.sleep(1)
+    if orphan_seconds_max is not None:
+        found += await _orphans(store, orphan_seconds_max)
     return found
+
+
+async def _orphans(store: asyncpg.Connection, seconds_max: float) -> list[Problem]:
+    """Held legs that nobody speaks for."""
+    ages = [(r[0], r[1], time.time() - r[2] / 1000) for r in await store.fetch(ORPHAN_AGES)]
+    return [
+        Problem("ORPHAN", rid, f"its leg on shard {shard} is held without a claim, {age:.0f} s old")
+        for shard, rid, age in ages
+        if age > seconds_max
+    ]
 
 
 async def _stored_problems(
