@@ -5,10 +5,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?=
 ARGS ?=
+DATA ?= ../shared/data
 NATIVE := $(wildcard native/_*.pyx native/_*.pxd)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo serve test check lint types contracts sanitize bench mutants soak protos build lock clean
+.PHONY: help setup demo serve test check lint types contracts sanitize bench mutants soak protos replay build lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +66,10 @@ sanitize: setup ## test the native front under the address sanitizer
 
 soak: setup ## shoppers under random faults, then the audit (SECONDS=120, SEED=...)
 	@$(BIN)/python -m loadtest.soak --seconds $(or $(SECONDS),120) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+replay: setup ## real orders through a server of its own, then the audit (DATA=../shared/data)
+	@$(BIN)/python -m loadtest.replay olist $(DATA)/olist $(ARGS)
+	@$(BIN)/python -m loadtest.replay online-retail $(DATA)/online_retail $(ARGS)
 
 protos: setup ## regenerate promise_svc/v1 from protos/
 	@$(BIN)/python protos/generate.py

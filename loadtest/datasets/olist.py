@@ -106,13 +106,38 @@ def read_orders(source: Path) -> list[Order]:
     return sorted(orders.values(), key=lambda order: (order.purchase, order.order_id))
 
 
-def convert(source: Path, out: Path, *, month: str, today: date, seed: int = 1) -> dict[str, int]:
-    """Write the folder, and replay.json beside it for the replay; rows by file."""
+def month_orders(orders: Sequence[Order], month: Month, limit: int = 0) -> list[Order]:
+    """The month's, by purchase time; only the first ``limit`` unless it is 0."""
+    chosen = [order for order in orders if month.has(order.purchase)]
+    return chosen[:limit] if limit else chosen
+
+
+def convert(
+    source: Path, out: Path, *, month: str, today: date, seed: int = 1, limit: int = 0
+) -> dict[str, int]:
+    """Write the folder, and replay.json beside it for the replay; rows by file.
+
+    With ``limit`` only what the month's first orders name: enough to replay those.
+    """
     out.mkdir(parents=True, exist_ok=True)
     moved = Month.of(month, today)
     orders = read_orders(source)
     sellers = {row["seller_id"]: row for row in rows_of(source / "sellers.csv.gz")}
+    states = {name: row["seller_state"] for name, row in sellers.items()}
     history = [order for order in orders if order.purchase.date() < moved.first]
+    if not any(order.delivered and order.delivered.date() < moved.first for order in history):
+        raise ValueError(f"nothing was delivered before {month}: there is nothing to learn from")
+    played = month_orders(orders, moved, limit)
+    offers = Counter[tuple[str, str]]()
+    for order in played:
+        offers += order.lines
+    if limit:
+        sellers = {name: sellers[name] for name in sorted({seller for _, seller in offers})}
+        skus = {sku for sku, _ in offers}
+    else:
+        skus = None
+        for order in history:
+            offers.update(dict.fromkeys(order.lines, 0))
     days = BusinessDays({order.purchase.year + n for order in orders for n in (0, 1)})
     counts = {
         "calendars.toml": write_calendars(
@@ -120,9 +145,9 @@ def convert(source: Path, out: Path, *, month: str, today: date, seed: int = 1) 
             {"br-week": (WEEK, [day + timedelta(days=moved.shift_days) for day in days.off])},
         ),
         **_write_nodes(source, out, sellers, _handling(history, moved, days)),
-        **_write_items(source, out),
-        **_write_lanes(out, orders, sellers, _transit(history, moved, days, sellers)),
-        "supply.csv": _write_supply(out, orders, moved, random.Random(seed)),
+        **_write_items(source, out, skus),
+        **_write_lanes(out, orders, sellers, _transit(history, moved, days, states)),
+        "supply.csv": _write_supply(out, offers, random.Random(seed)),
     }
     about = {"month": month, "shift_days": moved.shift_days}
     (out / "replay.json").write_text(json.dumps(about))
@@ -159,15 +184,12 @@ def _handling(history: Sequence[Order], month: Month, days: BusinessDays) -> dic
     return {
         seller: _quantile(took, HANDLING_QUANTILE)
         for seller, took in seen.items()
-        if len(took) >= SELLER_ORDERS_MIN
+        if len(took) >= SELLER_ORDERS_MIN or not seller
     }
 
 
 def _transit(
-    history: Sequence[Order],
-    month: Month,
-    days: BusinessDays,
-    sellers: Mapping[str, dict[str, str]],
+    history: Sequence[Order], month: Month, days: BusinessDays, states: Mapping[str, str]
 ) -> dict[tuple[str, str], tuple[int, int, float]]:
     """(from state, to state) -> fewest and most business days, and the median freight. Where too
     few went, those to the state from anywhere decide, then everybody."""
@@ -178,7 +200,7 @@ def _transit(
         if not (done and left and since <= done.date() < month.first and done > left):
             continue
         took = days.between(left.date(), done.date()), order.freight
-        for state in {sellers[seller]["seller_state"] for _, seller in order.lines}:
+        for state in {states[seller] for _, seller in order.lines}:
             for key in ((state, order.region), ("", order.region), ("", "")):
                 seen[key].append(took)
     low, high = TRANSIT_QUANTILES
@@ -232,9 +254,11 @@ def _write_nodes(
     }
 
 
-def _write_items(source: Path, out: Path) -> dict[str, int]:
+def _write_items(source: Path, out: Path, skus: set[str] | None) -> dict[str, int]:
     def rows() -> Iterable[Sequence[object]]:
         for row in rows_of(source / "products.csv.gz"):
+            if skus is not None and row["product_id"] not in skus:
+                continue
             sides = [row[f"product_{side}_cm"] for side in ("length", "width", "height")]
             name, weight = row["product_category_name"], row["product_weight_g"]
             millimeters = [10 * int(float(side)) if side else 0 for side in sides]
@@ -287,12 +311,8 @@ def _write_lanes(
     }  # fmt: skip
 
 
-def _write_supply(out: Path, orders: Sequence[Order], month: Month, rng: random.Random) -> int:
-    asked: Counter[tuple[str, str]] = Counter()
-    for order in orders:
-        if order.purchase.date() < month.after:
-            for offer, units in order.lines.items():
-                asked[offer] += units if month.has(order.purchase) else 0
+def _write_supply(out: Path, asked: Mapping[tuple[str, str], int], rng: random.Random) -> int:
+    """``asked``: units the replayed orders want of each offer."""
     sold = sorted({sku for (sku, _), units in asked.items() if units})
     scarce = set(rng.sample(sold, round(SCARCE_SHARE * len(sold))))
 

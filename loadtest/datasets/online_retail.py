@@ -1,6 +1,7 @@
 """UCI Online Retail (CC BY 4.0): one node, wholesale baskets, cancellations.
 
-Stock is what was sold over the whole set, so that nothing runs out; prices are not used.
+Stock is what was sold over the whole set, so that nothing runs out. There are no carriers: the set
+has no dates to promise.
 """
 
 from __future__ import annotations
@@ -79,16 +80,6 @@ def convert(source: Path, out: Path, *, today: date) -> dict[str, int]:
             [(NODE, "SHIP_TO_ADDRESS", "16:00", 1)],
         ),
         "items.csv": write_rows(out / "items.csv", ("sku",), [(sku,) for sku in sorted(sold)]),
-        "carrier_services.csv": write_rows(
-            out / "carrier_services.csv", ("carrier_service", "calendar_id", "currency_code"),
-            [("mail", "uk-week", "GBP")],
-        ),
-        "lanes.csv": write_rows(
-            out / "lanes.csv",
-            ("node_id", "country", "carrier_service", "transit_business_days_min",
-             "transit_business_days_max"),
-            [(NODE, "GB", "mail", 2, 3)],
-        ),
         "supply.csv": write_rows(
             out / "supply.csv", ("sku", "node_id", "on_hand"),
             [(sku, NODE, units) for sku, units in sorted(sold.items())],

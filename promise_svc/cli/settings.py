@@ -18,7 +18,13 @@ from promise_svc.errors import ConfigError
 PREFIX = "PROMISE_"
 READ_ELSEWHERE = frozenset(
     # native/ reads these before there is a configuration, the tests and clients read the others.
-    {"PROMISE_PURE_PYTHON", "PROMISE_NATIVE_DEBUG", "PROMISE_TEST_SEED", "PROMISE_TOKEN"}
+    {
+        "PROMISE_PURE_PYTHON",
+        "PROMISE_NATIVE_DEBUG",
+        "PROMISE_TEST_SEED",
+        "PROMISE_TEST_DATA",
+        "PROMISE_TOKEN",
+    }
 )
 BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 

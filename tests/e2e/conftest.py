@@ -16,6 +16,7 @@ import grpc.aio
 import pytest
 
 from promise_svc.adapters.embedded import EmbeddedPostgres, EmbeddedValkey
+from promise_svc.config import ClusterConfig
 from promise_svc.v1 import (
     admin_service_pb2_grpc,
     availability_service_pb2_grpc,
@@ -35,6 +36,8 @@ class Served:
     process: subprocess.Popen[str]
     port: int
     order_store_url: str
+    index_urls: tuple[str, ...]
+    cluster: ClusterConfig
 
     def stop(self) -> int:
         """SIGTERM; the exit code."""
@@ -81,7 +84,8 @@ def served(
         assert process.stdout is not None
         port = process.stdout.readline()
         assert port, f"the server did not start:\n{log.read_text()[-4000:]}"
-        yield Served(process, int(port), postgres.dsn_of(name))
+        cluster = ClusterConfig(shard_count=8, key_prefix=prefix)
+        yield Served(process, int(port), postgres.dsn_of(name), tuple(valkey.urls), cluster)
         if process.poll() is None:
             process.terminate()
         process.wait(30)

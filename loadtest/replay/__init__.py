@@ -1,0 +1,1 @@
+"""Real orders through the service: what their shoppers, sellers and carriers did, in its order."""
