@@ -82,7 +82,7 @@ class CallFailed(PromiseServiceError):
 
 
 class PromiseClient:
-    """One channel with every stub; an async context manager. Use it from one event loop."""
+    """One channel with every stub; an async context manager. Make it where its event loop runs."""
 
     def __init__(
         self,

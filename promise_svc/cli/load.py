@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +52,9 @@ def load(
     read = read_folder(folder, source=source, source_sequence=source_sequence)
     loaded = Loaded()
     if not read.refusals and not dry_run:
-        loaded = asyncio.run(_send(_client(target, ca_file, token), read, source, console))
+        # Made where it is used: a channel belongs to the event loop it was made in.
+        client = partial(_client, target, ca_file, token)
+        loaded = asyncio.run(_send(client, read, source, console))
     refusals = read.refusals or loaded.refusals
     if as_json:
         print(json.dumps(_answer(read, loaded, refusals)))
@@ -74,10 +78,12 @@ def _client(target: str, ca_file: Path | None, token: str) -> PromiseClient:
     return PromiseClient(target, credentials=credentials, token=token)
 
 
-async def _send(client: PromiseClient, folder: Folder, source: str, console: Console) -> Loaded:
+async def _send(
+    connect: Callable[[], PromiseClient], folder: Folder, source: str, console: Console
+) -> Loaded:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeElapsedColumn())  # fmt: skip
-    async with client:
+    async with connect() as client:
         with Progress(*columns, console=console) as progress:
             bars = {
                 name: progress.add_task(name, total=len(part.entries))
