@@ -6,13 +6,14 @@ import asyncio
 import gc
 import itertools
 import random
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import Protocol
 
 import uvloop
+from prometheus_client import CollectorRegistry
 
 from promise_svc import __version__, config, hotpath
 from promise_svc.adapters.ats_index.index import ClusterAtsIndex
@@ -53,6 +54,7 @@ from promise_svc.rpc.auth import Tokens
 from promise_svc.rpc.availability import AvailabilityServicer
 from promise_svc.rpc.convert.reservation import TtlLimits
 from promise_svc.rpc.guard import Guard, Servicer
+from promise_svc.rpc.listeners import bind_all, close_all, remove_abandoned
 from promise_svc.rpc.network import NetworkServicer
 from promise_svc.rpc.observer import CallRecorder
 from promise_svc.rpc.promise import PromiseServicer
@@ -93,11 +95,16 @@ _CONFIRM_MODES = {**_RESERVE_MODES, "recorded": DurabilityMode.RECORDED}
 _log = EventLog("promise_svc")
 
 
+class _Loop(Protocol):
+    async def run(self, stop: asyncio.Event) -> None: ...
+
+
 class Service:
     """Everything one process runs, built from configuration; an async context manager.
 
     Entering it starts the embedded engines where no URL names others, takes over what nobody
-    serves, warms the ATS table and starts the loops. ``use cases`` are its attributes.
+    serves, starts the background loops unless they run elsewhere, and, where ``calls`` are to be
+    answered, warms the ATS table and builds the servicers.
     """
 
     def __init__(
@@ -105,8 +112,14 @@ class Service:
         cluster: ClusterConfig,
         process: ProcessConfig,
         progress: Callable[[str], None] = lambda _: None,
+        *,
+        calls: bool = True,
     ) -> None:
+        self.began = time.monotonic()
         self.metrics = Metrics()
+        self.metrics.describe(__version__, hotpath.COMPILED)
+        self.servicers: tuple[Servicer, ...] = ()
+        self._calls = calls
         self._cluster = cluster
         self._process = process
         self._progress = progress
@@ -127,47 +140,25 @@ class Service:
         await self._closing.aclose()
 
     async def _start(self) -> None:
-        index_urls, store_url = await self._engines()
+        index_urls, store_url = await self._closing.enter_async_context(
+            open_engines(self._process, self._progress)
+        )
         self.store = await PostgresOrderStore.open(
             PoolConfig(url=store_url, connections_max=self._process.order_store_connections_max)
         )
         self._closing.push_async_callback(self.store.close)
         await self._connect_index(index_urls)
         self._closing.push_async_callback(self._tasks.close, _CLOSE_SECONDS)
-        self.network = NetworkSource(self.store, self._clock)
-        await self.network.refresh()
-        self.network.start()
-        self._closing.push_async_callback(self.network.close)
-        self.table = AtsTable(self._cluster.shard_count)
-        await self._follow()
-        self.servicers = self._build_servicers()
-
-    async def _engines(self) -> tuple[tuple[str, ...], str]:
-        """The URLs given, or those of embedded engines started on the data folder."""
-        index_urls, store_url = self._process.index_urls, self._process.order_store_url
-        folder = self._process.data_dir
-        if not (index_urls and store_url):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise ConfigError(f"data_dir {folder}: {error.strerror}") from error
-        if not index_urls:
-            memory = {self._process.reserve_durability, self._process.confirm_durability}
-            valkey = EmbeddedValkey(
-                folder / "valkey",
-                nodes=self._process.embedded_nodes,
-                durability="memory" if memory == {"memory"} else "fsync",
-                progress=self._progress,
-            )
-            await asyncio.to_thread(valkey.start)
-            self._closing.push_async_callback(asyncio.to_thread, valkey.stop)
-            index_urls = valkey.urls
-        if not store_url:
-            postgres = EmbeddedPostgres(folder / "postgres", progress=self._progress)
-            await asyncio.to_thread(postgres.start)
-            self._closing.push_async_callback(asyncio.to_thread, postgres.stop)
-            store_url = postgres.dsn
-        return index_urls, store_url
+        if self._process.background or not self._calls:
+            self._run(*self._background_loops())
+        if self._calls:
+            self.network = NetworkSource(self.store, self._clock)
+            await self.network.refresh()
+            self.network.start()
+            self._closing.push_async_callback(self.network.close)
+            self.table = AtsTable(self._cluster.shard_count)
+            await self._follow()
+            self.servicers = self._build_servicers()
 
     async def _connect_index(self, urls: tuple[str, ...]) -> None:
         seeds, access = parse_urls(urls)
@@ -201,43 +192,32 @@ class Service:
         self.news.start()
         self._closing.push_async_callback(self.news.close)
 
-    async def _follow(self) -> None:
-        """Start the loops; return when the table has every shard."""
-        observer = self.metrics
+    def _background_loops(self) -> tuple[_Loop, ...]:
+        """What keeps the books, whoever answers the calls: one process of all does it. More of
+        them cost work and change nothing, for the order store's cursor is the fence."""
+        observer, shard_count = self.metrics, self._cluster.shard_count
         relay = RelayLoop(
-            Relay(self.index, self.store, observer.relay),
-            self._cluster.shard_count,
-            observer.loop("relay"),
+            Relay(self.index, self.store, observer.relay), shard_count, observer.loop("relay")
         )
-        lag = RelayLag(self._cluster.shard_count)
+        lag = RelayLag(shard_count)
         observer.relay.watch(lag.event_count, lambda: lag.seconds(self._clock.now_ms()))
 
         def hear(news: ShardNews) -> None:
             lag.heard(news.shard, news.at, news.durable, news.time_ms)
             if news.events:
                 relay.wake(news.shard)
-                self.own_writes.heard()
 
-        self.own_writes = OwnWrites(self.index, self.table.at)
         self.news.subscribe(hear)
-        feed = AtsFeed(self.index, self.store, self.news, self.table, observer.feed)
-        observer.feed.watch(
-            oldest_time_ms=self.table.oldest_time_ms,
-            now_ms=self._clock.now_ms,
-            counts=self.table.counts,
-            catching_up_count=feed.catching_up_count,
-        )
         drift = DriftWatch(self.index, self.store, _drifted, random.Random())
-        turns = itertools.cycle(range(self._cluster.shard_count))
+        turns = itertools.cycle(range(shard_count))
 
         async def look(_: int) -> int:
             found = await drift.visit(next(turns))
             observer.index.compared(drift.drift_count)
             return found
 
-        loops = (
+        return (
             relay,
-            FeedLoop(feed),
             self._shard_loop(
                 "resolver",
                 Resolver(self.index, self._tasks, _ResolverObserver(observer)).resolve,
@@ -249,6 +229,32 @@ class Service:
             ),
             self._shard_loop("drift", look, DRIFT_SECONDS, lambda _: None, shard_count=1),
         )
+
+    async def _follow(self) -> None:
+        """Start the feed; return when the table has every shard."""
+        observer = self.metrics
+        self.own_writes = OwnWrites(self.index, self.table.at)
+
+        def hear(news: ShardNews) -> None:
+            if news.events:
+                self.own_writes.heard()
+
+        self.news.subscribe(hear)
+        feed = AtsFeed(self.index, self.store, self.news, self.table, observer.feed)
+        observer.feed.watch(
+            oldest_time_ms=self.table.oldest_time_ms,
+            now_ms=self._clock.now_ms,
+            counts=self.table.counts,
+            catching_up_count=feed.catching_up_count,
+        )
+        self._run(FeedLoop(feed))
+        try:
+            await asyncio.wait_for(feed.ready.wait(), WARM_SECONDS_MAX)
+        except TimeoutError:
+            raise Unavailable("the ATS table could not be loaded; see the log") from None
+
+    def _run(self, *loops: _Loop) -> None:
+        """Run loops until the service closes."""
         running = [asyncio.create_task(loop.run(self._stop)) for loop in loops]
 
         async def end() -> None:
@@ -256,10 +262,6 @@ class Service:
             await asyncio.wait(running, timeout=_CLOSE_SECONDS)
 
         self._closing.push_async_callback(end)
-        try:
-            await asyncio.wait_for(feed.ready.wait(), WARM_SECONDS_MAX)
-        except TimeoutError:
-            raise Unavailable("the ATS table could not be loaded; see the log") from None
 
     def _shard_loop(
         self,
@@ -365,6 +367,38 @@ class _ResolverObserver:
         _loop_failed(self._loop, shard, error, reservation_id)
 
 
+@asynccontextmanager
+async def open_engines(
+    process: ProcessConfig, progress: Callable[[str], None] = lambda _: None
+) -> AsyncIterator[tuple[tuple[str, ...], str]]:
+    """The URLs of index and order store: those given, or of embedded engines on the data folder."""
+    index_urls, store_url = process.index_urls, process.order_store_url
+    folder = process.data_dir
+    async with AsyncExitStack() as closing:
+        if not (index_urls and store_url):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"data_dir {folder}: {error.strerror}") from error
+        if not index_urls:
+            memory = {process.reserve_durability, process.confirm_durability} == {"memory"}
+            valkey = EmbeddedValkey(
+                folder / "valkey",
+                nodes=process.embedded_nodes,
+                durability="memory" if memory else "fsync",
+                progress=progress,
+            )
+            await asyncio.to_thread(valkey.start)
+            closing.push_async_callback(asyncio.to_thread, valkey.stop)
+            index_urls = valkey.urls
+        if not store_url:
+            postgres = EmbeddedPostgres(folder / "postgres", progress=progress)
+            await asyncio.to_thread(postgres.start)
+            closing.push_async_callback(asyncio.to_thread, postgres.stop)
+            store_url = postgres.dsn
+        yield index_urls, store_url
+
+
 def _loop_failed(
     observer: LoopMetrics, shard: int, error: Exception, reservation_id: str | None = None
 ) -> None:
@@ -395,84 +429,144 @@ async def _serve(
 ) -> None:
     stop = asyncio.Event()
     stop_on_signals(stop)
-    began = time.monotonic()
-    # Before engines are started and shards taken over from whoever serves them now.
-    for name, address in (("listen", process.listen), ("metrics_listen", process.metrics_listen)):
-        _refuse_taken(name, address)
-    tokens = Tokens(process.tokens_file) if process.tokens_file else None
-    tls = _tls(process)
-    async with Service(cluster, process, progress) as service, AsyncExitStack() as closing:
-        service.metrics.describe(__version__, hotpath.COMPILED)
-        if process.metrics_listen:
-            host, port = config.host_and_port("metrics_listen", process.metrics_listen)
-            endpoint = MetricsEndpoint(service.metrics.registry, host, port)
-            try:
-                port = await endpoint.start()
-            except OSError as error:
-                raise _not_to_be_had("metrics_listen", process.metrics_listen, error) from error
-            closing.push_async_callback(endpoint.close)
-            _log.info("metrics", address=f"{host}:{port}")
-        if tokens is not None:
-            tokens.start()
-            closing.push_async_callback(tokens.close)
-        guard = Guard(
-            Admission(process.calls_in_flight_max),
-            CallRecorder(service.metrics.calls, _log),
-            deadline_seconds_max=process.deadline_seconds_max,
-            tokens=tokens,
-        )
-        server = Server(
-            _transport(process, tls),
-            guard,
-            service.servicers,
-            reflect=process.reflection,
-            lame_duck_seconds=process.lame_duck_seconds,
-            drain_seconds=process.drain_seconds,
-        )
-        # What is alive now stays: collections need not walk the network and the tables again.
-        gc.collect()
-        gc.freeze()
-        try:
-            port = await server.start(process.listen)
-        except (OSError, RuntimeError) as error:
-            raise _not_to_be_had("listen", process.listen, error) from error
-        await server.serving(True)
-        _log.info(
-            "serving",
-            address=f"{config.host_and_port('listen', process.listen)[0]}:{port}",
-            version=__version__,
-            compiled=hotpath.COMPILED,
-            front=_front(process),
-            seconds=round(time.monotonic() - began, 3),
-        )
+    refuse_early(process)
+    async with (
+        Service(cluster, process, progress) as service,
+        metrics_page(process, service.metrics.registry),
+        serving(service, process, process.listen) as port,
+    ):
         on_listening(port)
         await stop.wait()
+    _log.info("stopped")
+
+
+def relay(
+    cluster: ClusterConfig,
+    process: ProcessConfig,
+    on_running: Callable[[], None] = lambda: None,
+) -> None:
+    """Run the background loops alone until SIGTERM or SIGINT, for servers without them."""
+    configure_logs(process.log_level.upper())
+    uvloop.run(_relay(cluster, process, on_running))
+
+
+async def _relay(
+    cluster: ClusterConfig, process: ProcessConfig, on_running: Callable[[], None]
+) -> None:
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    _refuse_taken("metrics_listen", process.metrics_listen)
+    async with (
+        Service(cluster, process, calls=False) as service,
+        metrics_page(process, service.metrics.registry),
+    ):
+        _log.info("relaying", version=__version__, compiled=hotpath.COMPILED)
+        on_running()
+        await stop.wait()
+    _log.info("stopped")
+
+
+@asynccontextmanager
+async def metrics_page(
+    process: ProcessConfig,
+    registry: CollectorRegistry,
+    refresh: Callable[[], Awaitable[None]] | None = None,
+) -> AsyncIterator[None]:
+    """Serve a registry where the configuration says, after ``refresh`` at each request."""
+    if not process.metrics_listen:
+        yield
+        return
+    host, port = config.host_and_port("metrics_listen", process.metrics_listen)
+    endpoint = MetricsEndpoint(registry, host, port, refresh)
+    try:
+        port = await endpoint.start()
+    except OSError as error:
+        raise not_to_be_had("metrics_listen", process.metrics_listen, error) from error
+    _log.info("metrics", address=f"{host}:{port}")
+    try:
+        yield
+    finally:
+        await endpoint.close()
+
+
+@asynccontextmanager
+async def serving(
+    service: Service, process: ProcessConfig, address: str, *, port_shared: bool = False
+) -> AsyncIterator[int]:
+    """Answer calls on ``address``, which may name open sockets; yields the port. Drains at the end.
+
+    ConfigError when the address cannot be had.
+    """
+    tokens = Tokens(process.tokens_file) if process.tokens_file else None
+    guard = Guard(
+        Admission(process.calls_in_flight_max),
+        CallRecorder(service.metrics.calls, _log),
+        deadline_seconds_max=process.deadline_seconds_max,
+        tokens=tokens,
+    )
+    server = Server(
+        _transport(process, port_shared),
+        guard,
+        service.servicers,
+        reflect=process.reflection,
+        lame_duck_seconds=process.lame_duck_seconds,
+        drain_seconds=process.drain_seconds,
+    )
+    # What is alive now stays: collections need not walk the network and the tables again.
+    gc.collect()
+    gc.freeze()
+    try:
+        port = await server.start(address)
+    except (OSError, RuntimeError) as error:
+        raise not_to_be_had("listen", process.listen, error) from error
+    if tokens is not None:
+        tokens.start()
+    await server.serving(True)
+    _log.info(
+        "serving",
+        address=config.address_text(process.listen, port),
+        version=__version__,
+        compiled=hotpath.COMPILED,
+        front=front(process),
+        seconds=round(time.monotonic() - service.began, 3),
+    )
+    try:
+        yield port
+    finally:
         _log.info("draining")
         await server.drain()
-    _log.info("stopped")
+        if tokens is not None:
+            await tokens.close()
+
+
+def refuse_early(process: ProcessConfig) -> None:
+    """ConfigError for what would fail later, when engines run and shards were taken over from
+    whoever serves them now: ports that are taken, unreadable tokens and certificates."""
+    _refuse_taken("listen", process.listen)
+    _refuse_taken("metrics_listen", process.metrics_listen)
+    if process.tokens_file:
+        Tokens(process.tokens_file)
+    _tls(process)
 
 
 def _refuse_taken(name: str, address: str) -> None:
     """ConfigError where nobody could listen on ``address``; somebody may still be faster later."""
-    if not address:
-        return
-    host, port = config.host_and_port(name, address)
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, place = found[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
+        if address.startswith(config.UNIX):
+            remove_abandoned(address)
+        elif address:
+            close_all(bind_all(address))
     except OSError as error:
-        raise _not_to_be_had(name, address, error) from error
+        raise not_to_be_had(name, address, error) from error
 
 
-def _not_to_be_had(name: str, address: str, error: Exception) -> ConfigError:
+def not_to_be_had(name: str, address: str, error: Exception) -> ConfigError:
     why = getattr(error, "strerror", None) or str(error)
     return ConfigError(f"{name}: cannot listen on {address}: {why}")
 
 
-def _front(process: ProcessConfig) -> str:
+def front(process: ProcessConfig) -> str:
+    """native or grpcio: the front that was chosen, or is there."""
     if process.front == "auto":
         return "native" if hotpath.NATIVE_FRONT else "grpcio"
     return process.front
@@ -486,9 +580,11 @@ def _tls(process: ProcessConfig) -> TlsFiles | None:
     return files
 
 
-def _transport(process: ProcessConfig, tls: TlsFiles | None) -> Transport:
-    options = TransportOptions(message_bytes_max=process.message_bytes_max, tls=tls)
-    if _front(process) == "native":
+def _transport(process: ProcessConfig, port_shared: bool) -> Transport:
+    options = TransportOptions(
+        message_bytes_max=process.message_bytes_max, tls=_tls(process), port_shared=port_shared
+    )
+    if front(process) == "native":
         return NativeTransport(options)
     if process.front == "auto":
         _log.warning("the native front is not built here (libnghttp2-dev); grpc.aio serves")

@@ -6,7 +6,7 @@ Read once in `cli/`, from flags and `PROMISE_*` variables, then passed down as p
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,10 @@ of a machine; loss of the whole index."""
 HELD_MODES: tuple[DurabilityMode, ...] = ("memory", "fsync")
 DECIDED_MODES: tuple[DurabilityMode, ...] = ("memory", "fsync", "recorded")
 FRONTS = ("auto", "native", "grpcio")
+UNIX = "unix:"
+PREFIX = "PROMISE_"
+"""Begins the variable of every setting."""
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -71,8 +75,8 @@ class ProcessConfig:
     """One server process: where it listens, what it talks to, what it lets in."""
 
     listen: str = "127.0.0.1:50051"
-    """`host:port` of gRPC; port 0 picks a free one. Loopback by default: opening a service to
-    the network is a decision, and it has no authentication yet."""
+    """`host:port` of gRPC, where port 0 picks a free one, or `unix:/path`. Loopback by default:
+    opening a service to the network is a decision, and it has no authentication yet."""
 
     front: str = "auto"
     """auto, native or grpcio: who speaks HTTP/2. auto takes the native front where it is built, for
@@ -96,7 +100,13 @@ class ProcessConfig:
     folder is made."""
 
     workers: int = 1
-    """Serving processes, 1 for now: each has its own table, so more cost memory, not truth."""
+    """1..64 serving processes. Each has a table of its own, so more cost memory, not truth; more
+    than the cores that index and order store leave cost both. From two on, a supervisor starts
+    them, replaces the dead, and restarts them one by one on SIGHUP."""
+
+    background: bool = True
+    """Whether relay, resolver, sweeper and drift watch run here. Without them somebody must run
+    `promise-svc relay`, or nothing reaches the order store and no hold expires in the table."""
 
     tokens_file: Path | None = None
     """Who may call: bearer tokens by their hashes, with scopes; `promise-svc token` adds one. Read
@@ -153,7 +163,8 @@ class ProcessConfig:
     """debug, info, warning or error."""
 
     def __post_init__(self) -> None:
-        host_and_port("listen", self.listen)
+        if not self.listen.startswith(UNIX):
+            host_and_port("listen", self.listen)
         _one_of("front", self.front, FRONTS)
         if self.metrics_listen:
             host_and_port("metrics_listen", self.metrics_listen)
@@ -162,7 +173,7 @@ class ProcessConfig:
         if self.order_store_url:
             _url("order_store_url", self.order_store_url, ("postgresql", "postgres"))
         _in_range("embedded_nodes", self.embedded_nodes, 1, 64)
-        _in_range("workers", self.workers, 1, 1)
+        _in_range("workers", self.workers, 1, 64)
         _one_of("reserve_durability", self.reserve_durability, HELD_MODES)
         _one_of("confirm_durability", self.confirm_durability, DECIDED_MODES)
         _in_range("deadline_seconds_max", self.deadline_seconds_max, 0.1, 300)
@@ -192,6 +203,23 @@ class ProcessConfig:
             )
 
 
+def environment_of(*configurations: ClusterConfig | ProcessConfig) -> dict[str, str]:
+    """The variables from which `cli/settings.py` reads the same again."""
+    return {
+        f"{PREFIX}{each.name.upper()}": _as_variable(getattr(configuration, each.name))
+        for configuration in configurations
+        for each in fields(configuration)
+        if getattr(configuration, each.name) is not None
+    }
+
+
+def _as_variable(value: object) -> str:
+    if isinstance(value, tuple):
+        # A comma parts the URLs of a variable; inside one, a password's, it can be written so.
+        return ",".join(part.replace(",", "%2C") for part in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def host_and_port(name: str, address: str) -> tuple[str, int]:
     """Split `host:port`, IPv6 in brackets; raises ConfigError naming the setting."""
     try:
@@ -205,13 +233,23 @@ def host_and_port(name: str, address: str) -> tuple[str, int]:
 
 
 def on_loopback(address: str) -> bool:
-    """Whether only this machine can reach `host:port`; a name but localhost is looked up nowhere
-    and counts as off."""
+    """Whether only this machine can reach `host:port` or `unix:/path`; a name but localhost is
+    looked up nowhere and counts as off."""
+    if address.startswith(UNIX):
+        return True
     host = host_and_port("listen", address)[0]
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def address_text(listen: str, port: int) -> str:
+    """`listen` with the port that was had."""
+    if listen.startswith(UNIX):
+        return listen
+    host, _ = host_and_port("listen", listen)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _in_range(name: str, value: float, low: float, high: float) -> None:

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from promise_svc.cli import demo, load, serve, token, verify, version
+from promise_svc.cli import child, demo, load, relay, serve, token, verify, version
 from promise_svc.errors import PromiseServiceError
 
 app = typer.Typer(
@@ -22,8 +22,11 @@ def _commands() -> None:
     """Delivery promises and stock reservations that never oversell."""
 
 
-for command in (demo.demo, serve.serve, load.load, token.token, verify.verify, version.version):
+for command in (
+    demo.demo, serve.serve, relay.relay, load.load, token.token, verify.verify, version.version,
+):  # fmt: skip
     app.command()(command)
+app.command(hidden=True)(child.child)
 
 
 def main() -> None:

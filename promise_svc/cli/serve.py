@@ -9,13 +9,24 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from promise_svc import bootstrap
+from promise_svc import bootstrap, host
 from promise_svc.cli.settings import load_settings
+from promise_svc.config import address_text
 
 
 def serve(
-    listen: Annotated[str | None, typer.Option(help="host:port of gRPC.")] = None,
+    listen: Annotated[str | None, typer.Option(help="host:port or unix:/path of gRPC.")] = None,
     front: Annotated[str | None, typer.Option(help="auto, native or grpcio.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Serving processes; SIGHUP restarts them one by one.")
+    ] = None,
+    background: Annotated[
+        bool | None,
+        typer.Option(
+            "--background/--no-background",
+            help="Run the background loops too; without them `promise-svc relay` must run.",
+        ),
+    ] = None,
     metrics_listen: Annotated[str | None, typer.Option(help="host:port of /metrics.")] = None,
     tokens_file: Annotated[
         Path | None, typer.Option(help="Who may call; `promise-svc token` adds to it.")
@@ -31,9 +42,11 @@ def serve(
     allow_plaintext: Annotated[
         bool | None, typer.Option("--allow-plaintext", help="No TLS, though off loopback.")
     ] = None,
-    index_url: Annotated[
+    index_urls: Annotated[
         list[str] | None,
-        typer.Option(help="URL of a node of the Valkey cluster; without, one is started."),
+        typer.Option(
+            "--index-url", help="URL of a node of the Valkey cluster; without, one is started."
+        ),
     ] = None,
     order_store_url: Annotated[
         str | None, typer.Option(help="postgresql:// URL; without, one is started.")
@@ -41,7 +54,9 @@ def serve(
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of the engines that are started.")
     ] = None,
-    shards_nodes: Annotated[int | None, typer.Option(help="Valkey processes to start.")] = None,
+    embedded_nodes: Annotated[
+        int | None, typer.Option("--shards-nodes", help="Valkey processes to start.")
+    ] = None,
     shard_count: Annotated[
         int | None, typer.Option(help="Shards; fixed once the first event is written.")
     ] = None,
@@ -52,28 +67,12 @@ def serve(
     Every setting of promise_svc/config.py is also a PROMISE_* variable, such as
     PROMISE_CONFIRM_DURABILITY; a flag wins over its variable. Logs are JSON lines on stderr.
     """
-    flags = {
-        "listen": listen,
-        "front": front,
-        "metrics_listen": metrics_listen,
-        "tokens_file": tokens_file,
-        "tls_certificate_file": tls_certificate_file,
-        "tls_key_file": tls_key_file,
-        "tls_client_ca_file": tls_client_ca_file,
-        "allow_anonymous": allow_anonymous,
-        "allow_plaintext": allow_plaintext,
-        "index_urls": tuple(index_url) if index_url else None,
-        "order_store_url": order_store_url,
-        "data_dir": data_dir,
-        "embedded_nodes": shards_nodes,
-        "shard_count": shard_count,
-        "log_level": log_level,
-    }
+    flags = {**locals(), "index_urls": tuple(index_urls) if index_urls else None}
     cluster, process = load_settings(flags, os.environ)
     console = Console(highlight=False)
-    bootstrap.serve(
-        cluster,
-        process,
-        on_listening=lambda port: console.print(f"serving gRPC on port {port}; Ctrl-C to stop"),
-        progress=console.print,
-    )
+
+    def listening(port: int) -> None:
+        console.print(f"serving gRPC on {address_text(process.listen, port)}; Ctrl-C to stop")
+
+    run = bootstrap.serve if process.workers == 1 else host.serve
+    run(cluster, process, on_listening=listening, progress=console.print)

@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from promise_svc.config import ClusterConfig, ProcessConfig
+from promise_svc.config import PREFIX, ClusterConfig, ProcessConfig
 from promise_svc.errors import ConfigError
 
-PREFIX = "PROMISE_"
 READ_ELSEWHERE = frozenset(
     # native/ reads these before there is a configuration, the tests and clients read the others.
     {

@@ -66,6 +66,7 @@ class Transport(Protocol):
     async def start(self, address: str) -> int:
         """Listen on ``host:port`` (port 0: any) or ``unix:path`` and serve; returns the port.
 
+        The native front also takes ``fd:3,4``: bound sockets that this process was given.
         Unavailable when the address cannot be had.
         """
         ...

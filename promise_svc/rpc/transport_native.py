@@ -20,6 +20,7 @@ import grpc.aio
 from promise_svc import hotpath
 from promise_svc.errors import ConfigError, Unavailable
 from promise_svc.rpc.blocking import in_thread, is_async
+from promise_svc.rpc.listeners import bind_all, port_of
 from promise_svc.rpc.tls import HANDSHAKE_SECONDS
 from promise_svc.rpc.transport import ImmediateHandler, TransportOptions
 from promise_svc.telemetry import EventLog
@@ -111,13 +112,11 @@ class NativeTransport:
 
     async def start(self, address: str) -> int:
         try:
-            listeners = _listeners(address, self._port_shared)
+            listeners = bind_all(address, port_shared=self._port_shared)
         except OSError as error:
             raise Unavailable(f"cannot listen on {address}: {error}", address=address) from error
-        port: int = 0
         for listener in listeners:
             if listener.family != socket.AF_UNIX:
-                port = listener.getsockname()[1]
                 server = await self._loop.create_server(
                     self._front.connection,
                     sock=listener,
@@ -131,11 +130,14 @@ class NativeTransport:
                 )
             self._servers.append(server)
         self._tick()
-        return port
+        return port_of(listeners)
 
     async def drain(self, grace_seconds: float) -> None:
         for server in self._servers:
             server.close()
+        # What was accepted in this turn is told to its protocol in the next.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         for connection in tuple(self._front.connections):
             connection.drain()
         await asyncio.wait({self._front.vacated()}, timeout=grace_seconds)
@@ -228,49 +230,6 @@ class Requests(AsyncIterator[Any]):
         if message is grpc.aio.EOF:
             raise StopAsyncIteration
         return message
-
-
-def _listeners(address: str, port_shared: bool) -> list[socket.socket]:
-    """Bound sockets for ``host:port``, ``:port`` or ``unix:path``; OSError if one is taken."""
-    if address.startswith("unix:"):
-        return [_bound(socket.AF_UNIX, address.removeprefix("unix:"), False)]
-    host, _, port_text = address.rpartition(":")
-    found = socket.getaddrinfo(
-        host.strip("[]") or None,
-        int(port_text),
-        type=socket.SOCK_STREAM,
-        flags=socket.AI_PASSIVE,
-    )
-    listeners: list[socket.socket] = []
-    port = int(port_text)
-    try:
-        for family, _, _, _, target in dict.fromkeys(found):
-            listener = _bound(family, (target[0], port, *target[2:]), port_shared)
-            listeners.append(listener)
-            # Port 0 means any, but one for all addresses of the host.
-            port = listener.getsockname()[1]
-    except OSError:
-        for listener in listeners:
-            listener.close()
-        raise
-    return listeners
-
-
-def _bound(family: int, target: Any, port_shared: bool) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if family != socket.AF_UNIX:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if port_shared and family != socket.AF_UNIX:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind(target)
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 def _log_fault(error: BaseException, where: str) -> None:

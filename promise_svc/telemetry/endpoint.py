@@ -8,7 +8,7 @@ between one metric and the next.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
@@ -22,8 +22,16 @@ REQUEST_BYTES_MAX = 8192
 class MetricsEndpoint:
     """GET /metrics; anything else is 404 or 405. One answer a connection."""
 
-    def __init__(self, registry: CollectorRegistry, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        refresh: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """``refresh`` is awaited before each page; it raises nothing and takes its time."""
         self._registry = registry
+        self._refresh = refresh
         self._host = host
         self._port = port
         self._server: asyncio.Server | None = None
@@ -63,6 +71,8 @@ class MetricsEndpoint:
         return _response("200 OK", await self._render(), CONTENT_TYPE_LATEST)
 
     async def _render(self) -> bytes:
+        if self._refresh is not None:
+            await self._refresh()
         parts = []
         for metric in list(self._registry.collect()):
             parts.append(generate_latest(_One(metric)))

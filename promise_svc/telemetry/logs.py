@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 from datetime import UTC, datetime
@@ -44,6 +45,9 @@ class LogFields(TypedDict, total=False):
     drift_count: int
     seconds: float
     attempt: int
+    child: str
+    child_pid: int
+    workers: int
     trace_id: str
     """Only where the line is about another call than the present one."""
 
@@ -84,12 +88,17 @@ class EventLog:
 class JsonFormatter(logging.Formatter):
     """Formats any record, those of libraries included; never raises for what a field holds."""
 
+    def __init__(self, process: str = "") -> None:
+        super().__init__()
+        self._process = {"process": process, "pid": os.getpid()} if process else {}
+
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
             "logger": record.name,
+            **self._process,
         }
         trace_id = current_trace_id.get()
         if trace_id:
@@ -100,11 +109,12 @@ class JsonFormatter(logging.Formatter):
         return json.dumps({key: _scrub(value) for key, value in line.items()}, default=_described)
 
 
-def configure_logs(level: str = "INFO", stream: TextIO | None = None) -> None:
+def configure_logs(level: str = "INFO", stream: TextIO | None = None, *, process: str = "") -> None:
     """Send all logs of this process to ``stream`` (stderr) as JSON lines. ValueError for an unknown
-    level. Call once, at start."""
+    level. Call once, at start. One of several processes gives its name, which stands in each line
+    with its process id."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter(process))
     root = logging.getLogger()
     root.setLevel(level)
     root.handlers[:] = [handler]

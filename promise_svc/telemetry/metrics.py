@@ -234,3 +234,29 @@ class LoopMetrics:
         self._log.error(
             "reservation left alone" if reservation_id else "shard left alone", **fields
         )
+
+
+class SupervisorMetrics:
+    """The processes of a supervised service."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._ready = Gauge(
+            "promise_processes_ready",
+            "Processes that do their work at the moment, by role",
+            ["role"],
+            registry=registry,
+        )
+        self._died = Counter(
+            "promise_processes_died_total",
+            "Processes that ended unasked and are replaced, by role",
+            ["role"],
+            registry=registry,
+        )
+
+    def watch(self, role: str, ready_count: Callable[[], float]) -> None:
+        """Ask this whenever somebody scrapes."""
+        self._ready.labels(role).set_function(ready_count)
+        self._died.labels(role)
+
+    def died(self, role: str) -> None:
+        self._died.labels(role).inc()

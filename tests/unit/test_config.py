@@ -1,11 +1,18 @@
 """Configuration: defaults are valid, limits are exact, complaints name the setting."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from promise_svc.cli.settings import load_settings
-from promise_svc.config import ClusterConfig, ProcessConfig, host_and_port
+from promise_svc.config import (
+    ClusterConfig,
+    ProcessConfig,
+    address_text,
+    environment_of,
+    host_and_port,
+)
 from promise_svc.errors import ConfigError
 
 RANGES: tuple[tuple[type[ClusterConfig] | type[ProcessConfig], str, float, float], ...] = (
@@ -14,7 +21,7 @@ RANGES: tuple[tuple[type[ClusterConfig] | type[ProcessConfig], str, float, float
     (ClusterConfig, "ttl_default_seconds", 1, 14_400),
     (ClusterConfig, "outbox_events_kept", 0, 1_000_000),
     (ProcessConfig, "embedded_nodes", 1, 64),
-    (ProcessConfig, "workers", 1, 1),
+    (ProcessConfig, "workers", 1, 64),
     (ProcessConfig, "deadline_seconds_max", 0.1, 300),
     (ProcessConfig, "message_bytes_max", 65_536, 67_108_864),
     (ProcessConfig, "calls_in_flight_max", 1, 100_000),
@@ -156,3 +163,35 @@ def test_a_mistyped_variable_is_refused_with_the_nearest_name() -> None:
     """Silence would leave the default in force, unseen."""
     with pytest.raises(ConfigError, match="did you mean PROMISE_SHARD_COUNT"):
         load_settings({}, {"PROMISE_SHARDS_COUNT": "8"})
+
+
+def test_a_configuration_goes_to_another_process_as_variables() -> None:
+    """All of it, commas in a password included: a supervisor's children read it there."""
+    cluster = ClusterConfig(shard_count=16)
+    process = ProcessConfig(
+        index_urls=("redis://:a,b@one:1", "redis://two:2"),
+        data_dir=Path("some where"),
+        reflection=False,
+        lame_duck_seconds=0.25,
+        workers=3,
+    )
+
+    read = load_settings({}, environment_of(cluster, process))
+
+    assert read[0] == cluster
+    assert read[1] == dataclasses.replace(
+        process, index_urls=("redis://:a%2Cb@one:1", "redis://two:2")
+    )
+
+
+@pytest.mark.parametrize(
+    ("listen", "port", "text"),
+    [
+        ("[::1]:0", 7, "[::1]:7"),
+        ("localhost:1", 1, "localhost:1"),
+        ("unix:/run/p", 0, "unix:/run/p"),
+    ],
+)
+def test_an_address_is_told_with_the_port_that_was_had(listen: str, port: int, text: str) -> None:
+    """As a client would write it."""
+    assert address_text(ProcessConfig(listen=listen).listen, port) == text

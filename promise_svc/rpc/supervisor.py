@@ -1,0 +1,253 @@
+"""N worker processes and one for the background loops: start, replace, restart one by one, stop.
+
+The supervisor answers no calls. It holds what must outlive a worker: the port, the metrics, and,
+through the composition root, embedded engines. Each worker has a listening socket of its own on the
+shared port (SO_REUSEPORT), bound here and inherited:
+
+- In a restart the new worker inherits the socket of the old one, which therefore never closes: no
+  connection that waits in it is lost.
+- Of a worker that died the socket is closed at once, so that new connections go to the others, and
+  the replacement gets a fresh one, which takes part as soon as it listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from promise_svc.errors import Unavailable
+from promise_svc.rpc.child import ChildProcess
+from promise_svc.rpc.listeners import Door
+from promise_svc.rpc.supervised import BACKGROUND, WORKER, Assignment
+from promise_svc.telemetry import EventLog, MergedMetrics, SupervisorMetrics
+
+PAGE_SECONDS = 5.0
+"""Between looks at the children's metrics; what a killed one counted since is lost."""
+
+PAGE_WAIT_SECONDS = 1.0
+"""How long a scrape waits for a child that does not answer; its last page stands in."""
+
+_log = EventLog("promise_svc.supervisor")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How patient the supervisor is; seconds."""
+
+    back_off: tuple[float, float] = (0.5, 10.0)
+    """A child that died is replaced at once; each further time in a row, doubling between these."""
+    stable: float = 10.0
+    """A child that worked this long may die once more without being counted with those before."""
+    crashes_max: int = 5
+    """So many deaths in a row end the service. A child that lacked an engine is not counted: it is
+    tried again until that comes back."""
+    start: float = 900.0
+    """For a child to be ready; loading a table of 100 million cells takes minutes."""
+    stop: float = 30.0
+    """For a child to end in order."""
+
+
+@dataclass(eq=False, slots=True)
+class _Slot:
+    """A place for one child after the other."""
+
+    role: str
+    number: int
+    listeners: list[socket.socket] = field(default_factory=list)
+    child: ChildProcess | None = None
+    deaths: int = 0
+    """In a row, for the back-off."""
+    crashes: int = 0
+    """In a row, less those for lack of an engine."""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by who puts another child in."""
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Supervisor:
+    """Runs once. ``command`` turns an assignment into a command line."""
+
+    def __init__(
+        self,
+        command: Callable[[Assignment], Sequence[str]],
+        *,
+        environment: Mapping[str, str],
+        door: Door,
+        workers: int,
+        background: bool,
+        supervisor_pid: int,
+        metrics: SupervisorMetrics,
+        merged: MergedMetrics,
+        pace: Pace,
+    ) -> None:
+        self._command = command
+        self._environment = environment
+        self._door = door
+        self._supervisor_pid = supervisor_pid
+        self._metrics = metrics
+        self._merged = merged
+        self._pace = pace
+        self._background = [_Slot(BACKGROUND, 0)] if background else []
+        self._workers = [_Slot(WORKER, number) for number in range(1, workers + 1)]
+        self._children: dict[ChildProcess, _Slot] = {}
+        for slots in (self._background, self._workers):
+            for slot in slots[:1]:
+                metrics.watch(slot.role, lambda slots=slots: sum(map(_ready, slots)))  # type: ignore[misc]
+
+    async def run(
+        self, stop: asyncio.Event, restart: asyncio.Event, on_serving: Callable[[], None]
+    ) -> None:
+        """Work until ``stop`` is set, then let all workers drain, then end the background loops.
+
+        ``on_serving`` is called once, when every child is ready; ``restart`` may be set any time.
+        Unavailable when a child cannot be started at first, or dies again and again.
+        """
+        work = asyncio.create_task(self._work(restart, on_serving))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        finally:
+            for task in (work, stopping):
+                task.cancel()
+            await asyncio.gather(work, stopping, return_exceptions=True)
+            _log.info("draining")
+            # A confirm that waits for its record needs the relay until the last worker is gone.
+            for role in (WORKER, BACKGROUND):
+                children = [c for c, slot in self._children.items() if slot.role == role]
+                await asyncio.gather(*(self._end(child) for child in children))
+            for slot in self._workers:
+                self._door.give_up(slot.listeners)
+
+    async def refresh(self) -> None:
+        """Have every child's metrics told anew; takes no longer than ``PAGE_WAIT_SECONDS``."""
+        await asyncio.gather(*(child.refresh(PAGE_WAIT_SECONDS) for child in [*self._children]))
+
+    async def _work(self, restart: asyncio.Event, on_serving: Callable[[], None]) -> None:
+        for slots in (self._background, self._workers):
+            await asyncio.gather(*(self._start(slot) for slot in slots))
+        on_serving()
+        slots = [*self._background, *self._workers]
+        tasks = [asyncio.create_task(self._keep(slot)) for slot in slots]
+        tasks.append(asyncio.create_task(self._restart_when_told(restart)))
+        tasks.append(asyncio.create_task(self._refresh_often()))
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _start(self, slot: _Slot) -> None:
+        slot.child = child = await self._spawn(slot)
+        if not await child.started(self._pace.start):
+            raise Unavailable(f"{child.name} did not start: {child.why()}")
+
+    async def _spawn(self, slot: _Slot) -> ChildProcess:
+        if slot.role == WORKER and not slot.listeners:
+            slot.listeners = self._door.place()
+        listen = self._door.address_of(slot.listeners) if slot.role == WORKER else ""
+
+        def command(link_fd: int) -> Sequence[str]:
+            return self._command(
+                Assignment(slot.role, slot.number, listen, link_fd, self._supervisor_pid)
+            )
+
+        child = await ChildProcess.spawn(
+            Assignment(slot.role, slot.number, "", 0, 0).name,
+            command,
+            environment=self._environment,
+            inherited=slot.listeners,
+            on_page=self._merged.update,
+            on_end=self._ended,
+        )
+        self._children[child] = slot
+        return child
+
+    def _ended(self, child: ChildProcess) -> None:
+        self._merged.ended(child)
+        self._children.pop(child).changed.set()
+
+    async def _keep(self, slot: _Slot) -> None:
+        """Replace the slot's child whenever it ends unasked."""
+        while True:
+            await slot.changed.wait()
+            slot.changed.clear()
+            async with slot.lock:
+                assert slot.child is not None
+                if slot.child.ended.is_set():
+                    await self._revive(slot, slot.child)
+
+    async def _revive(self, slot: _Slot, dead: ChildProcess) -> None:
+        if dead.ready_seconds() >= self._pace.stable:
+            slot.deaths = slot.crashes = 0
+        slot.deaths += 1
+        slot.crashes += not dead.temporary
+        self._metrics.died(slot.role)
+        _log.error(
+            "child died",
+            child=dead.name, child_pid=dead.pid, error=dead.why(), attempt=slot.deaths,
+        )  # fmt: skip
+        self._door.give_up(slot.listeners)
+        slot.listeners = []
+        if slot.crashes >= self._pace.crashes_max:
+            raise Unavailable(
+                f"{dead.name} died {slot.crashes} times in a row, the last time of: {dead.why()}"
+            )
+        if slot.deaths > 1:
+            first, longest = self._pace.back_off
+            seconds = min(longest, first * 2 ** min(slot.deaths - 2, 16))
+            await asyncio.sleep(seconds * random.uniform(0.75, 1.0))
+        slot.child = child = await self._spawn(slot)
+        _log.info("child started", child=child.name, child_pid=child.pid, attempt=slot.deaths)
+
+    async def _restart_when_told(self, restart: asyncio.Event) -> None:
+        while True:
+            await restart.wait()
+            restart.clear()
+            began = time.monotonic()
+            _log.info("restarting")
+            for slot in (*self._background, *self._workers):
+                if not await self._replace(slot):
+                    break
+            else:
+                _log.info("restarted", seconds=round(time.monotonic() - began, 3))
+
+    async def _replace(self, slot: _Slot) -> bool:
+        """A new child, then the end of the old one; False, and the old one works on, when the new
+        one does not come up."""
+        async with slot.lock:
+            old = slot.child
+            assert old is not None
+            child = await self._spawn(slot)
+            if not await child.started(self._pace.start):
+                _log.error(
+                    "restart given up; the old processes work on",
+                    child=child.name, child_pid=child.pid, error=child.why(),
+                )  # fmt: skip
+                await self._end(child)
+                return False
+            slot.child = child
+            slot.deaths = slot.crashes = 0
+        slot.changed.set()
+        await self._end(old)
+        return True
+
+    async def _end(self, child: ChildProcess) -> None:
+        if not await child.stop(self._pace.stop):
+            _log.error("child had to be killed", child=child.name, child_pid=child.pid)
+
+    async def _refresh_often(self) -> None:
+        while True:
+            await asyncio.sleep(PAGE_SECONDS)
+            await self.refresh()
+
+
+def _ready(slot: _Slot) -> bool:
+    child = slot.child
+    return child is not None and child.ready.is_set() and not child.ended.is_set()
