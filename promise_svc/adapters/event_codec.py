@@ -39,6 +39,7 @@ class ClaimEntry(NamedTuple):
     epoch: int = 0
     sequence: int = 0
     settled: int = _ABSENT
+    change: int = 0
 
 
 class LegEntry(NamedTuple):
@@ -51,6 +52,7 @@ class LegEntry(NamedTuple):
     expire_ms: int = 0
     multi: int = 0
     lines: tuple[LegLine, ...] | None = None
+    change: int = 0
 
 
 class _EventEntry(NamedTuple):
@@ -134,9 +136,8 @@ def claim_or_empty(entry: ClaimEntry) -> ClaimRecord | tuple[()]:
 
 def leg_or_empty(entry: LegEntry) -> LegRecord | tuple[()]:
     """The leg of an entry, or the empty tuple of an absent one; ValueError when cut short."""
-    layout, state, attempt, plan_hash, expire_ms, multi, lines = entry
-    if layout == _ABSENT:
+    if entry.layout == _ABSENT:
         return ()
-    if lines is None:
+    if entry.lines is None:
         raise ValueError("the leg is cut short")
-    return LegRecord(layout, state, attempt, plan_hash, expire_ms, multi, lines)
+    return LegRecord(*entry)  # type: ignore[arg-type]  # lines are there

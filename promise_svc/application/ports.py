@@ -13,10 +13,12 @@ from promise_svc.domain.inventory import PositionKey, StockPosition
 from promise_svc.domain.reservation import (
     AdjustRow,
     ClaimRecord,
+    ConformStep,
     CreateStep,
     FollowStep,
     LegRecord,
     ResolveStep,
+    ReviseStep,
     SettleStep,
     StepReply,
     SupplyReply,
@@ -89,6 +91,12 @@ class AtsIndex(Protocol):
     ) -> list[StepReply]: ...
     async def settle(
         self, shard: int, steps: Sequence[SettleStep], timeout: float
+    ) -> list[StepReply]: ...
+    async def revise(
+        self, shard: int, steps: Sequence[ReviseStep], timeout: float
+    ) -> list[StepReply]: ...
+    async def conform(
+        self, shard: int, steps: Sequence[ConformStep], timeout: float
     ) -> list[StepReply]: ...
     async def read_claims(
         self, shard: int, reservation_ids: Sequence[str], timeout: float

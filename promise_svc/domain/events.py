@@ -28,6 +28,8 @@ class EventType(IntEnum):
     RESERVATION_CANCELLED = 15
     RESERVATION_EXPIRED = 16
     RESERVATION_ABORTED = 17
+    RESERVATION_REVISED = 18
+    RESERVATION_FULFILLED = 19
     LEG_HELD = 31
     LEG_PINNED = 32
     LEG_CONFIRMED = 33
@@ -35,6 +37,8 @@ class EventType(IntEnum):
     LEG_CANCELLED = 35
     LEG_EXPIRED = 36
     LEG_ABORTED = 37
+    LEG_REVISED = 38
+    LEG_FULFILLED = 39
 
 
 class PositionImage(NamedTuple):

@@ -17,11 +17,14 @@ from promise_svc.domain.reservation import (
     RESOLVE_AFTER_MS,
     AdjustRow,
     ClaimRecord,
+    ConformStep,
     CreateStep,
     FollowStep,
+    LegLine,
     LegRecord,
     Outcome,
     ResolveStep,
+    ReviseStep,
     SettleStep,
     Shortfall,
     State,
@@ -41,6 +44,7 @@ _CLAIM_EVENT = {
     State.RELEASED: EventType.RESERVATION_RELEASED,
     State.CANCELLED: EventType.RESERVATION_CANCELLED,
     State.EXPIRED: EventType.RESERVATION_EXPIRED,
+    State.FULFILLED: EventType.RESERVATION_FULFILLED,
     State.ABORTED: EventType.RESERVATION_ABORTED,
 }
 _LEG_EVENT = {
@@ -50,6 +54,7 @@ _LEG_EVENT = {
     State.RELEASED: EventType.LEG_RELEASED,
     State.CANCELLED: EventType.LEG_CANCELLED,
     State.EXPIRED: EventType.LEG_EXPIRED,
+    State.FULFILLED: EventType.LEG_FULFILLED,
     State.ABORTED: EventType.LEG_ABORTED,
 }
 _FOLLOWED = frozenset(
@@ -63,6 +68,8 @@ _FOLLOWED = frozenset(
     }
 )
 _LETTING_GO = frozenset({State.RELEASED, State.EXPIRED, State.ABORTED})
+_CONFORMED = frozenset({State.HELD, State.CONFIRMED, State.FULFILLED, State.CANCELLED})
+_CLOSED = frozenset({State.FULFILLED, State.CANCELLED})
 
 
 class ShardLedger:
@@ -132,9 +139,94 @@ class ShardLedger:
             return self._reply(Outcome.REPEATED, rid)
         if target is State.CONFIRMED:
             return self._confirm(rid, claim, pinned=bool(step.pinned))
-        if target is State.HELD or not may_move(State(claim.state), target):
+        if target in (State.HELD, State.FULFILLED) or not may_move(State(claim.state), target):
             return self._reply(Outcome.REFUSED, rid)
+        if target is State.CANCELLED and claim.change:
+            # Some units may have left already: what is cancelled, the claim's body must say.
+            return self._reply(Outcome.NEEDS_REVISION, rid)
         return self._decide(rid, claim, target)
+
+    def revise(self, step: ReviseStep, now_ms: int) -> StepReply:
+        """Change a claim's lines or expiry, or close it, if it is still as it was read."""
+        self._advance(now_ms)
+        rid, source, target = step.reservation_id, State(step.source), State(step.target)
+        claim = self._claim_now(rid)
+        if claim is None:
+            return self._reply(Outcome.MISSING, rid)
+        if claim.attempt != step.attempt:
+            return self._reply(Outcome.OTHER_PLAN, rid)
+        if claim.change != step.change:
+            return self._reply(Outcome.REVISION_DIFFERS, rid)
+        stays = source is target and source in (State.HELD, State.CONFIRMED)
+        if claim.state != source or not (stays or (target in _CLOSED and may_move(source, target))):
+            return self._reply(Outcome.REFUSED, rid)
+        leg = self._leg_now(rid) if self.shard in claim.legs else None
+        wanted = ConformStep(
+            rid, step.attempt, step.change + 1, step.target, step.expire_ms, step.lines
+        )
+        if self.shard in claim.legs:
+            if leg is None or leg.attempt != claim.attempt or not _may_conform(leg, wanted):
+                return self._reply(Outcome.REFUSED, rid)
+            shortfalls = self._growth_refused(leg, wanted.lines)
+            if shortfalls:
+                return self._reply(Outcome.INSUFFICIENT, rid, shortfalls)
+        alone = claim.legs == (self.shard,)
+        self._set_claim(
+            rid,
+            claim._replace(
+                state=target,
+                revision=step.revision,
+                expire_ms=step.expire_ms,
+                body=step.body,
+                settled=int(alone),
+                change=step.change + 1,
+            ),
+        )
+        if leg is not None:
+            self._conform_leg(rid, leg, wanted)
+        if alone:
+            self.open_until.pop(rid, None)
+        else:
+            self.open_until[rid] = self.time_ms + RESOLVE_AFTER_MS
+        self._emit(rid, EventType.RESERVATION_REVISED if stays else None)
+        return self._reply(Outcome.DONE if alone else Outcome.NEEDS_FOLLOW, rid)
+
+    def conform(self, step: ConformStep, now_ms: int) -> StepReply:
+        """Make a leg what a change of its claim says, or refuse and leave it as it is."""
+        self._advance(now_ms)
+        rid, target = step.reservation_id, State(step.target)
+        leg = self._leg_now(rid)
+        if leg is None:
+            return self._reply(Outcome.MISSING, "")
+        if leg.attempt != step.attempt:
+            return self._leg_reply(Outcome.OTHER_PLAN, leg)
+        if leg.state not in OPEN and leg.state != State.CONFIRMED:
+            return self._leg_reply(Outcome.REPEATED, leg)
+        if not step.lines:
+            return self._lengthen(rid, leg, step.expire_ms)
+        if step.change < leg.change:
+            return self._leg_reply(Outcome.REPEATED, leg)
+        if not _may_conform(leg, step):
+            return self._leg_reply(Outcome.REFUSED, leg)
+        if leg == _conformed(leg, step):
+            return self._leg_reply(Outcome.REPEATED, leg)
+        shortfalls = self._growth_refused(leg, step.lines)
+        if shortfalls:
+            return self._leg_reply(Outcome.INSUFFICIENT, leg)._replace(shortfalls=shortfalls)
+        moved = self._conform_leg(rid, leg, step)
+        same = leg.state == moved.state or target is State.HELD
+        self._emit(rid, EventType.LEG_REVISED if same else None)
+        return self._leg_reply(Outcome.DONE, moved)
+
+    def _lengthen(self, rid: str, leg: LegRecord, expire_ms: int) -> StepReply:
+        if leg.state not in OPEN:
+            return self._leg_reply(Outcome.REFUSED, leg)
+        if expire_ms <= leg.expire_ms:
+            return self._leg_reply(Outcome.REPEATED, leg)
+        leg = leg._replace(expire_ms=expire_ms)
+        self._set_leg(rid, leg)
+        self._emit(rid, EventType.LEG_REVISED)
+        return self._leg_reply(Outcome.DONE, leg)
 
     def follow(self, step: FollowStep, now_ms: int) -> StepReply:
         """Make a leg follow its claim; a missing leg that must not come alive gets a tombstone."""
@@ -173,9 +265,9 @@ class ShardLedger:
         claim = self._claim_now(rid)
         if claim is None:
             return self._reply(Outcome.MISSING, rid)
-        if claim.attempt != step.attempt or claim.state != step.state:
+        if (claim.attempt, claim.state, claim.change) != step[1:]:
             return self._reply(Outcome.REFUSED, rid)
-        if claim.settled or claim.state in (State.HELD, State.PINNED):
+        if claim.settled or claim.state == State.PINNED:
             return self._reply(Outcome.REPEATED, rid)
         self.open_until.pop(rid, None)
         if claim.state == State.PENDING:
@@ -364,6 +456,20 @@ class ShardLedger:
             return self._expire_leg(rid, leg)
         return leg
 
+    def _growth_refused(self, leg: LegRecord, lines: tuple[LegLine, ...]) -> tuple[Shortfall, ...]:
+        """Lines that want more units than the leg has and than are left."""
+        before = {line[:3]: line for line in leg.lines}
+        shortfalls = []
+        for index, line in enumerate(lines):
+            key = PositionKey(*line[:3])
+            growth = -_given_back(before.get(key, LegLine(*key, 0)), line)
+            if growth > 0:
+                left = self._make_room(key, growth)
+                if left < growth:
+                    known = int(key in self.positions)
+                    shortfalls.append(Shortfall(index, max(0, left), known))
+        return tuple(shortfalls)
+
     # -- writes -----------------------------------------------------------------------------
 
     def _take_leg(self, step: CreateStep) -> None:
@@ -457,6 +563,22 @@ class ShardLedger:
         self._set_leg(rid, moved)
         return moved
 
+    def _conform_leg(self, rid: str, leg: LegRecord, step: ConformStep) -> LegRecord:
+        """Units first become committed where the claim's are, then change line by line."""
+        target = State(step.target)
+        committed = target is not State.HELD
+        if committed and leg.state in OPEN:
+            leg = self._move_leg(rid, leg, State.CONFIRMED)
+        before = {line[:3]: line for line in leg.lines}
+        for line in step.lines:
+            key = PositionKey(*line[:3])
+            old = before.get(key, LegLine(*key, 0))
+            if old != line:
+                self._set_position(key, _changed(self.positions[key], old, line, committed))
+        moved = _conformed(leg, step)
+        self._set_leg(rid, moved)
+        return moved
+
     def _expire_leg(self, rid: str, leg: LegRecord) -> LegRecord:
         """An event of its own: what was touched before stays with the step's event."""
         kept = self._touched_positions, self._touched_leg, self._touched_claim
@@ -541,21 +663,20 @@ class ShardLedger:
         else:
             self.open_until[rid] = self.time_ms + RESOLVE_AFTER_MS
 
-    def _emit(self, subject: str, supply: EventType | None = None, note: str = "") -> bool:
-        """Record what was touched as one event; False when nothing was."""
+    def _emit(self, subject: str, kind: EventType | None = None, note: str = "") -> bool:
+        """Record what was touched as one event, of the state it is in unless ``kind`` is given;
+        False when nothing was."""
         claim, leg = self._touched_claim, self._touched_leg
         if not (claim or leg or self._touched_positions):
             return False
         if claim:
-            kind = _CLAIM_EVENT[State(claim.state)]
+            kind = kind or _CLAIM_EVENT[State(claim.state)]
             # Expiring a leg in between may have taken the number the claim was given.
             claim = claim._replace(epoch=self.at.epoch, sequence=self.at.sequence + 1)
             self.claims[subject] = claim
         elif leg:
-            kind = _LEG_EVENT[State(leg.state)]
-        else:
-            assert supply is not None
-            kind = supply
+            kind = kind or _LEG_EVENT[State(leg.state)]
+        assert kind is not None
         images = tuple(PositionImage(*key, self.positions[key]) for key in self._touched_positions)
         self._append(Event(kind, self.time_ms, subject, note, claim, leg, images))
         self._touched_positions, self._touched_leg, self._touched_claim = {}, (), ()
@@ -634,3 +755,49 @@ def _moved(row: StockPosition, source: int, target: State, quantity: int) -> Sto
             committed=row.committed - quantity, cancelled_total=row.cancelled_total + quantity
         )
     return row
+
+
+def _given_back(old: LegLine, new: LegLine) -> int:
+    """Units that go back into stock between two versions of a line; below zero, units wanted."""
+    return old.quantity - (new.fulfilled - old.fulfilled) - new.quantity
+
+
+def _may_conform(leg: LegRecord, step: ConformStep) -> bool:
+    """Whether a leg lives and can become what the step says, stock apart."""
+    target = State(step.target)
+    if leg.state not in OPEN and leg.state != State.CONFIRMED:
+        return False
+    if target not in _CONFORMED or (target is State.HELD and leg.state == State.CONFIRMED):
+        return False
+    wanted = {line[:3]: line for line in step.lines}
+    if len(wanted) != len(step.lines) or any(line[:3] not in wanted for line in leg.lines):
+        return False
+    before = {line[:3]: line for line in leg.lines}
+    for key, line in wanted.items():
+        left_with = line.fulfilled - before.get(key, LegLine(*key, 0)).fulfilled
+        if left_with < 0 or left_with > before.get(key, LegLine(*key, 0)).quantity:
+            return False
+        if (target is State.HELD and left_with) or (target in _CLOSED and line.quantity):
+            return False
+    return True
+
+
+def _conformed(leg: LegRecord, step: ConformStep) -> LegRecord:
+    """The leg after the step. A pinned leg of a held claim stays pinned."""
+    state = leg.state if step.target == State.HELD else step.target
+    return leg._replace(state=state, expire_ms=step.expire_ms, lines=step.lines, change=step.change)
+
+
+def _changed(row: StockPosition, old: LegLine, new: LegLine, committed: bool) -> StockPosition:
+    """Counters of a position whose leg line changes. On hand stops at zero: a count that was
+    corrected meanwhile may say that there is less than what left."""
+    fulfilled, given_back = new.fulfilled - old.fulfilled, _given_back(old, new)
+    if not committed:
+        return row._replace(held=row.held - given_back)
+    return row._replace(
+        on_hand=max(0, row.on_hand - fulfilled),
+        committed=row.committed - fulfilled - given_back,
+        confirmed_total=row.confirmed_total + max(0, -given_back),
+        cancelled_total=row.cancelled_total + max(0, given_back),
+        fulfilled_total=row.fulfilled_total + fulfilled,
+    )

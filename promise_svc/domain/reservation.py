@@ -53,7 +53,7 @@ _MOVES: dict[State, frozenset[State]] = {
     State.PINNED: frozenset(
         {State.HELD, State.CONFIRMED, State.RELEASED, State.EXPIRED, State.ABORTED}
     ),
-    State.CONFIRMED: frozenset({State.CANCELLED}),
+    State.CONFIRMED: frozenset({State.CANCELLED, State.FULFILLED}),
 }
 
 OPEN = frozenset({State.PENDING, State.HELD, State.PINNED})
@@ -72,6 +72,9 @@ class LegLine(NamedTuple):
     node_id: str
     bucket: str
     quantity: int
+    """Units put aside now: neither fulfilled nor given back."""
+    fulfilled: int = 0
+    """Units that have left under this leg."""
 
 
 class LegRecord(NamedTuple):
@@ -85,6 +88,8 @@ class LegRecord(NamedTuple):
     multi: int
     """1 when the reservation takes part in more than one shard."""
     lines: tuple[LegLine, ...]
+    change: int = 0
+    """The change of the claim that the leg was last made to conform to."""
 
 
 class ClaimRecord(NamedTuple):
@@ -108,6 +113,8 @@ class ClaimRecord(NamedTuple):
     """Event of the last move: a repeated answer waits for the same durability as the first."""
     settled: int
     """1 when every leg is known to have followed."""
+    change: int = 0
+    """Raised by every change of lines or expiry; legs conform to the highest they have seen."""
 
 
 class DurabilityMode(IntEnum):
@@ -135,11 +142,14 @@ class CreateOutcome(IntEnum):
 
 
 class TransitionOutcome(IntEnum):
-    """Answer to confirm, release or cancel; numbers are the contract's and the precedence."""
+    """Answer to what moves or changes a reservation; numbers are the contract's and the
+    precedence."""
 
     CONFIRMED = 1
     RELEASED = 2
     CANCELLED = 3
+    FULFILLED = 4
+    EXTENDED = 5
     REVISION_MISMATCH = 10
     EXPIRED = 20
     ALREADY_RELEASED = 30
@@ -148,6 +158,9 @@ class TransitionOutcome(IntEnum):
     ALREADY_FULFILLED = 60
     ALREADY_CONFIRMED = 70
     NOT_CONFIRMED = 80
+    UNKNOWN_LINE = 85
+    EXCEEDS_OPEN_QUANTITY = 90
+    LIFE_LIMIT_REACHED = 95
 
 
 class Outcome(IntEnum):
@@ -174,6 +187,7 @@ class Outcome(IntEnum):
     BELOW_ZERO = 19
     ABOVE_MAXIMUM = 20
     REVISION_DIFFERS = 21
+    NEEDS_REVISION = 22
 
 
 class ClaimDraft(NamedTuple):
@@ -257,6 +271,45 @@ class SettleStep(NamedTuple):
     reservation_id: str
     attempt: int
     state: int
+    change: int = 0
+    """The change they conform to."""
+
+
+class ReviseStep(NamedTuple):
+    """Rewrite a claim at home, if it still is what the caller has read; home's own leg conforms in
+    the same step. Raises ``change`` by one."""
+
+    reservation_id: str
+    attempt: int
+    change: int
+    """Only if the claim is at this change."""
+    source: int
+    """Only from this state."""
+    target: int
+    """The same state, or one it may move to."""
+    revision: int
+    """Public number of the lines after the step."""
+    expire_ms: int
+    body: str
+    lines: tuple[LegLine, ...] = ()
+    """Home's own leg afterwards: every position it ever had. Empty where home holds none."""
+
+
+class ConformStep(NamedTuple):
+    """Make a leg what a change of its claim says; never what an older change said.
+
+    Without lines it only makes the leg live until ``expire_ms`` at least: what an extension asks of
+    every leg before it is decided, so that none can end before its claim.
+    """
+
+    reservation_id: str
+    attempt: int
+    change: int
+    target: int
+    """State of the claim: HELD, CONFIRMED, FULFILLED or CANCELLED."""
+    expire_ms: int
+    lines: tuple[LegLine, ...] = ()
+    """Every position the leg ever had, and what it shall have."""
 
 
 class SupplyRow(NamedTuple):

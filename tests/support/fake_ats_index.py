@@ -14,10 +14,12 @@ from promise_svc.domain.ledger import ShardLedger
 from promise_svc.domain.reservation import (
     AdjustRow,
     ClaimRecord,
+    ConformStep,
     CreateStep,
     FollowStep,
     LegRecord,
     ResolveStep,
+    ReviseStep,
     SettleStep,
     StepReply,
     SupplyReply,
@@ -68,6 +70,16 @@ class FakeAtsIndex:
         self, shard: int, steps: Sequence[SettleStep], timeout: float
     ) -> list[StepReply]:
         return await self._each(shard, "settle", steps)
+
+    async def revise(
+        self, shard: int, steps: Sequence[ReviseStep], timeout: float
+    ) -> list[StepReply]:
+        return await self._each(shard, "revise", steps)
+
+    async def conform(
+        self, shard: int, steps: Sequence[ConformStep], timeout: float
+    ) -> list[StepReply]:
+        return await self._each(shard, "conform", steps)
 
     async def read_claims(
         self, shard: int, reservation_ids: Sequence[str], timeout: float

@@ -33,7 +33,15 @@ QUEUED_STEPS_MAX = 20_000
 
 _RECONNECT_SECONDS = (0.02, 1.0)
 
-_PRIORITY = {"resolve": 0, "follow": 0, "settle": 0, "mark_durable": 0, "create": 1}
+_PRIORITY = {
+    "resolve": 0,
+    "follow": 0,
+    "settle": 0,
+    "revise": 0,
+    "conform": 0,
+    "mark_durable": 0,
+    "create": 1,
+}
 _LOWEST = 2
 
 

@@ -13,6 +13,7 @@ _FILES = (
     "resolve",
     "follow",
     "settle",
+    "revise",
     "sweep",
     "supply",
     "read",
@@ -35,7 +36,9 @@ def library(window_ms: int) -> Library:
     an upgrade without replacing each other's functions.
     """
     folder = Path(__file__).parent / "lua"
-    parts = [(folder / f"{name}.lua").read_text() for name in _FILES]
-    source = "\n".join(parts).replace("@WINDOW_MS@", str(window_ms))
+    prelude, *verbs = [(folder / f"{name}.lua").read_text() for name in _FILES]
+    # A block each: a chunk may have no more than 200 locals.
+    source = "\n".join([prelude, *(f"do\n{verb}\nend" for verb in verbs)])
+    source = source.replace("@WINDOW_MS@", str(window_ms))
     name = f"promise_{hashlib.sha256(source.encode()).hexdigest()[:10]}"
     return Library(name, f"#!lua name={name}\n{source.replace('@LIBRARY@', name)}")

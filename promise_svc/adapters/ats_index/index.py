@@ -19,10 +19,12 @@ from promise_svc.domain.inventory import PositionKey, StockPosition
 from promise_svc.domain.reservation import (
     AdjustRow,
     ClaimRecord,
+    ConformStep,
     CreateStep,
     FollowStep,
     LegRecord,
     ResolveStep,
+    ReviseStep,
     SettleStep,
     StepReply,
     SupplyReply,
@@ -44,6 +46,8 @@ _VERBS = (
     "resolve",
     "follow",
     "settle",
+    "revise",
+    "conform",
     "sweep",
     "sync_supply",
     "adjust_supply",
@@ -124,6 +128,16 @@ class ClusterAtsIndex:
         self, shard: int, steps: Sequence[SettleStep], timeout: float
     ) -> list[StepReply]:
         return await self._steps(shard, "settle", steps, timeout)
+
+    async def revise(
+        self, shard: int, steps: Sequence[ReviseStep], timeout: float
+    ) -> list[StepReply]:
+        return await self._steps(shard, "revise", steps, timeout)
+
+    async def conform(
+        self, shard: int, steps: Sequence[ConformStep], timeout: float
+    ) -> list[StepReply]:
+        return await self._steps(shard, "conform", steps, timeout)
 
     async def sync_supply(
         self, shard: int, rows: Sequence[SupplyRow], timeout: float

@@ -28,29 +28,6 @@ local function meet_leg(leg, step)
   if ALIVE[state] then return OTHER_PLAN end
 end
 
--- Due legs of a SKU come oldest first; the cursor stands for those already expired in this call,
--- which leave the list only at commit.
-local function make_room(sku, node, bucket, quantity)
-  local row = get_row(sku, node, bucket)
-  local free = left(row)
-  while free < quantity and row do
-    local cursor = S.cursors[sku] or 0
-    local found = call('ZRANGEBYSCORE', S.base .. 'd:' .. sku, '-inf', S.time, 'LIMIT', cursor, 16)
-    if #found == 0 then break end
-    for i = 1, #found do
-      cursor = cursor + 1
-      local leg = get_leg(found[i])
-      if leg and due(leg[L_STATE], leg[L_EXPIRE]) then
-        expire_leg(found[i], leg)
-        free = left(row)
-        if free >= quantity then break end
-      end
-    end
-    S.cursors[sku] = cursor
-  end
-  return free, row
-end
-
 local function check_leg(step)
   local lines = step[7]
   if #lines == 0 then return REPEATED end
@@ -81,7 +58,7 @@ local function take_leg(step)
     if multi == 1 then row[MULTI_HOLD_MS] = S.time end
     touch_row(line[1], line[2], line[3], row)
   end
-  local leg = {1, HELD, step[2], step[3], S.time + step[4], multi, step[7]}
+  local leg = {1, HELD, step[2], step[3], S.time + step[4], multi, step[7], 0}
   set_leg(step[1], leg)
   S.touched_leg = leg
 end
@@ -89,7 +66,7 @@ end
 local function open_claim(step, state)
   local draft, rid, multi = step[8], step[1], step[6]
   local claim = {1, state, step[2], 1, draft[1], step[3], S.time, S.time + step[4], draft[3], draft[4],
-    0, 0, 1 - multi}
+    0, 0, 1 - multi, 0}
   set_claim(rid, claim)
   S.touched_claim = claim
   if multi == 1 then S.open_at[rid] = S.time + RESOLVE_AFTER_MS end

@@ -20,12 +20,14 @@ local DONE, REPEATED, EXISTS, BODY_DIFFERS, WINDOW_PASSED = 1, 2, 3, 4, 5
 local STALE_ATTEMPT, UNSETTLED, OTHER_PLAN, RESOLVED, INSUFFICIENT = 6, 7, 8, 9, 10
 local NETWORK_CHANGED, MISSING, NEEDS_PINS, NEEDS_FOLLOW, REFUSED = 11, 12, 14, 15, 16
 local UNCHANGED, STALE_SEQUENCE, BELOW_ZERO, ABOVE_MAXIMUM, REVISION_DIFFERS = 17, 18, 19, 20, 21
+local NEEDS_REVISION = 22
 
 -- Fields of the records, in the order of the NamedTuples.
-local L_STATE, L_ATTEMPT, L_PLAN, L_EXPIRE, L_MULTI, L_LINES = 2, 3, 4, 5, 6, 7
+local L_STATE, L_ATTEMPT, L_PLAN, L_EXPIRE, L_MULTI, L_LINES, L_CHANGE = 2, 3, 4, 5, 6, 7, 8
 local C_STATE, C_ATTEMPT, C_REVISION, C_BODY_HASH, C_PLAN, C_EXPIRE = 2, 3, 4, 5, 6, 8
-local C_LEGS, C_EPOCH, C_SEQUENCE, C_SETTLED = 9, 11, 12, 13
+local C_LEGS, C_BODY, C_EPOCH, C_SEQUENCE, C_SETTLED, C_CHANGE = 9, 10, 11, 12, 13, 14
 local ON_HAND, COMMITTED, HELD_UNITS, SAFETY, CONFIRMED_TOTAL, CANCELLED_TOTAL = 1, 2, 3, 4, 5, 6
+local FULFILLED_TOTAL = 7
 local SOURCE, SOURCE_SEQUENCE, MULTI_HOLD_MS = 8, 9, 10
 
 local QUANTITY_MAX = 2147483647
@@ -39,8 +41,9 @@ local TOMBSTONE_MS = 600000
 
 local EVENT_EPOCH_STARTED, EVENT_SUPPLY_SYNCED, EVENT_SUPPLY_ADJUSTED = 1, 2, 3
 -- By state; 0 where no move leads yet.
-local CLAIM_EVENT = {10, 11, 12, 13, 14, 15, 16, 0, 0, 17}
-local LEG_EVENT = {0, 31, 32, 33, 34, 35, 36, 0, 0, 37}
+local CLAIM_EVENT = {10, 11, 12, 13, 14, 15, 16, 0, 19, 17}
+local LEG_EVENT = {0, 31, 32, 33, 34, 35, 36, 0, 39, 37}
+local EVENT_RESERVATION_REVISED, EVENT_LEG_REVISED = 18, 38
 
 local OPEN = {[PENDING] = true, [HELD] = true, [PINNED] = true}
 local ALIVE = {[PENDING] = true, [HELD] = true, [PINNED] = true, [CONFIRMED] = true}
@@ -51,7 +54,7 @@ local MOVES = {
   [PENDING] = {[HELD] = true, [PINNED] = true, [RELEASED] = true, [EXPIRED] = true, [ABORTED] = true},
   [HELD] = {[PINNED] = true, [CONFIRMED] = true, [RELEASED] = true, [EXPIRED] = true},
   [PINNED] = {[HELD] = true, [CONFIRMED] = true, [RELEASED] = true, [EXPIRED] = true, [ABORTED] = true},
-  [CONFIRMED] = {[CANCELLED] = true},
+  [CONFIRMED] = {[CANCELLED] = true, [FULFILLED] = true},
 }
 
 -- The process this library lives in. A library is loaded anew by every process, so the cached
@@ -164,6 +167,13 @@ local function set_claim(rid, claim)
   S.claim_dirty[rid] = true
 end
 
+local function has(list, value)
+  for i = 1, #list do
+    if list[i] == value then return true end
+  end
+  return false
+end
+
 local function copy(record)
   local other = {}
   for i = 1, #record do other[i] = record[i] end
@@ -172,7 +182,7 @@ end
 
 -- A tombstone: this attempt can never have this leg. No event.
 local function bar(rid, attempt)
-  set_leg(rid, {1, ABORTED, attempt, '', 0, 1, {}})
+  set_leg(rid, {1, ABORTED, attempt, '', 0, 1, {}, 0})
 end
 
 local function due(state, expire)
@@ -186,16 +196,16 @@ local function append(event)
   S.events[#S.events + 1] = pack(event)
 end
 
--- Records what was touched as one event; says whether anything was.
-local function emit(subject, supply, note)
+-- Records what was touched as one event, of the state it is in unless a kind is given; says
+-- whether anything was.
+local function emit(subject, kind, note)
   local claim, leg, touched = S.touched_claim, S.touched_leg, S.touched
   if not claim and not leg and #touched == 0 then return false end
-  local kind = supply
   if claim then
     claim[C_EPOCH], claim[C_SEQUENCE] = S.epoch, S.sequence + 1
-    kind = CLAIM_EVENT[claim[C_STATE]]
+    kind = kind or CLAIM_EVENT[claim[C_STATE]]
   elseif leg then
-    kind = LEG_EVENT[leg[L_STATE]]
+    kind = kind or LEG_EVENT[leg[L_STATE]]
   end
   local images = {}
   for i = 1, #touched do images[i] = touched[i] end
@@ -254,6 +264,29 @@ local function leg_now(rid)
   return leg
 end
 
+-- Due legs of a SKU come oldest first; the cursor stands for those already expired in this call,
+-- which leave the list only at commit.
+local function make_room(sku, node, bucket, quantity)
+  local row = get_row(sku, node, bucket)
+  local free = left(row)
+  while free < quantity and row do
+    local cursor = S.cursors[sku] or 0
+    local found = call('ZRANGEBYSCORE', S.base .. 'd:' .. sku, '-inf', S.time, 'LIMIT', cursor, 16)
+    if #found == 0 then break end
+    for i = 1, #found do
+      cursor = cursor + 1
+      local leg = get_leg(found[i])
+      if leg and due(leg[L_STATE], leg[L_EXPIRE]) then
+        expire_leg(found[i], leg)
+        free = left(row)
+        if free >= quantity then break end
+      end
+    end
+    S.cursors[sku] = cursor
+  end
+  return free, row
+end
+
 local function put_claim(rid, claim, state, settled)
   local changed = copy(claim)
   changed[C_STATE], changed[C_SETTLED] = state, settled
@@ -281,8 +314,8 @@ local function reply(outcome, rid, shortfalls, contended, attempt)
     claim or {}, shortfalls or {}, contended or 0, attempt or 0})
 end
 
-local function leg_reply(outcome, leg)
-  return pack({outcome, S.epoch, S.sequence, S.time, leg[L_STATE], {}, {}, 0, 0})
+local function leg_reply(outcome, leg, shortfalls)
+  return pack({outcome, S.epoch, S.sequence, S.time, leg[L_STATE], {}, shortfalls or {}, 0, 0})
 end
 
 -- Commit -----------------------------------------------------------------------------------
@@ -339,7 +372,9 @@ local function commit_claim(rid)
     call('SET', key, pack(claim))
   end
   if expiring(claim) then
-    if not expiring(before) then call('ZADD', S.base .. 'claims-due', claim[C_EXPIRE], rid) end
+    if not expiring(before) or before[C_EXPIRE] ~= claim[C_EXPIRE] then
+      call('ZADD', S.base .. 'claims-due', claim[C_EXPIRE], rid)
+    end
   elseif expiring(before) then
     call('ZREM', S.base .. 'claims-due', rid)
   end

@@ -1,13 +1,6 @@
 -- resolve: move claims at their home shard. KEYS meta; ARGV one ResolveStep each; reply one
 -- StepReply each. O(lines of the home leg).
 
-local function has(list, value)
-  for i = 1, #list do
-    if list[i] == value then return true end
-  end
-  return false
-end
-
 local function decide(rid, claim, target)
   local legs = claim[C_LEGS]
   local alone = #legs == 1 and legs[1] == S.shard
@@ -51,6 +44,7 @@ verb('resolve', each(function(step)
   if claim[C_STATE] == target then return reply(REPEATED, rid) end
   if target == CONFIRMED then return confirm(rid, claim, step[5]) end
   local moves = MOVES[claim[C_STATE]]
-  if target == HELD or not (moves and moves[target]) then return reply(REFUSED, rid) end
+  if target == HELD or target == FULFILLED or not (moves and moves[target]) then return reply(REFUSED, rid) end
+  if target == CANCELLED and (claim[C_CHANGE] or 0) > 0 then return reply(NEEDS_REVISION, rid) end
   return decide(rid, claim, target)
 end), {'allow-oom'})

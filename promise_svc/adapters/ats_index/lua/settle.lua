@@ -6,8 +6,9 @@ verb('settle', each(function(step)
   local claim = claim_now(rid)
   if not claim then return reply(MISSING, rid) end
   local state = claim[C_STATE]
-  if claim[C_ATTEMPT] ~= step[2] or state ~= step[3] then return reply(REFUSED, rid) end
-  if claim[C_SETTLED] == 1 or state == HELD or state == PINNED then return reply(REPEATED, rid) end
+  local same = claim[C_ATTEMPT] == step[2] and state == step[3] and (claim[C_CHANGE] or 0) == step[4]
+  if not same then return reply(REFUSED, rid) end
+  if claim[C_SETTLED] == 1 or state == PINNED then return reply(REPEATED, rid) end
   S.open_at[rid] = false
   if state == PENDING then
     put_claim(rid, claim, HELD, 1)
