@@ -146,6 +146,15 @@ class PlannedUnits(NamedTuple):
     node_id: str
     bucket: str
     quantity: int
+    fulfilled: int = 0
+    """Of these, units that left."""
+    cancelled: int = 0
+    """Of these, units of a confirmed reservation that were given back."""
+
+    @property
+    def open_quantity(self) -> int:
+        """Units still put aside."""
+        return self.quantity - self.fulfilled - self.cancelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.ports import AtsIndex, AtsReader, Clock, DurabilityWatch, OrderStore
+from promise_svc.application.recorded import Recorder
 from promise_svc.application.reservation_body import (
     Body,
     CreateCommand,
@@ -22,6 +23,7 @@ from promise_svc.application.reservation_body import (
     plan_hash,
     reservation_of,
 )
+from promise_svc.application.reservation_changes import ChangeCommand, ReservationChanges
 from promise_svc.application.several_shards import Hold, HoldReply, SeveralShards
 from promise_svc.application.sourced_lines import (
     LineOutcome,
@@ -30,6 +32,12 @@ from promise_svc.application.sourced_lines import (
     source_lines,
 )
 from promise_svc.application.tasks import Deadline, OwnedTasks
+from promise_svc.application.transition import (
+    Durability,
+    TransitionResult,
+    late_result,
+    transition_outcome,
+)
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reservation import (
     ClaimDraft,
@@ -44,22 +52,13 @@ from promise_svc.domain.reservation import (
 from promise_svc.domain.sharding import Position
 from promise_svc.errors import (
     DeadlineExceeded,
-    FieldViolation,
     IdempotencyKeyReused,
     IdempotencyWindowPassed,
-    InvalidRequest,
     NotFound,
     OutcomeUnknown,
-    PreconditionFailed,
     Unavailable,
 )
 from promise_svc.hotpath import shard_of
-
-RECORD_SECONDS_MAX = 5.0
-"""Longest wait for the order store; a caller that waits keeps a place others need."""
-
-_RECORD_SHARE = 0.9
-"""Of the caller's time: what is left tells it the outcome is unknown, before it stops listening."""
 
 _NETWORK_OUTCOMES = (CreateOutcome.UNKNOWN_SKU, CreateOutcome.UNKNOWN_NODE)
 
@@ -78,46 +77,11 @@ class CreateResult:
     durability: DurabilityMode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransitionResult:
-    """Answer to confirm, release or cancel, with the reservation as it is now."""
-
-    outcome: TransitionOutcome
-    reservation: Reservation
-    replayed: bool
-    durability: DurabilityMode
-
-
 class Network(Protocol):
     """Where plans get their snapshot."""
 
     def snapshot(self) -> NetworkSnapshot: ...
     async def refresh(self) -> NetworkSnapshot: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Durability:
-    """What this deployment offers, and what each verb gets where the caller does not say."""
-
-    offered: frozenset[DurabilityMode]
-    reserve: DurabilityMode
-    confirm: DurabilityMode
-
-    def choose(self, asked: DurabilityMode | None, default: DurabilityMode) -> DurabilityMode:
-        """The mode of one call; InvalidRequest for one that is not offered."""
-        mode = asked or default
-        if mode not in self.offered:
-            names = ", ".join(sorted(offered.name for offered in self.offered))
-            raise InvalidRequest(
-                [
-                    FieldViolation(
-                        "durability_mode",
-                        "DURABILITY_MODE_NOT_OFFERED",
-                        f"{mode.name} is not offered here; offered are {names}",
-                    )
-                ]
-            )
-        return mode
 
 
 class Reservations:
@@ -144,11 +108,18 @@ class Reservations:
         self._table = table
         self._network = network
         self._store = store
-        self._watch = watch
         self._clock = clock
         self._durability = durability
         self._shards = SeveralShards(index, tasks)
-        self._store_away = store_away
+        self._recorder = Recorder(watch, store_away)
+        self.changes = ReservationChanges(
+            index=index,
+            store=store,
+            durability=durability,
+            recorder=self._recorder,
+            own_writes=own_writes,
+            tasks=tasks,
+        )
 
     async def create(self, command: CreateCommand, timeout: float) -> CreateResult:
         """Hold all lines or none; the same id and body again get the same answer.
@@ -199,17 +170,13 @@ class Reservations:
             reservation_id, State.RELEASED, revision, mode, Deadline(timeout)
         )
 
-    async def cancel(
-        self,
-        reservation_id: str,
-        revision: int,
-        durability: DurabilityMode | None,
-        timeout: float,
-    ) -> TransitionResult:
-        """CONFIRMED to CANCELLED. ``revision`` 0 means any."""
-        mode = self._durability.choose(durability, self._durability.reserve)
+    async def cancel(self, command: ChangeCommand, timeout: float) -> TransitionResult:
+        """CONFIRMED to CANCELLED; in part, or where part of it left already, as a change."""
+        if command.lines:
+            return await self.changes.cancel(command, timeout)
+        mode = self._durability.choose(command.durability, self._durability.reserve)
         return await self._transition(
-            reservation_id, State.CANCELLED, revision, mode, Deadline(timeout)
+            command.reservation_id, State.CANCELLED, command.revision, mode, Deadline(timeout)
         )
 
     # -- create -----------------------------------------------------------------------------
@@ -217,7 +184,7 @@ class Reservations:
     async def _create(
         self, command: CreateCommand, mode: DurabilityMode, deadline: Deadline
     ) -> CreateResult:
-        self._refuse_unrecordable(mode)
+        self._recorder.refuse_unrecordable(mode)
         digest = body_hash(command)
         missing: dict[tuple[str, str], int] = {}
         ordered = refreshed = False
@@ -351,7 +318,7 @@ class Reservations:
                 noted = await self._noted(rid, home, claim.attempt, deadline)
                 at, epoch = Position(noted.epoch, noted.sequence), noted.epoch
             legs = reply.points or await self._stand(claim, deadline)
-            await self._recorded(home, at, epoch, legs, deadline)
+            await self._recorder.recorded(home, at, epoch, legs, deadline)
         if not replayed:
             await self._own_writes.visible(claim.legs)
         return CreateResult(
@@ -456,25 +423,28 @@ class Reservations:
         deadline: Deadline,
     ) -> TransitionResult:
         home = self._home(rid)
-        self._refuse_unrecordable(mode)
+        self._recorder.refuse_unrecordable(mode)
         if target is State.CONFIRMED:
             reply = await self._shards.confirm(rid, home, revision, deadline)
         else:
             reply = await self._shards.let_go(rid, home, target, revision, deadline)
             if reply.outcome == Outcome.DONE and reply.claim:
                 await self._own_writes.visible(reply.claim.legs)
+        if reply.outcome == Outcome.NEEDS_REVISION:
+            whole = ChangeCommand(reservation_id=rid, revision=revision, durability=mode)
+            return await self.changes.cancel(whole, deadline.left())
         if reply.outcome == Outcome.MISSING or reply.state == State.ABORTED:
-            return _late(await self._stored(rid), target, mode)
+            return late_result(await self._stored(rid), target, mode)
         if not reply.claim:
             raise OutcomeUnknown(f"reservation {rid} is being decided; ask again")
         reservation = reservation_of(rid, reply.claim)
-        outcome = _transition_outcome(reply, target, reservation.state)
+        outcome = transition_outcome(reply, target, reservation.state)
         if mode is DurabilityMode.RECORDED and outcome <= TransitionOutcome.CANCELLED:
             at = Position(reply.claim.epoch, reply.claim.sequence)
             legs: Mapping[int, Position] = {}
             if target is State.CONFIRMED:
                 legs = await self._shards.followed(rid, home, reply.claim, deadline)
-            await self._recorded(home, at, reply.epoch, legs, deadline)
+            await self._recorder.recorded(home, at, reply.epoch, legs, deadline)
         return TransitionResult(
             outcome=outcome,
             reservation=reservation,
@@ -482,27 +452,7 @@ class Reservations:
             durability=mode,
         )
 
-    def _refuse_unrecordable(self, mode: DurabilityMode) -> None:
-        if mode is DurabilityMode.RECORDED and self._store_away():
-            raise Unavailable("the order store is away, so nothing can be recorded; a hold stands")
-
     # -- recorded ---------------------------------------------------------------------------
-
-    async def _recorded(
-        self,
-        home: int,
-        at: Position,
-        answered_epoch: int,
-        legs: Mapping[int, Position],
-        deadline: Deadline,
-    ) -> None:
-        """Wait until the order store has the decision and every leg under it: with the decision
-        alone, a rebuilt index would sell the legs' units again."""
-        timeout = min(RECORD_SECONDS_MAX, deadline.left() * _RECORD_SHARE)
-        await asyncio.gather(
-            self._watch.wait_durable(home, at, answered_epoch, timeout),
-            *(self._watch.wait_durable(s, leg, leg.epoch, timeout) for s, leg in legs.items()),
-        )
 
     async def _stand(self, claim: ClaimRecord, deadline: Deadline) -> dict[int, Position]:
         """Where the shards of a repeated hold stand: its legs are no later than that."""
@@ -525,46 +475,6 @@ class Reservations:
 
     def _home(self, rid: str) -> int:
         return shard_of(rid, self._index.shard_count)
-
-
-_DONE: Mapping[State, TransitionOutcome] = {
-    State.CONFIRMED: TransitionOutcome.CONFIRMED,
-    State.RELEASED: TransitionOutcome.RELEASED,
-    State.CANCELLED: TransitionOutcome.CANCELLED,
-}
-_STANDS: Mapping[State, TransitionOutcome] = {
-    State.HELD: TransitionOutcome.NOT_CONFIRMED,
-    State.CONFIRMED: TransitionOutcome.ALREADY_CONFIRMED,
-    State.RELEASED: TransitionOutcome.ALREADY_RELEASED,
-    State.CANCELLED: TransitionOutcome.ALREADY_CANCELLED,
-    State.EXPIRED: TransitionOutcome.EXPIRED,
-    State.SUPERSEDED: TransitionOutcome.ALREADY_SUPERSEDED,
-    State.FULFILLED: TransitionOutcome.ALREADY_FULFILLED,
-}
-
-
-def _transition_outcome(reply: StepReply, target: State, state: State) -> TransitionOutcome:
-    if reply.outcome == Outcome.REVISION_DIFFERS:
-        return TransitionOutcome.REVISION_MISMATCH
-    if reply.outcome in (Outcome.DONE, Outcome.REPEATED):
-        return _DONE[target]
-    if target is State.CONFIRMED and state is State.HELD:
-        raise PreconditionFailed("another confirm of this reservation is under way; ask again")
-    return _STANDS[state]
-
-
-def _late(reservation: Reservation, target: State, mode: DurabilityMode) -> TransitionResult:
-    """The answer for a reservation that is resolved and has left the index."""
-    if reservation.state is State.HELD:
-        # The order store heard of the hold, and not yet of its end.
-        raise OutcomeUnknown("the order store is behind; ask again")
-    same = reservation.state is target
-    return TransitionResult(
-        outcome=_DONE[target] if same else _STANDS[reservation.state],
-        reservation=reservation,
-        replayed=same,
-        durability=mode,
-    )
 
 
 def _known(reply: HoldReply) -> ClaimRecord:

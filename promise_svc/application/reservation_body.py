@@ -35,6 +35,13 @@ class ReservationLine(NamedTuple):
     planned_units: tuple[PlannedUnits, ...]
 
 
+class Change(NamedTuple):
+    """A change that was made under a caller's key, kept so that the key makes it once."""
+
+    idempotency_key: str
+    body_hash: str
+
+
 class RequestedLine(NamedTuple):
     """Units asked for; the service sources the line where ``node_id`` is empty."""
 
@@ -89,6 +96,8 @@ class Body(msgspec.Struct, frozen=True):
     network_version: int
     """Of the plan: legs that are sent again are held to it."""
     lines: tuple[ReservationLine, ...]
+    changes: tuple[Change, ...] = ()
+    """Latest last."""
 
 
 _encoder = msgspec.json.Encoder()
@@ -138,14 +147,19 @@ def plan_hash(attempt: int, lines: Sequence[ReservationLine]) -> str:
 
 
 def legs_of(lines: Sequence[ReservationLine]) -> dict[int, tuple[LegLine, ...]]:
-    """Shard -> what to take there, each position once: repeated lines are summed."""
-    units: dict[int, dict[tuple[str, str, str], int]] = defaultdict(lambda: defaultdict(int))
+    """Shard -> what is put aside there, each position once: repeated lines are summed."""
+    units: dict[int, dict[tuple[str, str, str], LegLine]] = defaultdict(dict)
     for line in lines:
+        places = units[line.shard]
         for planned in line.planned_units:
             place = (line.sku, planned.node_id, planned.bucket)
-            units[line.shard][place] += planned.quantity
+            leg = places.get(place, LegLine(*place, 0))
+            places[place] = leg._replace(
+                quantity=leg.quantity + planned.open_quantity,
+                fulfilled=leg.fulfilled + planned.fulfilled,
+            )
     return {
-        shard: tuple(LegLine(*place, quantity) for place, quantity in sorted(places.items()))
+        shard: tuple(leg for _, leg in sorted(places.items()))
         for shard, places in sorted(units.items())
     }
 

@@ -21,15 +21,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from promise_svc.application.ports import AtsIndex
+from promise_svc.application.reservation_body import decode_body, legs_of
 from promise_svc.application.tasks import Deadline, OwnedTasks
 from promise_svc.domain.reservation import (
     ClaimDraft,
     ClaimRecord,
+    ConformStep,
     CreateStep,
     FollowStep,
     LegLine,
     Outcome,
     ResolveStep,
+    ReviseStep,
     SettleStep,
     Shortfall,
     State,
@@ -46,6 +49,7 @@ from promise_svc.errors import (
 
 _GRANTED = (Outcome.DONE, Outcome.REPEATED)
 _FOLLOWED = (Outcome.DONE, Outcome.REPEATED, Outcome.MISSING)
+_CHANGED = (State.HELD, State.CONFIRMED, State.FULFILLED, State.CANCELLED)
 
 BACKGROUND_SECONDS = 5.0
 """Time for what follows a reply; the resolver takes over after that."""
@@ -87,6 +91,18 @@ class HoldReply:
     contended: bool = False
     attempt: int = 0
     """The highest attempt a refusing leg has seen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """What a claim shall say after a change: its state, its public revision, when it ends, its
+    body, and what every leg of it shall have."""
+
+    target: State
+    revision: int
+    expire_ms: int
+    body: str
+    legs: Mapping[int, tuple[LegLine, ...]]
 
 
 class SeveralShards:
@@ -269,7 +285,7 @@ class SeveralShards:
             claim = _claim(reply)
             others = [shard for shard in claim.legs if shard != home]
             if await self._follow(rid, claim.attempt, target, others, deadline):
-                self._tasks.start(self._settle(rid, home, claim.attempt, target))
+                self._tasks.start(self._settle(rid, home, claim.attempt, target, claim.change))
             return reply._replace(outcome=Outcome.DONE)
         return reply
 
@@ -282,6 +298,86 @@ class SeveralShards:
         replies = await self._each(rid, claim.attempt, State.CONFIRMED, others, deadline)
         return {s: Position(r.epoch, r.sequence) for s, r in zip(others, replies, strict=True)}
 
+    # -- change -----------------------------------------------------------------------------
+
+    async def revise(
+        self, rid: str, home: int, claim: ClaimRecord, wanted: Revision, deadline: Deadline
+    ) -> tuple[StepReply, dict[int, Position]]:
+        """Change what was read as ``claim``, if it still is. The reply's outcome is DONE, REFUSED,
+        REVISION_DIFFERS or MISSING; with it, where the shards of the legs that followed stand.
+
+        A hold's legs are made to live longer before home decides it, so that no leg can end before
+        its claim. Where the worker dies in between, they end later than they need to.
+        """
+        others = [shard for shard in claim.legs if shard != home]
+        longer = others if wanted.expire_ms > claim.expire_ms else []
+        if longer:
+            no_lines: dict[int, tuple[LegLine, ...]] = dict.fromkeys(longer, ())
+            replies = await self._conform(rid, claim, wanted.expire_ms, no_lines, deadline)
+            if not all(s in replies and replies[s].outcome in _GRANTED for s in longer):
+                self._tasks.start(_quietly(self._as_claimed(rid, home)))
+                if len(replies) < len(longer):
+                    raise Unavailable("a shard of the reservation did not answer; it is unchanged")
+                return StepReply(Outcome.REFUSED, 0, 0, 0, State.EXPIRED, claim), {}
+        step = ReviseStep(
+            rid, claim.attempt, claim.change, claim.state, wanted.target, wanted.revision,
+            wanted.expire_ms, wanted.body, wanted.legs.get(home, ()),
+        )  # fmt: skip
+        reply = (await self._index.revise(home, [step], deadline.left()))[0]
+        if reply.outcome == Outcome.NEEDS_FOLLOW:
+            followed = await self._changed(rid, home, _claim(reply), deadline)
+            return reply._replace(outcome=Outcome.DONE), followed
+        if longer:
+            self._tasks.start(_quietly(self._as_claimed(rid, home)))
+        return reply, {}
+
+    async def _changed(
+        self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline
+    ) -> dict[int, Position]:
+        """Make every leg what its changed claim says; those that answered, and where they stand."""
+        lines = legs_of(decode_body(claim).lines)
+        wanted = {shard: lines[shard] for shard in claim.legs if shard != home}
+        replies = await self._conform(rid, claim, claim.expire_ms, wanted, deadline)
+        done = {s: r for s, r in replies.items() if r.outcome in _GRANTED}
+        if len(done) == len(wanted):
+            settled = self._settle(rid, home, claim.attempt, State(claim.state), claim.change)
+            self._tasks.start(settled)
+        elif any(r.outcome == Outcome.REFUSED for r in replies.values()):
+            raise InvariantBroken(f"a leg of reservation {rid} cannot be what its claim says")
+        return {s: Position(r.epoch, r.sequence) for s, r in done.items()}
+
+    async def _conform(
+        self,
+        rid: str,
+        claim: ClaimRecord,
+        expire_ms: int,
+        lines: Mapping[int, tuple[LegLine, ...]],
+        deadline: Deadline,
+    ) -> dict[int, StepReply]:
+        """Replies of the legs that answered."""
+        step = ConformStep(rid, claim.attempt, claim.change, claim.state, expire_ms)
+        replies = await asyncio.gather(
+            *(
+                self._index.conform(shard, [step._replace(lines=wanted)], deadline.left())
+                for shard, wanted in lines.items()
+            ),
+            return_exceptions=True,
+        )
+        answers = {shard: _one(reply) for shard, reply in zip(lines, replies, strict=True)}
+        return {shard: reply for shard, reply in answers.items() if isinstance(reply, StepReply)}
+
+    async def _as_claimed(self, rid: str, home: int) -> None:
+        """Set legs back to what their claim says, after a change that came to nothing."""
+        deadline = Deadline(BACKGROUND_SECONDS)
+        reply = (await self._index.read_claims(home, [rid], deadline.left()))[0]
+        if not reply.claim:
+            return
+        others = [shard for shard in reply.claim.legs if shard != home]
+        if reply.state == State.HELD:
+            await self._changed(rid, home, reply.claim, deadline)
+        elif reply.state == State.EXPIRED:
+            await self._follow(rid, reply.claim.attempt, State.EXPIRED, others, deadline)
+
     # -- finish what others left ------------------------------------------------------------
 
     async def finish(self, rid: str, home: int, claim: ClaimRecord) -> bool:
@@ -293,11 +389,14 @@ class SeveralShards:
         if state is State.PINNED:
             await self._confirm_pinned(rid, home, claim, deadline)
             return True
+        if claim.change and state in _CHANGED:
+            followed = await self._changed(rid, home, claim, deadline)
+            return len(followed) == len([shard for shard in claim.legs if shard != home])
         # A claim opened shard by shard may lack its own home leg: an abort must bar that too.
         others = [s for s in claim.legs if s != home or state is State.ABORTED]
         if not await self._follow(rid, claim.attempt, state, others, deadline):
             return False
-        return await self._settle(rid, home, claim.attempt, state)
+        return await self._settle(rid, home, claim.attempt, state, claim.change)
 
     async def legs_stand(self, rid: str, claim: ClaimRecord, deadline: Deadline) -> bool:
         """Whether every leg of a PENDING claim is held: it is HELD, and not yet noted as such."""
@@ -333,8 +432,9 @@ class SeveralShards:
             raise
         except PromiseServiceError:
             return False
-        # A cancel may have overtaken the confirm on the way to the leg.
-        stands = [r.outcome in _GRANTED or r.state == State.CANCELLED for r in replies]
+        # What ends the order may have overtaken the confirm on the way to the leg.
+        ended = (State.CANCELLED, State.FULFILLED)
+        stands = [r.outcome in _GRANTED or r.state in ended for r in replies]
         if target == State.CONFIRMED and not all(stands):
             raise InvariantBroken(f"a leg of confirmed reservation {rid} is not held")
         if target == State.CONFIRMED:
@@ -353,11 +453,11 @@ class SeveralShards:
         return [reply[0] for reply in replies]
 
     async def _settle(
-        self, rid: str, home: int, attempt: int, state: State = State.PENDING
+        self, rid: str, home: int, attempt: int, state: State = State.PENDING, change: int = 0
     ) -> bool:
         """Off the caller's path; what fails here the resolver does again."""
         try:
-            step = SettleStep(rid, attempt, state)
+            step = SettleStep(rid, attempt, state, change)
             await self._index.settle(home, [step], BACKGROUND_SECONDS)
         except PromiseServiceError:
             return False

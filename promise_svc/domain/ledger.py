@@ -204,7 +204,8 @@ class ShardLedger:
             return self._leg_reply(Outcome.REPEATED, leg)
         if not step.lines:
             return self._lengthen(rid, leg, step.expire_ms)
-        if step.change < leg.change:
+        overtaken = target is State.HELD and leg.state == State.CONFIRMED
+        if step.change < leg.change or overtaken:
             return self._leg_reply(Outcome.REPEATED, leg)
         if not _may_conform(leg, step):
             return self._leg_reply(Outcome.REFUSED, leg)

@@ -86,8 +86,12 @@ class Replay:
         )
 
     def _legal(self, before: ClaimRecord, after: ClaimRecord, event: Event) -> bool:
-        if before.attempt == after.attempt and may_move(State(before.state), State(after.state)):
+        same = before.attempt == after.attempt
+        if same and may_move(State(before.state), State(after.state)):
             return True
+        if event.type == EventType.RESERVATION_REVISED:
+            kept = same and before.state == after.state
+            return kept and after.change == before.change + 1
         anew = after.state in (State.PENDING, State.HELD, State.ABORTED)
         if before.state == State.ABORTED and after.attempt > before.attempt:
             return anew
@@ -98,7 +102,9 @@ class Replay:
         if before.attempt == after.attempt and before.state in OPEN:
             return after.state != State.PENDING
         if before.attempt == after.attempt and before.state == State.CONFIRMED:
-            return after.state == State.CANCELLED
+            if event.type in (EventType.LEG_REVISED, EventType.RESERVATION_REVISED):
+                return after.state == State.CONFIRMED and after.change >= before.change
+            return after.state in (State.CANCELLED, State.FULFILLED)
         dead = before.state not in ALIVE
         if dead and after.state == State.HELD and after.attempt > before.attempt:
             return True

@@ -9,8 +9,10 @@ from promise_svc.domain.reservation import TransitionOutcome
 from promise_svc.rpc.auth import Scope
 from promise_svc.rpc.convert.reservation import (
     TtlLimits,
+    change_from,
     create_from,
     create_to,
+    extend_from,
     get_from,
     get_to,
     transition_from,
@@ -21,7 +23,7 @@ from promise_svc.v1 import reservation_service_pb2 as pb
 
 
 class ReservationServicer:
-    """Holds stock for an owner, and settles the hold once."""
+    """Holds stock for an owner, settles the hold once, and tells what became of the goods."""
 
     service = pb.DESCRIPTOR.services_by_name["ReservationService"]
     rules = {
@@ -30,6 +32,8 @@ class ReservationServicer:
         "ConfirmReservation": MethodRule(Priority.SETTLE, Scope.RESERVE, writes=True),
         "ReleaseReservation": MethodRule(Priority.SETTLE, Scope.RESERVE, writes=True),
         "CancelReservation": MethodRule(Priority.SETTLE, Scope.RESERVE, writes=True),
+        "ExtendReservation": MethodRule(Priority.SETTLE, Scope.RESERVE, writes=True),
+        "FulfillReservation": MethodRule(Priority.SETTLE, Scope.RESERVE, writes=True),
     }
 
     def __init__(self, reservations: Reservations, clock: Clock, ttl: TtlLimits) -> None:
@@ -63,5 +67,18 @@ class ReservationServicer:
     async def CancelReservation(
         self, request: pb.CancelReservationRequest, call: Call
     ) -> pb.CancelReservationResponse:
-        result = await self._reservations.cancel(*transition_from(request), call.timeout)
+        result = await self._reservations.cancel(change_from(request), call.timeout)
         return transition_to(pb.CancelReservationResponse, TransitionOutcome.CANCELLED, result)
+
+    async def ExtendReservation(
+        self, request: pb.ExtendReservationRequest, call: Call
+    ) -> pb.ExtendReservationResponse:
+        values = extend_from(request, self._ttl)
+        result = await self._reservations.changes.extend(*values, call.timeout)
+        return transition_to(pb.ExtendReservationResponse, TransitionOutcome.EXTENDED, result)
+
+    async def FulfillReservation(
+        self, request: pb.FulfillReservationRequest, call: Call
+    ) -> pb.FulfillReservationResponse:
+        result = await self._reservations.changes.fulfill(change_from(request), call.timeout)
+        return transition_to(pb.FulfillReservationResponse, TransitionOutcome.FULFILLED, result)

@@ -51,6 +51,10 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     """A confirmed reservation was taken back."""
     EVENT_TYPE_RESERVATION_EXPIRED: _EventType.ValueType  # 16
     """A hold ended by the clock."""
+    EVENT_TYPE_RESERVATION_REVISED: _EventType.ValueType  # 18
+    """A reservation's lines or its expiry changed."""
+    EVENT_TYPE_RESERVATION_FULFILLED: _EventType.ValueType  # 19
+    """The last open units of a confirmed reservation left."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """What happened."""
@@ -77,6 +81,10 @@ EVENT_TYPE_RESERVATION_CANCELLED: EventType.ValueType  # 15
 """A confirmed reservation was taken back."""
 EVENT_TYPE_RESERVATION_EXPIRED: EventType.ValueType  # 16
 """A hold ended by the clock."""
+EVENT_TYPE_RESERVATION_REVISED: EventType.ValueType  # 18
+"""A reservation's lines or its expiry changed."""
+EVENT_TYPE_RESERVATION_FULFILLED: EventType.ValueType  # 19
+"""The last open units of a confirmed reservation left."""
 Global___EventType: _TypeAlias = EventType  # noqa: Y015
 
 @_typing.final

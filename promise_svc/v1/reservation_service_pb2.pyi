@@ -94,6 +94,10 @@ class _TransitionOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tra
     """Released, by this call or an earlier one."""
     TRANSITION_OUTCOME_CANCELLED: _TransitionOutcome.ValueType  # 3
     """Cancelled, by this call or an earlier one."""
+    TRANSITION_OUTCOME_FULFILLED: _TransitionOutcome.ValueType  # 4
+    """These goods left, told by this call or an earlier one."""
+    TRANSITION_OUTCOME_EXTENDED: _TransitionOutcome.ValueType  # 5
+    """It ends later now, or already did."""
     TRANSITION_OUTCOME_REVISION_MISMATCH: _TransitionOutcome.ValueType  # 10
     """Its lines changed since the revision expected; told whatever its state."""
     TRANSITION_OUTCOME_EXPIRED: _TransitionOutcome.ValueType  # 20
@@ -110,9 +114,15 @@ class _TransitionOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tra
     """It was confirmed before, so it cannot be released; cancel it."""
     TRANSITION_OUTCOME_NOT_CONFIRMED: _TransitionOutcome.ValueType  # 80
     """It is only held, so it cannot be cancelled; release it."""
+    TRANSITION_OUTCOME_UNKNOWN_LINE: _TransitionOutcome.ValueType  # 85
+    """It has no line of this name."""
+    TRANSITION_OUTCOME_EXCEEDS_OPEN_QUANTITY: _TransitionOutcome.ValueType  # 90
+    """Fewer units of a line are open (at the node named) than the call would end."""
+    TRANSITION_OUTCOME_LIFE_LIMIT_REACHED: _TransitionOutcome.ValueType  # 95
+    """It already ends as late as a hold may."""
 
 class TransitionOutcome(_TransitionOutcome, metaclass=_TransitionOutcomeEnumTypeWrapper):
-    """What happened to an attempt to move a reservation to another state. Numbers are the precedence:
+    """What happened to an attempt to move a reservation to another state or to change it. Numbers are the precedence:
     if several refusals apply, the lowest is told.
     """
 
@@ -124,6 +134,10 @@ TRANSITION_OUTCOME_RELEASED: TransitionOutcome.ValueType  # 2
 """Released, by this call or an earlier one."""
 TRANSITION_OUTCOME_CANCELLED: TransitionOutcome.ValueType  # 3
 """Cancelled, by this call or an earlier one."""
+TRANSITION_OUTCOME_FULFILLED: TransitionOutcome.ValueType  # 4
+"""These goods left, told by this call or an earlier one."""
+TRANSITION_OUTCOME_EXTENDED: TransitionOutcome.ValueType  # 5
+"""It ends later now, or already did."""
 TRANSITION_OUTCOME_REVISION_MISMATCH: TransitionOutcome.ValueType  # 10
 """Its lines changed since the revision expected; told whatever its state."""
 TRANSITION_OUTCOME_EXPIRED: TransitionOutcome.ValueType  # 20
@@ -140,6 +154,12 @@ TRANSITION_OUTCOME_ALREADY_CONFIRMED: TransitionOutcome.ValueType  # 70
 """It was confirmed before, so it cannot be released; cancel it."""
 TRANSITION_OUTCOME_NOT_CONFIRMED: TransitionOutcome.ValueType  # 80
 """It is only held, so it cannot be cancelled; release it."""
+TRANSITION_OUTCOME_UNKNOWN_LINE: TransitionOutcome.ValueType  # 85
+"""It has no line of this name."""
+TRANSITION_OUTCOME_EXCEEDS_OPEN_QUANTITY: TransitionOutcome.ValueType  # 90
+"""Fewer units of a line are open (at the node named) than the call would end."""
+TRANSITION_OUTCOME_LIFE_LIMIT_REACHED: TransitionOutcome.ValueType  # 95
+"""It already ends as late as a hold may."""
 Global___TransitionOutcome: _TypeAlias = TransitionOutcome  # noqa: Y015
 
 @_typing.final
@@ -536,22 +556,32 @@ class CancelReservationRequest(_message.Message):
     RESERVATION_ID_FIELD_NUMBER: _builtins.int
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
     DURABILITY_MODE_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.str
     """The reservation. Required."""
     expected_revision: _builtins.int
     """Cancel only this revision of its lines, 1 or more. Optional."""
     durability_mode: _types_pb2.DurabilityMode.ValueType
     """What the acknowledgement must survive. Optional; UNSPECIFIED means FSYNC."""
+    idempotency_key: _builtins.str
+    """The caller's name for this cancellation. Required with `lines`."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineUnits]:
+        """What to cancel, up to 2,000 entries; all or none of them. Empty means all that is open."""
+
     def __init__(
         self,
         *,
         reservation_id: _builtins.str = ...,
         expected_revision: _builtins.int | None = ...,
         durability_mode: _types_pb2.DurabilityMode.ValueType = ...,
+        lines: _abc.Iterable[Global___LineUnits] | None = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "durability_mode", b"durability_mode", "expected_revision", b"expected_revision", "reservation_id", b"reservation_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "durability_mode", b"durability_mode", "expected_revision", b"expected_revision", "idempotency_key", b"idempotency_key", "lines", b"lines", "reservation_id", b"reservation_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
     _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
@@ -570,8 +600,9 @@ class CancelReservationResponse(_message.Message):
     REPLAYED_FIELD_NUMBER: _builtins.int
     DURABILITY_MODE_FIELD_NUMBER: _builtins.int
     outcome: Global___TransitionOutcome.ValueType
-    """CANCELLED, or why not: REVISION_MISMATCH, EXPIRED, ALREADY_RELEASED, ALREADY_SUPERSEDED,
-    ALREADY_FULFILLED, NOT_CONFIRMED.
+    """CANCELLED, or why not: REVISION_MISMATCH, EXPIRED, ALREADY_RELEASED, ALREADY_CANCELLED (with
+    `lines` only), ALREADY_SUPERSEDED, ALREADY_FULFILLED, NOT_CONFIRMED, UNKNOWN_LINE,
+    EXCEEDS_OPEN_QUANTITY.
     """
     replayed: _builtins.bool
     """True when an earlier call had cancelled it."""
@@ -596,6 +627,195 @@ class CancelReservationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelReservationResponse: _TypeAlias = CancelReservationResponse  # noqa: Y015
+
+@_typing.final
+class LineUnits(_message.Message):
+    """Units of one line."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINE_ID_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    line_id: _builtins.str
+    """The line. Required. A line may stand in several entries, for several nodes."""
+    quantity: _builtins.int
+    """Units, 1 to 2147483647."""
+    node_id: _builtins.str
+    """Only units put aside at this node. Optional; empty takes them in the order of the line's
+    `planned_units`.
+    """
+    def __init__(
+        self,
+        *,
+        line_id: _builtins.str = ...,
+        quantity: _builtins.int = ...,
+        node_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["line_id", b"line_id", "node_id", b"node_id", "quantity", b"quantity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineUnits: _TypeAlias = LineUnits  # noqa: Y015
+
+@_typing.final
+class ExtendReservationRequest(_message.Message):
+    """Asks to let a hold end later."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    DURABILITY_MODE_FIELD_NUMBER: _builtins.int
+    reservation_id: _builtins.str
+    """The reservation. Required."""
+    expected_revision: _builtins.int
+    """Extend only this revision of its lines, 1 or more. Optional."""
+    durability_mode: _types_pb2.DurabilityMode.ValueType
+    """What the acknowledgement must survive. Optional; UNSPECIFIED means FSYNC."""
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long from now it shall live, 1 second to 4 hours. Optional; left out means 15 minutes."""
+
+    def __init__(
+        self,
+        *,
+        reservation_id: _builtins.str = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        expected_revision: _builtins.int | None = ...,
+        durability_mode: _types_pb2.DurabilityMode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision", "ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "durability_mode", b"durability_mode", "expected_revision", b"expected_revision", "reservation_id", b"reservation_id", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
+
+Global___ExtendReservationRequest: _TypeAlias = ExtendReservationRequest  # noqa: Y015
+
+@_typing.final
+class ExtendReservationResponse(_message.Message):
+    """Answers ExtendReservation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    RESERVATION_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    DURABILITY_MODE_FIELD_NUMBER: _builtins.int
+    outcome: Global___TransitionOutcome.ValueType
+    """EXTENDED, or why not: REVISION_MISMATCH, EXPIRED, ALREADY_RELEASED, ALREADY_CANCELLED,
+    ALREADY_SUPERSEDED, ALREADY_FULFILLED, ALREADY_CONFIRMED, LIFE_LIMIT_REACHED.
+    """
+    replayed: _builtins.bool
+    """True when it already lived that long."""
+    durability_mode: _types_pb2.DurabilityMode.ValueType
+    """What the acknowledgement survives; UNSPECIFIED unless the outcome is EXTENDED."""
+    @_builtins.property
+    def reservation(self) -> Global___Reservation:
+        """The reservation as it is now; see its `expire_time`."""
+
+    def __init__(
+        self,
+        *,
+        outcome: Global___TransitionOutcome.ValueType = ...,
+        reservation: Global___Reservation | None = ...,
+        replayed: _builtins.bool = ...,
+        durability_mode: _types_pb2.DurabilityMode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reservation", b"reservation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability_mode", b"durability_mode", "outcome", b"outcome", "replayed", b"replayed", "reservation", b"reservation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendReservationResponse: _TypeAlias = ExtendReservationResponse  # noqa: Y015
+
+@_typing.final
+class FulfillReservationRequest(_message.Message):
+    """Tells that goods left."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    DURABILITY_MODE_FIELD_NUMBER: _builtins.int
+    reservation_id: _builtins.str
+    """The reservation. Required."""
+    idempotency_key: _builtins.str
+    """The caller's name for this shipment. Required with `lines`."""
+    expected_revision: _builtins.int
+    """Fulfill only this revision of its lines, 1 or more. Optional."""
+    durability_mode: _types_pb2.DurabilityMode.ValueType
+    """What the acknowledgement must survive. Optional; UNSPECIFIED means FSYNC."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineUnits]:
+        """What left, up to 2,000 entries; all or none of them are taken. Empty means all that is open."""
+
+    def __init__(
+        self,
+        *,
+        reservation_id: _builtins.str = ...,
+        lines: _abc.Iterable[Global___LineUnits] | None = ...,
+        idempotency_key: _builtins.str = ...,
+        expected_revision: _builtins.int | None = ...,
+        durability_mode: _types_pb2.DurabilityMode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "durability_mode", b"durability_mode", "expected_revision", b"expected_revision", "idempotency_key", b"idempotency_key", "lines", b"lines", "reservation_id", b"reservation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
+
+Global___FulfillReservationRequest: _TypeAlias = FulfillReservationRequest  # noqa: Y015
+
+@_typing.final
+class FulfillReservationResponse(_message.Message):
+    """Answers FulfillReservation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    RESERVATION_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    DURABILITY_MODE_FIELD_NUMBER: _builtins.int
+    outcome: Global___TransitionOutcome.ValueType
+    """FULFILLED: these units left; `reservation.state` tells whether all have. Or why not:
+    REVISION_MISMATCH, EXPIRED, ALREADY_RELEASED, ALREADY_CANCELLED, ALREADY_SUPERSEDED,
+    ALREADY_FULFILLED (with `lines` only), NOT_CONFIRMED, UNKNOWN_LINE, EXCEEDS_OPEN_QUANTITY.
+    """
+    replayed: _builtins.bool
+    """True when an earlier call had told it."""
+    durability_mode: _types_pb2.DurabilityMode.ValueType
+    """What the acknowledgement survives; UNSPECIFIED unless the outcome is FULFILLED."""
+    @_builtins.property
+    def reservation(self) -> Global___Reservation:
+        """The reservation as it is now."""
+
+    def __init__(
+        self,
+        *,
+        outcome: Global___TransitionOutcome.ValueType = ...,
+        reservation: Global___Reservation | None = ...,
+        replayed: _builtins.bool = ...,
+        durability_mode: _types_pb2.DurabilityMode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reservation", b"reservation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability_mode", b"durability_mode", "outcome", b"outcome", "replayed", b"replayed", "reservation", b"reservation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FulfillReservationResponse: _TypeAlias = FulfillReservationResponse  # noqa: Y015
 
 @_typing.final
 class Reservation(_message.Message):
@@ -720,12 +940,18 @@ class ReservationLine(_message.Message):
     SKU_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
     PLANNED_UNITS_FIELD_NUMBER: _builtins.int
+    FULFILLED_QUANTITY_FIELD_NUMBER: _builtins.int
+    CANCELLED_QUANTITY_FIELD_NUMBER: _builtins.int
     line_id: _builtins.str
     """The caller's name for the line."""
     sku: _builtins.str
     """Its SKU."""
     quantity: _builtins.int
     """Its units, 1 or more."""
+    fulfilled_quantity: _builtins.int
+    """Of its units, those that left."""
+    cancelled_quantity: _builtins.int
+    """Of its units, those taken back one by one; 0 on a reservation that was CANCELLED as a whole."""
     @_builtins.property
     def planned_units(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedUnits]:
         """Where they are put aside; quantities add up to the line's."""
@@ -737,10 +963,12 @@ class ReservationLine(_message.Message):
         sku: _builtins.str = ...,
         quantity: _builtins.int = ...,
         planned_units: _abc.Iterable[Global___PlannedUnits] | None = ...,
+        fulfilled_quantity: _builtins.int = ...,
+        cancelled_quantity: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["line_id", b"line_id", "planned_units", b"planned_units", "quantity", b"quantity", "sku", b"sku"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_quantity", b"cancelled_quantity", "fulfilled_quantity", b"fulfilled_quantity", "line_id", b"line_id", "planned_units", b"planned_units", "quantity", b"quantity", "sku", b"sku"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -755,22 +983,30 @@ class PlannedUnits(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     BUCKET_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
+    FULFILLED_QUANTITY_FIELD_NUMBER: _builtins.int
+    CANCELLED_QUANTITY_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """The node."""
     bucket: _builtins.str
     """The supply they come from: empty for stock here now, else its `supply_id`."""
     quantity: _builtins.int
     """Units, 1 or more."""
+    fulfilled_quantity: _builtins.int
+    """Of these, units that left."""
+    cancelled_quantity: _builtins.int
+    """Of these, units taken back one by one."""
     def __init__(
         self,
         *,
         node_id: _builtins.str = ...,
         bucket: _builtins.str = ...,
         quantity: _builtins.int = ...,
+        fulfilled_quantity: _builtins.int = ...,
+        cancelled_quantity: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "node_id", b"node_id", "quantity", b"quantity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "cancelled_quantity", b"cancelled_quantity", "fulfilled_quantity", b"fulfilled_quantity", "node_id", b"node_id", "quantity", b"quantity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

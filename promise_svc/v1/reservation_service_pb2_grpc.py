@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class ReservationServiceStub:
     """Creates reservations and moves them through their states: HELD to CONFIRMED, RELEASED or EXPIRED,
-    CONFIRMED to CANCELLED. A hold resolves once, decided in one place, and that is never undone.
+    CONFIRMED to FULFILLED or CANCELLED. A hold resolves once, decided in one place, and that is never undone.
 
     Refusals that a caller must expect (too little stock, a hold that expired) are outcomes in the
     reply, with code OK. Errors are for calls that did not do their job. After OUTCOME_UNKNOWN or a
@@ -65,11 +65,21 @@ class ReservationServiceStub:
                 request_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.CancelReservationRequest.SerializeToString,
                 response_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.CancelReservationResponse.FromString,
                 _registered_method=True)
+        self.ExtendReservation = channel.unary_unary(
+                '/promise_svc.v1.ReservationService/ExtendReservation',
+                request_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.ExtendReservationRequest.SerializeToString,
+                response_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.ExtendReservationResponse.FromString,
+                _registered_method=True)
+        self.FulfillReservation = channel.unary_unary(
+                '/promise_svc.v1.ReservationService/FulfillReservation',
+                request_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.FulfillReservationRequest.SerializeToString,
+                response_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.FulfillReservationResponse.FromString,
+                _registered_method=True)
 
 
 class ReservationServiceServicer:
     """Creates reservations and moves them through their states: HELD to CONFIRMED, RELEASED or EXPIRED,
-    CONFIRMED to CANCELLED. A hold resolves once, decided in one place, and that is never undone.
+    CONFIRMED to FULFILLED or CANCELLED. A hold resolves once, decided in one place, and that is never undone.
 
     Refusals that a caller must expect (too little stock, a hold that expired) are outcomes in the
     reply, with code OK. Errors are for calls that did not do their job. After OUTCOME_UNKNOWN or a
@@ -128,10 +138,35 @@ class ReservationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelReservation(self, request, context):
-        """Takes an order back: CONFIRMED to CANCELLED. Its units can be sold again at once. Refuses a
-        mere hold with NOT_CONFIRMED.
+        """Takes an order back, whole or in part. Its units can be sold again at once. Whole, it moves
+        CONFIRMED to CANCELLED; with units that left before, to FULFILLED. Refuses a mere hold with
+        NOT_CONFIRMED.
 
-        Idempotent as ConfirmReservation. Errors as ConfirmReservation.
+        Idempotent: whole as ConfirmReservation, in part by `idempotency_key`. Errors as
+        ConfirmReservation, and INVALID_ARGUMENT (IDEMPOTENCY_KEY_REUSED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExtendReservation(self, request, context):
+        """Lets a live hold end later: `ttl` from now by its shard's clock, but never earlier than before
+        and never more than the longest life allowed (4 hours unless configured) after it was made.
+        Checks no stock; a hold that ended stays ended.
+
+        Sent again, it counts from then on. Errors as ConfirmReservation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FulfillReservation(self, request, context):
+        """Tells that goods of a confirmed reservation left, whole or in part: on hand and committed fall
+        together. With nothing open any more it is FULFILLED.
+
+        Idempotent: whole as ConfirmReservation, in part by `idempotency_key`, which is remembered with
+        the reservation (its last 200). Errors as ConfirmReservation, and INVALID_ARGUMENT
+        (IDEMPOTENCY_KEY_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,6 +200,16 @@ def add_ReservationServiceServicer_to_server(servicer, server):
                     request_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.CancelReservationRequest.FromString,
                     response_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.CancelReservationResponse.SerializeToString,
             ),
+            'ExtendReservation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendReservation,
+                    request_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.ExtendReservationRequest.FromString,
+                    response_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.ExtendReservationResponse.SerializeToString,
+            ),
+            'FulfillReservation': grpc.unary_unary_rpc_method_handler(
+                    servicer.FulfillReservation,
+                    request_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.FulfillReservationRequest.FromString,
+                    response_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.FulfillReservationResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'promise_svc.v1.ReservationService', rpc_method_handlers)
@@ -175,7 +220,7 @@ def add_ReservationServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ReservationService:
     """Creates reservations and moves them through their states: HELD to CONFIRMED, RELEASED or EXPIRED,
-    CONFIRMED to CANCELLED. A hold resolves once, decided in one place, and that is never undone.
+    CONFIRMED to FULFILLED or CANCELLED. A hold resolves once, decided in one place, and that is never undone.
 
     Refusals that a caller must expect (too little stock, a hold that expired) are outcomes in the
     reply, with code OK. Errors are for calls that did not do their job. After OUTCOME_UNKNOWN or a
@@ -307,6 +352,60 @@ class ReservationService:
             '/promise_svc.v1.ReservationService/CancelReservation',
             promise__svc_dot_v1_dot_reservation__service__pb2.CancelReservationRequest.SerializeToString,
             promise__svc_dot_v1_dot_reservation__service__pb2.CancelReservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtendReservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/promise_svc.v1.ReservationService/ExtendReservation',
+            promise__svc_dot_v1_dot_reservation__service__pb2.ExtendReservationRequest.SerializeToString,
+            promise__svc_dot_v1_dot_reservation__service__pb2.ExtendReservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FulfillReservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/promise_svc.v1.ReservationService/FulfillReservation',
+            promise__svc_dot_v1_dot_reservation__service__pb2.FulfillReservationRequest.SerializeToString,
+            promise__svc_dot_v1_dot_reservation__service__pb2.FulfillReservationResponse.FromString,
             options,
             channel_credentials,
             insecure,

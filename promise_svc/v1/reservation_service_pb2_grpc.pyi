@@ -28,7 +28,7 @@ GRPC_VERSION: str
 
 class ReservationServiceStub:
     """Creates reservations and moves them through their states: HELD to CONFIRMED, RELEASED or EXPIRED,
-    CONFIRMED to CANCELLED. A hold resolves once, decided in one place, and that is never undone.
+    CONFIRMED to FULFILLED or CANCELLED. A hold resolves once, decided in one place, and that is never undone.
 
     Refusals that a caller must expect (too little stock, a hold that expired) are outcomes in the
     reply, with code OK. Errors are for calls that did not do their job. After OUTCOME_UNKNOWN or a
@@ -75,16 +75,33 @@ class ReservationServiceStub:
     says so. Errors as ConfirmReservation.
     """
     CancelReservation: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.CancelReservationRequest, _reservation_service_pb2.CancelReservationResponse]
-    """Takes an order back: CONFIRMED to CANCELLED. Its units can be sold again at once. Refuses a
-    mere hold with NOT_CONFIRMED.
+    """Takes an order back, whole or in part. Its units can be sold again at once. Whole, it moves
+    CONFIRMED to CANCELLED; with units that left before, to FULFILLED. Refuses a mere hold with
+    NOT_CONFIRMED.
 
-    Idempotent as ConfirmReservation. Errors as ConfirmReservation.
+    Idempotent: whole as ConfirmReservation, in part by `idempotency_key`. Errors as
+    ConfirmReservation, and INVALID_ARGUMENT (IDEMPOTENCY_KEY_REUSED).
+    """
+    ExtendReservation: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.ExtendReservationRequest, _reservation_service_pb2.ExtendReservationResponse]
+    """Lets a live hold end later: `ttl` from now by its shard's clock, but never earlier than before
+    and never more than the longest life allowed (4 hours unless configured) after it was made.
+    Checks no stock; a hold that ended stays ended.
+
+    Sent again, it counts from then on. Errors as ConfirmReservation.
+    """
+    FulfillReservation: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.FulfillReservationRequest, _reservation_service_pb2.FulfillReservationResponse]
+    """Tells that goods of a confirmed reservation left, whole or in part: on hand and committed fall
+    together. With nothing open any more it is FULFILLED.
+
+    Idempotent: whole as ConfirmReservation, in part by `idempotency_key`, which is remembered with
+    the reservation (its last 200). Errors as ConfirmReservation, and INVALID_ARGUMENT
+    (IDEMPOTENCY_KEY_REUSED).
     """
 
 @_typing.type_check_only
 class ReservationServiceAsyncStub(ReservationServiceStub):
     """Creates reservations and moves them through their states: HELD to CONFIRMED, RELEASED or EXPIRED,
-    CONFIRMED to CANCELLED. A hold resolves once, decided in one place, and that is never undone.
+    CONFIRMED to FULFILLED or CANCELLED. A hold resolves once, decided in one place, and that is never undone.
 
     Refusals that a caller must expect (too little stock, a hold that expired) are outcomes in the
     reply, with code OK. Errors are for calls that did not do their job. After OUTCOME_UNKNOWN or a
@@ -128,15 +145,32 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     says so. Errors as ConfirmReservation.
     """
     CancelReservation: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.CancelReservationRequest, _reservation_service_pb2.CancelReservationResponse]  # type: ignore[assignment]
-    """Takes an order back: CONFIRMED to CANCELLED. Its units can be sold again at once. Refuses a
-    mere hold with NOT_CONFIRMED.
+    """Takes an order back, whole or in part. Its units can be sold again at once. Whole, it moves
+    CONFIRMED to CANCELLED; with units that left before, to FULFILLED. Refuses a mere hold with
+    NOT_CONFIRMED.
 
-    Idempotent as ConfirmReservation. Errors as ConfirmReservation.
+    Idempotent: whole as ConfirmReservation, in part by `idempotency_key`. Errors as
+    ConfirmReservation, and INVALID_ARGUMENT (IDEMPOTENCY_KEY_REUSED).
+    """
+    ExtendReservation: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.ExtendReservationRequest, _reservation_service_pb2.ExtendReservationResponse]  # type: ignore[assignment]
+    """Lets a live hold end later: `ttl` from now by its shard's clock, but never earlier than before
+    and never more than the longest life allowed (4 hours unless configured) after it was made.
+    Checks no stock; a hold that ended stays ended.
+
+    Sent again, it counts from then on. Errors as ConfirmReservation.
+    """
+    FulfillReservation: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.FulfillReservationRequest, _reservation_service_pb2.FulfillReservationResponse]  # type: ignore[assignment]
+    """Tells that goods of a confirmed reservation left, whole or in part: on hand and committed fall
+    together. With nothing open any more it is FULFILLED.
+
+    Idempotent: whole as ConfirmReservation, in part by `idempotency_key`, which is remembered with
+    the reservation (its last 200). Errors as ConfirmReservation, and INVALID_ARGUMENT
+    (IDEMPOTENCY_KEY_REUSED).
     """
 
 class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Creates reservations and moves them through their states: HELD to CONFIRMED, RELEASED or EXPIRED,
-    CONFIRMED to CANCELLED. A hold resolves once, decided in one place, and that is never undone.
+    CONFIRMED to FULFILLED or CANCELLED. A hold resolves once, decided in one place, and that is never undone.
 
     Refusals that a caller must expect (too little stock, a hold that expired) are outcomes in the
     reply, with code OK. Errors are for calls that did not do their job. After OUTCOME_UNKNOWN or a
@@ -208,10 +242,39 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reservation_service_pb2.CancelReservationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reservation_service_pb2.CancelReservationResponse, _abc.Awaitable[_reservation_service_pb2.CancelReservationResponse]]:
-        """Takes an order back: CONFIRMED to CANCELLED. Its units can be sold again at once. Refuses a
-        mere hold with NOT_CONFIRMED.
+        """Takes an order back, whole or in part. Its units can be sold again at once. Whole, it moves
+        CONFIRMED to CANCELLED; with units that left before, to FULFILLED. Refuses a mere hold with
+        NOT_CONFIRMED.
 
-        Idempotent as ConfirmReservation. Errors as ConfirmReservation.
+        Idempotent: whole as ConfirmReservation, in part by `idempotency_key`. Errors as
+        ConfirmReservation, and INVALID_ARGUMENT (IDEMPOTENCY_KEY_REUSED).
+        """
+
+    @_abc_1.abstractmethod
+    def ExtendReservation(
+        self,
+        request: _reservation_service_pb2.ExtendReservationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_service_pb2.ExtendReservationResponse, _abc.Awaitable[_reservation_service_pb2.ExtendReservationResponse]]:
+        """Lets a live hold end later: `ttl` from now by its shard's clock, but never earlier than before
+        and never more than the longest life allowed (4 hours unless configured) after it was made.
+        Checks no stock; a hold that ended stays ended.
+
+        Sent again, it counts from then on. Errors as ConfirmReservation.
+        """
+
+    @_abc_1.abstractmethod
+    def FulfillReservation(
+        self,
+        request: _reservation_service_pb2.FulfillReservationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_service_pb2.FulfillReservationResponse, _abc.Awaitable[_reservation_service_pb2.FulfillReservationResponse]]:
+        """Tells that goods of a confirmed reservation left, whole or in part: on hand and committed fall
+        together. With nothing open any more it is FULFILLED.
+
+        Idempotent: whole as ConfirmReservation, in part by `idempotency_key`, which is remembered with
+        the reservation (its last 200). Errors as ConfirmReservation, and INVALID_ARGUMENT
+        (IDEMPOTENCY_KEY_REUSED).
         """
 
 def add_ReservationServiceServicer_to_server(servicer: ReservationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from promise_svc.application.reservation_changes import ChangeCommand
 from promise_svc.domain.reservation import AdjustRow, Outcome
 from tests.support.reservation_world import World, a_cart
 from tests.support.shards import TIMEOUT
@@ -17,7 +18,7 @@ async def test_a_cancel_gives_back_its_own_units_and_nobody_elses(world: World) 
     await worker.rest()
 
     for _ in range(2):
-        await worker.reservations.cancel("second", 0, None, TIMEOUT)
+        await worker.reservations.cancel(ChangeCommand(reservation_id="second"), TIMEOUT)
     await worker.rest()
 
     assert [await world.held_and_committed(sku) for sku in ("A", "B")] == [(0, 4)] * 2

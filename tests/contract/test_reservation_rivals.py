@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from promise_svc.application.reservation_changes import ChangeCommand
 from promise_svc.application.resolver import Resolver
 from promise_svc.domain.reservation import CreateOutcome, State, TransitionOutcome
 from promise_svc.domain.sharding import START, Position
@@ -184,7 +185,7 @@ async def test_a_cancel_that_overtakes_a_confirms_legs_is_no_alarm(world: World)
     async def cancels(verb: str, shard: int, step: Any, when: str) -> None:
         if verb == "open_claims" and when == "after" and not cancelled:
             worker = world.worker()
-            result = await worker.reservations.cancel(RID, 0, None, TIMEOUT)
+            result = await worker.reservations.cancel(ChangeCommand(reservation_id=RID), TIMEOUT)
             cancelled.append(result.outcome)
             await worker.rest()
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from promise_svc.application.reservation import CreateResult, Durability
+from promise_svc.application.reservation_changes import ChangeCommand
 from promise_svc.domain.network import NodeStatus
 from promise_svc.domain.reservation import (
     CreateOutcome,
@@ -199,7 +200,7 @@ async def test_a_recorded_confirm_is_answered_only_when_the_order_store_has_it(
                 asked.set()
             await recorded.wait()
 
-    worker.reservations._watch = Watch()
+    worker.reservations._recorder._watch = Watch()
     worker.reservations._durability = Durability(
         offered=frozenset(DurabilityMode),
         reserve=DurabilityMode.FSYNC,
@@ -247,7 +248,7 @@ async def test_cancelled_units_can_be_sold_when_the_caller_hears(world: World) -
     await worker.reservations.create(a_cart(RID, CART), TIMEOUT)
     await worker.reservations.confirm(RID, 0, None, TIMEOUT)
 
-    cancelled = await worker.reservations.cancel(RID, 0, None, TIMEOUT)
+    cancelled = await worker.reservations.cancel(ChangeCommand(reservation_id=RID), TIMEOUT)
     other = await worker.reservations.create(a_cart("r-2", CART), TIMEOUT)
     await worker.rest()
 
@@ -263,13 +264,13 @@ async def test_a_later_different_wish_gets_its_own_answer(world: World) -> None:
     await use.release("gone", 0, None, TIMEOUT)
     await use.confirm("sold", 0, None, TIMEOUT)
     await use.confirm("off", 0, None, TIMEOUT)
-    await use.cancel("off", 0, None, TIMEOUT)
+    await use.cancel(ChangeCommand(reservation_id="off"), TIMEOUT)
 
     told = [
         (await use.confirm("gone", 0, None, TIMEOUT)).outcome,
-        (await use.cancel("gone", 0, None, TIMEOUT)).outcome,
+        (await use.cancel(ChangeCommand(reservation_id="gone"), TIMEOUT)).outcome,
         (await use.release("sold", 0, None, TIMEOUT)).outcome,
-        (await use.cancel("held", 0, None, TIMEOUT)).outcome,
+        (await use.cancel(ChangeCommand(reservation_id="held"), TIMEOUT)).outcome,
         (await use.confirm("off", 0, None, TIMEOUT)).outcome,
         (await use.confirm("held", 7, None, TIMEOUT)).outcome,
     ]
@@ -365,7 +366,7 @@ async def _release(worker: Worker) -> object:
 
 
 async def _cancel(worker: Worker) -> object:
-    return await worker.reservations.cancel(RID, 0, None, TIMEOUT)
+    return await worker.reservations.cancel(ChangeCommand(reservation_id=RID), TIMEOUT)
 
 
 _LIFE: dict[str, tuple[tuple[Act, ...], Act]] = {
@@ -404,7 +405,9 @@ async def test_a_worker_killed_at_any_call_leaves_nothing_half_done(
         async def renamed(step: Act, worker: Worker, rid: str = rid) -> object:
             if step is _create:
                 return await worker.reservations.create(a_cart(rid, CART), TIMEOUT)
-            verb_of = {_confirm: "confirm", _release: "release", _cancel: "cancel"}[step]
+            if step is _cancel:
+                return await worker.reservations.cancel(ChangeCommand(reservation_id=rid), TIMEOUT)
+            verb_of = {_confirm: "confirm", _release: "release"}[step]
             return await getattr(worker.reservations, verb_of)(rid, 0, None, TIMEOUT)
 
         for step in before:

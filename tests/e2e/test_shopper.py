@@ -278,6 +278,40 @@ async def test_an_order_is_taken_back(shop: Client) -> None:
     assert await ats(shop, sku) == 2
 
 
+async def test_an_order_leaves_in_two_parcels_and_the_books_balance(shop: Client) -> None:
+    """On hand falls by what left; the audit finds nothing."""
+    sku, other = await stocked(shop, 5), await stocked(shop, 5)
+    request = hold((sku, 2), (other, 1))
+    await take(shop, request)
+    rid, call = request.reservation_id, shop.reservation
+    await call.ExtendReservation(pb.ExtendReservationRequest(reservation_id=rid), timeout=10)
+    await call.ConfirmReservation(pb.ConfirmReservationRequest(reservation_id=rid), timeout=10)
+    line = pb.LineUnits(line_id=request.lines[0].line_id, quantity=1)
+
+    nameless = await error_of(
+        call.FulfillReservation(
+            pb.FulfillReservationRequest(reservation_id=rid, lines=[line]), timeout=10
+        )
+    )
+    parcel = await call.FulfillReservation(
+        pb.FulfillReservationRequest(
+            reservation_id=rid, lines=[line], idempotency_key="parcel-1", durability_mode=4
+        ),
+        timeout=10,
+    )
+    rest = await call.FulfillReservation(
+        pb.FulfillReservationRequest(reservation_id=rid), timeout=10
+    )
+    audit = await shop.admin.Verify(admin_pb.VerifyRequest(), timeout=60)
+
+    assert nameless.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert (parcel.outcome, parcel.reservation.state) == (4, pb.Reservation.STATE_CONFIRMED)
+    assert parcel.reservation.lines[0].fulfilled_quantity == 1
+    assert (rest.outcome, rest.reservation.state) == (4, pb.Reservation.STATE_FULFILLED)
+    assert (await ats(shop, sku), await ats(shop, other)) == (3, 4)
+    assert list(audit.findings) == []
+
+
 async def test_a_hold_ends_by_the_clock(shop: Client) -> None:
     """Exact in a strong read and in Get, swept or not."""
     sku = await stocked(shop, 2)

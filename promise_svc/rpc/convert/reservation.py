@@ -12,6 +12,7 @@ from promise_svc.application.reservation import (
     TransitionResult,
 )
 from promise_svc.application.reservation_body import CreateCommand, RequestedLine
+from promise_svc.application.reservation_changes import ChangeCommand, ChangeLine
 from promise_svc.domain.network import FulfillmentMethod
 from promise_svc.domain.reach import Address
 from promise_svc.domain.reservation import (
@@ -57,6 +58,8 @@ ReplyT = TypeVar(
     pb.ConfirmReservationResponse,
     pb.ReleaseReservationResponse,
     pb.CancelReservationResponse,
+    pb.ExtendReservationResponse,
+    pb.FulfillReservationResponse,
 )
 
 
@@ -73,6 +76,16 @@ class TtlLimits(NamedTuple):
 
     default_ms: int = TTL_MS_DEFAULT
     max_ms: int = TTL_MS_MAX
+
+
+class ExtendValues(NamedTuple):
+    """Which hold shall end how long from now, and no longer after it was made than what."""
+
+    reservation_id: str
+    ttl_ms: int
+    life_ms_max: int
+    revision: int
+    durability: DurabilityMode | None
 
 
 def create_from(request: pb.CreateReservationRequest, now_ms: int, ttl: TtlLimits) -> CreateCommand:
@@ -153,6 +166,22 @@ def _durability_from(fields: Fields, number: int) -> DurabilityMode | None:
     return None if number == 0 else fields.enum("durability_mode", number, _MODES)
 
 
+def _revision_from(
+    fields: Fields,
+    request: (
+        pb.ConfirmReservationRequest
+        | pb.ReleaseReservationRequest
+        | pb.CancelReservationRequest
+        | pb.ExtendReservationRequest
+        | pb.FulfillReservationRequest
+    ),
+) -> int:
+    """0 for any."""
+    if not request.HasField("expected_revision"):
+        return 0
+    return fields.number("expected_revision", request.expected_revision, 1, REVISION_MAX)
+
+
 def get_from(request: pb.GetReservationRequest) -> str:
     """The reservation id."""
     fields = Fields()
@@ -162,19 +191,62 @@ def get_from(request: pb.GetReservationRequest) -> str:
 
 
 def transition_from(
-    request: (
-        pb.ConfirmReservationRequest | pb.ReleaseReservationRequest | pb.CancelReservationRequest
-    ),
+    request: pb.ConfirmReservationRequest | pb.ReleaseReservationRequest,
 ) -> TransitionValues:
-    """The values of a confirm, release or cancel."""
+    """The values of a confirm or release."""
     fields = Fields()
     fields.id("reservation_id", request.reservation_id)
-    revision = 0
-    if request.HasField("expected_revision"):
-        revision = fields.number("expected_revision", request.expected_revision, 1, REVISION_MAX)
+    revision = _revision_from(fields, request)
     durability = _durability_from(fields, request.durability_mode)
     fields.done()
     return TransitionValues(request.reservation_id, revision, durability)
+
+
+def extend_from(request: pb.ExtendReservationRequest, ttl: TtlLimits) -> ExtendValues:
+    """The values of an extension."""
+    fields = Fields()
+    fields.id("reservation_id", request.reservation_id)
+    ttl_ms = ttl.default_ms
+    if request.HasField("ttl"):
+        ttl_ms = fields.duration_ms("ttl", request.ttl, TTL_MS_MIN, ttl.max_ms)
+    values = ExtendValues(
+        request.reservation_id,
+        ttl_ms,
+        ttl.max_ms,
+        _revision_from(fields, request),
+        _durability_from(fields, request.durability_mode),
+    )
+    fields.done()
+    return values
+
+
+def change_from(
+    request: pb.FulfillReservationRequest | pb.CancelReservationRequest,
+) -> ChangeCommand:
+    """The values of a fulfillment or a cancellation."""
+    fields = Fields()
+    lines = []
+    count = fields.count("lines", len(request.lines), 0, LINES_MAX)
+    for index, units in enumerate(request.lines[:count]):
+        path = f"lines[{index}]"
+        lines.append(
+            ChangeLine(
+                fields.id(f"{path}.line_id", units.line_id),
+                fields.quantity(f"{path}.quantity", units.quantity),
+                fields.id(f"{path}.node_id", units.node_id, optional=True),
+            )
+        )
+    command = ChangeCommand(
+        reservation_id=fields.id("reservation_id", request.reservation_id),
+        idempotency_key=fields.id(
+            "idempotency_key", request.idempotency_key, optional=not request.lines
+        ),
+        revision=_revision_from(fields, request),
+        lines=tuple(lines),
+        durability=_durability_from(fields, request.durability_mode),
+    )
+    fields.done()
+    return command
 
 
 def create_to(result: CreateResult) -> pb.CreateReservationResponse:
@@ -213,7 +285,7 @@ def get_to(reservation: Reservation) -> pb.GetReservationResponse:
 def transition_to(
     reply: type[ReplyT], wanted: TransitionOutcome, result: TransitionResult
 ) -> ReplyT:
-    """The reply of a confirm, release or cancel; ``wanted`` is the outcome that moved it."""
+    """The reply of what moves or changes a reservation; ``wanted`` is the outcome that did."""
     durability: Any = number_of(result.durability if result.outcome is wanted else 0)
     return reply(
         outcome=number_of(result.outcome),
@@ -244,7 +316,15 @@ def _line_to(line: ReservationLine) -> pb.ReservationLine:
         sku=line.sku,
         quantity=line.quantity,
         planned_units=[
-            pb.PlannedUnits(node_id=part.node_id, bucket=part.bucket, quantity=part.quantity)
+            pb.PlannedUnits(
+                node_id=part.node_id,
+                bucket=part.bucket,
+                quantity=part.quantity,
+                fulfilled_quantity=part.fulfilled,
+                cancelled_quantity=part.cancelled,
+            )
             for part in line.planned_units
         ],
+        fulfilled_quantity=sum(part.fulfilled for part in line.planned_units),
+        cancelled_quantity=sum(part.cancelled for part in line.planned_units),
     )

@@ -146,7 +146,8 @@ verb('conform', each(function(step)
   if leg[L_ATTEMPT] ~= step[2] then return leg_reply(OTHER_PLAN, leg) end
   if not ALIVE[leg[L_STATE]] then return leg_reply(REPEATED, leg) end
   if #lines == 0 then return lengthen(rid, leg, expire) end
-  if change < (leg[L_CHANGE] or 0) then return leg_reply(REPEATED, leg) end
+  local overtaken = target == HELD and leg[L_STATE] == CONFIRMED
+  if change < (leg[L_CHANGE] or 0) or overtaken then return leg_reply(REPEATED, leg) end
   if not may_conform(leg, target, lines) then return leg_reply(REFUSED, leg) end
   if conforms(leg, target, change, expire, lines) then return leg_reply(REPEATED, leg) end
   local shortfalls = growth_refused(leg, lines)

@@ -1,0 +1,335 @@
+"""Extend, fulfill and cancel in part: changes of a reservation that keep its place in its shards.
+
+Each is computed here from the claim as it was read, and decided at home only if the claim still is
+that; then the legs conform (``several_shards.py``). So two changes at once never mix: one is
+computed anew on what the other left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+
+from promise_svc.application.own_writes import OwnWrites
+from promise_svc.application.ports import AtsIndex, OrderStore
+from promise_svc.application.promise import PlannedUnits
+from promise_svc.application.recorded import Recorder
+from promise_svc.application.reservation_body import (
+    Body,
+    Change,
+    ReservationLine,
+    decode_body,
+    encode_body,
+    legs_of,
+    reservation_of,
+)
+from promise_svc.application.several_shards import Revision, SeveralShards
+from promise_svc.application.tasks import Deadline, OwnedTasks
+from promise_svc.application.transition import (
+    STANDS,
+    Durability,
+    TransitionResult,
+)
+from promise_svc.domain.reservation import (
+    OPEN,
+    ClaimRecord,
+    DurabilityMode,
+    Outcome,
+    State,
+    StepReply,
+    TransitionOutcome,
+)
+from promise_svc.domain.sharding import Position
+from promise_svc.errors import IdempotencyKeyReused, NotFound, OutcomeUnknown, Unavailable
+from promise_svc.hotpath import shard_of
+
+CHANGES_KEPT = 200
+"""Keys a reservation remembers: far more partial shipments than an order has."""
+
+_TRIES = 8
+"""Times a change is computed anew because others changed the reservation meanwhile."""
+
+
+class ChangeLine(NamedTuple):
+    """Units of one line; with a node, only those put aside there."""
+
+    line_id: str
+    quantity: int
+    node_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeCommand:
+    """Units to fulfill or to cancel; no lines means all that is still open."""
+
+    reservation_id: str
+    idempotency_key: str = ""
+    """Required with lines; without them the call repeats itself."""
+    revision: int = 0
+    """0 means any."""
+    lines: tuple[ChangeLine, ...] = ()
+    durability: DurabilityMode | None = None
+
+
+class _Computed(NamedTuple):
+    """What a change comes to: how the claim shall read, or why it is refused."""
+
+    outcome: TransitionOutcome
+    wanted: Revision | None = None
+    replayed: bool = False
+
+
+_Compute = Callable[[ClaimRecord, Body, int], _Computed]
+"""Of the claim as it was read, its body and its shard's time in ms."""
+
+
+class ReservationChanges:
+    """The use cases; one a process."""
+
+    def __init__(
+        self,
+        *,
+        index: AtsIndex,
+        store: OrderStore,
+        durability: Durability,
+        recorder: Recorder,
+        own_writes: OwnWrites,
+        tasks: OwnedTasks,
+    ) -> None:
+        self._index = index
+        self._store = store
+        self._durability = durability
+        self._recorder = recorder
+        self._own_writes = own_writes
+        self._shards = SeveralShards(index, tasks)
+
+    async def extend(
+        self,
+        reservation_id: str,
+        ttl_ms: int,
+        life_ms_max: int,
+        revision: int,
+        durability: DurabilityMode | None,
+        timeout: float,
+    ) -> TransitionResult:
+        """Let a live hold end ``ttl_ms`` from now, never earlier than before and never later than
+        ``life_ms_max`` after it was made. Checks no stock, revives nothing."""
+        mode = self._durability.choose(durability, self._durability.reserve)
+
+        def compute(claim: ClaimRecord, body: Body, now_ms: int) -> _Computed:
+            if claim.state != State.HELD:
+                return _Computed(STANDS[State(claim.state)])
+            latest_ms = claim.create_ms + life_ms_max
+            expire_ms = max(claim.expire_ms, min(now_ms + ttl_ms, latest_ms))
+            if expire_ms == claim.expire_ms:
+                full = now_ms + ttl_ms > latest_ms
+                outcome = (
+                    TransitionOutcome.LIFE_LIMIT_REACHED if full else TransitionOutcome.EXTENDED
+                )
+                return _Computed(outcome, replayed=not full)
+            wanted = Revision(
+                target=State.HELD,
+                revision=claim.revision,
+                expire_ms=expire_ms,
+                body=claim.body,
+                legs=legs_of(body.lines),
+            )
+            return _Computed(TransitionOutcome.EXTENDED, wanted)
+
+        return await self._change(reservation_id, revision, mode, compute, timeout)
+
+    async def fulfill(self, command: ChangeCommand, timeout: float) -> TransitionResult:
+        """Goods of a confirmed reservation left: on hand and committed fall together. With nothing
+        open any more it is FULFILLED."""
+        return await self._ended(command, TransitionOutcome.FULFILLED, timeout)
+
+    async def cancel(self, command: ChangeCommand, timeout: float) -> TransitionResult:
+        """Take units of a confirmed reservation back into stock. With nothing open any more it is
+        FULFILLED if anything left, else CANCELLED."""
+        return await self._ended(command, TransitionOutcome.CANCELLED, timeout)
+
+    async def _ended(
+        self, command: ChangeCommand, done: TransitionOutcome, timeout: float
+    ) -> TransitionResult:
+        mode = self._durability.choose(command.durability, self._durability.reserve)
+        digest = _digest(command, done)
+        fulfills = done is TransitionOutcome.FULFILLED
+
+        def compute(claim: ClaimRecord, body: Body, now_ms: int) -> _Computed:
+            known = _known_key(body, command.idempotency_key)
+            if known is not None:
+                if known.body_hash != digest:
+                    raise IdempotencyKeyReused("idempotency_key", command.idempotency_key)
+                return _Computed(done, replayed=True)
+            state = State(claim.state)
+            if state is not State.CONFIRMED:
+                ended = State.FULFILLED if fulfills else State.CANCELLED
+                if state is ended and not command.lines:
+                    return _Computed(done, replayed=True)
+                if state in OPEN:
+                    return _Computed(TransitionOutcome.NOT_CONFIRMED)
+                return _Computed(STANDS[state])
+            lines, refusal = _taken(body.lines, command.lines, fulfills)
+            if refusal is not None:
+                return _Computed(refusal)
+            changes = body.changes
+            if command.idempotency_key:
+                changes = (*changes, Change(command.idempotency_key, digest))[-CHANGES_KEPT:]
+            changed = msgspec.structs.replace(body, lines=lines, changes=changes)
+            wanted = Revision(
+                target=_state_of(lines),
+                revision=claim.revision + 1,
+                expire_ms=claim.expire_ms,
+                body=encode_body(changed),
+                legs=legs_of(lines),
+            )
+            return _Computed(done, wanted)
+
+        return await self._change(command.reservation_id, command.revision, mode, compute, timeout)
+
+    # -- one change ---------------------------------------------------------------------------
+
+    async def _change(
+        self, rid: str, revision: int, mode: DurabilityMode, compute: _Compute, timeout: float
+    ) -> TransitionResult:
+        deadline = Deadline(timeout)
+        self._recorder.refuse_unrecordable(mode)
+        home = shard_of(rid, self._index.shard_count)
+        for _ in range(_TRIES):
+            read = await self._read(rid, home, deadline)
+            if read is None:
+                return await self._late(rid, compute, mode)
+            claim = read.claim
+            assert claim
+            if revision and revision != claim.revision:
+                return _told(rid, claim, _Computed(TransitionOutcome.REVISION_MISMATCH), mode)
+            computed = compute(claim, decode_body(claim), read.time_ms)
+            if computed.wanted is None:
+                if computed.replayed:
+                    await self._record(home, read, claim, {}, mode, deadline)
+                return _told(rid, claim, computed, mode)
+            reply, points = await self._shards.revise(rid, home, claim, computed.wanted, deadline)
+            if reply.outcome == Outcome.DONE:
+                assert reply.claim
+                await self._own_writes.visible(reply.claim.legs)
+                await self._record(home, reply, reply.claim, points, mode, deadline)
+                return _told(rid, reply.claim, computed, mode)
+            if reply.outcome == Outcome.REFUSED and reply.state == State.EXPIRED:
+                return _told(rid, claim, _Computed(TransitionOutcome.EXPIRED), mode)
+        raise Unavailable("the reservation is being changed by others; try again")
+
+    async def _read(self, rid: str, home: int, deadline: Deadline) -> StepReply | None:
+        """The claim once it is decided; None where the index no longer has it."""
+        reply = (await self._index.read_claims(home, [rid], deadline.left()))[0]
+        claim = reply.claim
+        if not claim or claim.state == State.ABORTED:
+            return None
+        if claim.state == State.PENDING:
+            if not await self._shards.legs_stand(rid, claim, deadline):
+                raise OutcomeUnknown(f"reservation {rid} is being decided; ask again")
+            await self._shards.settled(rid, home, claim.attempt, deadline)
+            return await self._read_settled(rid, home, deadline)
+        if claim.state == State.PINNED:
+            raise Unavailable(f"reservation {rid} is being confirmed; try again")
+        return reply
+
+    async def _read_settled(self, rid: str, home: int, deadline: Deadline) -> StepReply:
+        reply = (await self._index.read_claims(home, [rid], deadline.left()))[0]
+        if not reply.claim or reply.claim.state in (State.PENDING, State.PINNED, State.ABORTED):
+            raise Unavailable(f"reservation {rid} is being decided; try again")
+        return reply
+
+    async def _late(self, rid: str, compute: _Compute, mode: DurabilityMode) -> TransitionResult:
+        """The answer for a reservation that is resolved and has left the index."""
+        stored = await self._store.reservation(rid)
+        if stored is None or stored.claim.state == State.ABORTED:
+            raise NotFound("reservation", rid)
+        if stored.claim.state in (*OPEN, State.CONFIRMED):
+            raise OutcomeUnknown("the order store is behind; ask again")
+        computed = compute(stored.claim, decode_body(stored.claim), stored.claim.expire_ms)
+        return _told(rid, stored.claim, computed, mode)
+
+    async def _record(
+        self,
+        home: int,
+        reply: StepReply,
+        claim: ClaimRecord,
+        points: dict[int, Position],
+        mode: DurabilityMode,
+        deadline: Deadline,
+    ) -> None:
+        if mode is not DurabilityMode.RECORDED:
+            return
+        others = [shard for shard in claim.legs if shard != home]
+        if not points and others:
+            metas = [(s, await self._index.read_meta(s, deadline.left())) for s in others]
+            points = {shard: meta.at for shard, meta in metas}
+        if len(points) < len(others):
+            raise OutcomeUnknown("a shard did not answer whether it followed; ask again")
+        at = Position(claim.epoch, claim.sequence)
+        await self._recorder.recorded(home, at, reply.epoch, points, deadline)
+
+
+def _told(
+    rid: str, claim: ClaimRecord, computed: _Computed, mode: DurabilityMode
+) -> TransitionResult:
+    return TransitionResult(
+        outcome=computed.outcome,
+        reservation=reservation_of(rid, claim),
+        replayed=computed.replayed,
+        durability=mode,
+    )
+
+
+def _digest(command: ChangeCommand, done: TransitionOutcome) -> str:
+    covered = msgspec.json.encode((done, command.lines))
+    return hashlib.blake2b(covered, digest_size=8).hexdigest()
+
+
+def _known_key(body: Body, key: str) -> Change | None:
+    found = (change for change in body.changes if key and change.idempotency_key == key)
+    return next(found, None)
+
+
+def _state_of(lines: Iterable[ReservationLine]) -> State:
+    """CONFIRMED while anything is open."""
+    parts = [part for line in lines for part in line.planned_units]
+    if any(part.open_quantity for part in parts):
+        return State.CONFIRMED
+    return State.FULFILLED if any(part.fulfilled for part in parts) else State.CANCELLED
+
+
+def _taken(
+    lines: Sequence[ReservationLine], wanted: Sequence[ChangeLine], fulfills: bool
+) -> tuple[tuple[ReservationLine, ...], TransitionOutcome | None]:
+    """The lines after the units wanted left or went back; all that is open where none are named."""
+    by_id = {line.line_id: line for line in lines}
+    every = [ChangeLine(line.line_id, _open(line)) for line in lines]
+    for change in wanted or every:
+        line = by_id.get(change.line_id)
+        if line is None:
+            return tuple(lines), TransitionOutcome.UNKNOWN_LINE
+        left, parts = change.quantity, []
+        for part in line.planned_units:
+            fits = not change.node_id or change.node_id == part.node_id
+            units = min(left, part.open_quantity) if fits else 0
+            left -= units
+            parts.append(_ended_units(part, units, fulfills))
+        if left:
+            return tuple(lines), TransitionOutcome.EXCEEDS_OPEN_QUANTITY
+        by_id[change.line_id] = line._replace(planned_units=tuple(parts))
+    return tuple(by_id[line.line_id] for line in lines), None
+
+
+def _open(line: ReservationLine) -> int:
+    return sum(part.open_quantity for part in line.planned_units)
+
+
+def _ended_units(part: PlannedUnits, units: int, fulfills: bool) -> PlannedUnits:
+    if fulfills:
+        return part._replace(fulfilled=part.fulfilled + units)
+    return part._replace(cancelled=part.cancelled + units)
