@@ -8,6 +8,12 @@ there: a hint, in one open-addressed table for all shards, that another shard ma
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcmp
+
+cdef enum:
+    BLOCK_WORDS = 3
+    CELL_WORDS = 5
+
 
 
 cdef struct Cell:
@@ -60,6 +66,77 @@ cdef struct Parsed:  # one checked image; key points into a str that the caller 
     Cell cell
 
 
+# Reading: nothing here allocates or touches a Python object.
+
+cdef inline Block* block_at(ShardMap* map, uint32_t slot) noexcept nogil:
+    return <Block*>(map.words + map.slots[slot].offset)
+
+
+cdef inline uint64_t key_words(uint32_t key_size) noexcept nogil:
+    return (<uint64_t>key_size + 7) // 8
+
+
+cdef inline char* key_of(Block* block) noexcept nogil:
+    return <char*>(<uint64_t*>block + BLOCK_WORDS)
+
+
+cdef inline Cell* cells_of(Block* block) noexcept nogil:
+    return <Cell*>(<uint64_t*>block + BLOCK_WORDS + key_words(block.key_size))
+
+
+cdef inline uint64_t block_words(uint32_t key_size, uint64_t capacity) noexcept nogil:
+    return BLOCK_WORDS + key_words(key_size) + capacity * CELL_WORDS
+
+
+cdef inline uint32_t find_slot(
+    ShardMap* map, uint64_t hash, const char* key, uint32_t key_size
+) noexcept nogil:
+    """Slot of the SKU, or the empty slot where it would go. The map has at least one empty slot."""
+    # The shard is the hash's remainder, so its low bits are alike here: the high half spreads.
+    cdef uint32_t slot = <uint32_t>(hash >> 32) & map.slot_mask
+    cdef Block* block
+    while map.slots[slot].offset != 0:
+        if map.slots[slot].tag == <uint32_t>hash:
+            block = block_at(map, slot)
+            if (
+                block.hash == hash
+                and block.key_size == key_size
+                and memcmp(key_of(block), key, key_size) == 0
+            ):
+                return slot
+        slot = (slot + 1) & map.slot_mask
+    return slot
+
+
+cdef inline Block* find_block(
+    ShardMap* map, uint64_t hash, const char* key, uint32_t key_size
+) noexcept nogil:
+    if map.sku_count == 0:
+        return NULL
+    cdef uint32_t slot = find_slot(map, hash, key, key_size)
+    return NULL if map.slots[slot].offset == 0 else block_at(map, slot)
+
+
+cdef inline uint32_t find_cell(Block* block, uint64_t place) noexcept nogil:
+    """Index of the first cell not before ``place``."""
+    cdef Cell* cells = cells_of(block)
+    cdef uint32_t low = 0
+    cdef uint32_t high = block.count
+    cdef uint32_t middle
+    while low < high:
+        middle = low + (high - low) // 2
+        if cells[middle].place < place:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef inline int64_t cell_ats(Cell* cell) noexcept nogil:
+    cdef int64_t ats = cell.on_hand - cell.committed - cell.held - cell.safety_stock
+    return ats if ats > 0 else 0
+
+
 cdef class AtsTable:
     cdef uint32_t shard_count
     cdef object make_row
@@ -82,6 +159,9 @@ cdef class AtsTable:
     cdef int parse_one(self, object image, Parsed* parsed) except -1
     cdef uint32_t intern(self, str name, str value) except? 0
     cdef Block* find(self, str sku, uint32_t* shard) except? NULL
+    cdef Block* find_bytes(
+        self, const char* key, Py_ssize_t size, uint32_t* shard
+    ) noexcept nogil
     cdef Block* find_traced(
         self, uint64_t hash, const char* key, uint32_t key_size, uint32_t* shard
     ) noexcept nogil

@@ -26,8 +26,6 @@ cdef enum:
     SLOT_COUNT_MIN = 8
     WORDS_MIN = 64
     TRACE_COUNT_MIN = 64
-    BLOCK_WORDS = 3
-    CELL_WORDS = 5
 
 cdef int64_t QUANTITY_MAX = 2**31 - 1
 cdef int64_t COUNTER_MAX = 2**53
@@ -37,76 +35,7 @@ cdef uint32_t PLACES_MAX = 2**31 - 1
 assert sizeof(Block) == BLOCK_WORDS * 8 and sizeof(Cell) == CELL_WORDS * 8
 
 
-# Reading: nothing below allocates or touches a Python object.
-
-cdef inline Block* block_at(ShardMap* map, uint32_t slot) noexcept nogil:
-    return <Block*>(map.words + map.slots[slot].offset)
-
-
-cdef inline uint64_t key_words(uint32_t key_size) noexcept nogil:
-    return (<uint64_t>key_size + 7) // 8
-
-
-cdef inline char* key_of(Block* block) noexcept nogil:
-    return <char*>(<uint64_t*>block + BLOCK_WORDS)
-
-
-cdef inline Cell* cells_of(Block* block) noexcept nogil:
-    return <Cell*>(<uint64_t*>block + BLOCK_WORDS + key_words(block.key_size))
-
-
-cdef inline uint64_t block_words(uint32_t key_size, uint64_t capacity) noexcept nogil:
-    return BLOCK_WORDS + key_words(key_size) + capacity * CELL_WORDS
-
-
-cdef inline uint32_t find_slot(
-    ShardMap* map, uint64_t hash, const char* key, uint32_t key_size
-) noexcept nogil:
-    """Slot of the SKU, or the empty slot where it would go. The map has at least one empty slot."""
-    # The shard is the hash's remainder, so its low bits are alike here: the high half spreads.
-    cdef uint32_t slot = <uint32_t>(hash >> 32) & map.slot_mask
-    cdef Block* block
-    while map.slots[slot].offset != 0:
-        if map.slots[slot].tag == <uint32_t>hash:
-            block = block_at(map, slot)
-            if (
-                block.hash == hash
-                and block.key_size == key_size
-                and memcmp(key_of(block), key, key_size) == 0
-            ):
-                return slot
-        slot = (slot + 1) & map.slot_mask
-    return slot
-
-
-cdef inline Block* find_block(
-    ShardMap* map, uint64_t hash, const char* key, uint32_t key_size
-) noexcept nogil:
-    if map.sku_count == 0:
-        return NULL
-    cdef uint32_t slot = find_slot(map, hash, key, key_size)
-    return NULL if map.slots[slot].offset == 0 else block_at(map, slot)
-
-
-cdef inline uint32_t find_cell(Block* block, uint64_t place) noexcept nogil:
-    """Index of the first cell not before ``place``."""
-    cdef Cell* cells = cells_of(block)
-    cdef uint32_t low = 0
-    cdef uint32_t high = block.count
-    cdef uint32_t middle
-    while low < high:
-        middle = low + (high - low) // 2
-        if cells[middle].place < place:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-cdef inline int64_t cell_ats(Cell* cell) noexcept nogil:
-    cdef int64_t ats = cell.on_hand - cell.committed - cell.held - cell.safety_stock
-    return ats if ats > 0 else 0
-
+# Reading: as the .pxd, nothing here allocates or touches a Python object.
 
 cdef inline int64_t ats_at(Block* block, uint64_t place) noexcept nogil:
     cdef uint32_t index = find_cell(block, place)
@@ -489,11 +418,16 @@ cdef class AtsTable:
         return 0
 
     cdef Block* find(self, str sku, uint32_t* shard) except? NULL:
-        """The SKU's block and shard; NULL and the shard of its own hash when it has none."""
         if sku is None:
             raise TypeError("sku must be a str, not None")
         cdef Py_ssize_t size
         cdef const char* key = PyUnicode_AsUTF8AndSize(sku, &size)
+        return self.find_bytes(key, size, shard)
+
+    cdef Block* find_bytes(
+        self, const char* key, Py_ssize_t size, uint32_t* shard
+    ) noexcept nogil:
+        """The SKU's block and shard; NULL and the shard of its own hash when it has none."""
         cdef uint64_t hash = hash_bytes(key, size)
         shard[0] = <uint32_t>(hash % self.shard_count)
         if size > ID_LENGTH_MAX:

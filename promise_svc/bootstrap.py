@@ -39,7 +39,7 @@ from promise_svc.application.reconcile import DriftWatch
 from promise_svc.application.relay import Relay
 from promise_svc.application.reservation import Durability, Reservations
 from promise_svc.application.resolver import Resolver, Sweeper
-from promise_svc.application.stock import StockSource
+from promise_svc.application.stock import FEED_BEHIND_MS, StockSource
 from promise_svc.application.supply import SupplyWriter
 from promise_svc.application.takeover import Takeover
 from promise_svc.application.tasks import OwnedTasks
@@ -51,7 +51,7 @@ from promise_svc.domain.sharding import Position
 from promise_svc.errors import ConfigError, InvariantBroken, PromiseServiceError, Unavailable
 from promise_svc.rpc.admin import AdminServicer
 from promise_svc.rpc.auth import Tokens
-from promise_svc.rpc.availability import AvailabilityServicer
+from promise_svc.rpc.availability import AvailabilityServicer, NetworkReads
 from promise_svc.rpc.convert.reservation import TtlLimits
 from promise_svc.rpc.guard import Guard, Servicer
 from promise_svc.rpc.listeners import bind_all, close_all, remove_abandoned
@@ -283,6 +283,7 @@ class Service:
     def _build_servicers(self) -> tuple[Servicer, ...]:
         snapshot, clock = self.network.snapshot, self._clock
         stock = StockSource(table=self.table, index=self.index, network=snapshot, clock=clock)
+        reads = self.table.reads(FEED_BEHIND_MS)
         verify = Verify(
             self.index,
             self.store,
@@ -294,6 +295,7 @@ class Service:
                 AvailabilityReader(stock=stock, network=snapshot),
                 PickupFinder(stock=stock, network=snapshot, clock=clock),
                 clock,
+                NetworkReads(reads, snapshot, clock) if reads else None,
             ),
             PromiseServicer(CartPromiser(stock=stock, network=snapshot, clock=clock), clock),
             self._reservation_servicer(),

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from promise_svc.domain.ats_table import AtsTableCore, RowValues
+
+if TYPE_CHECKING:
+    from native._wire import AvailabilityReads
 
 COMPILED = os.environ.get("PROMISE_PURE_PYTHON") != "1"
 """False when the specifications run. The server logs it; load tests refuse to publish without."""
@@ -31,6 +34,7 @@ _RowT = TypeVar("_RowT")
 
 if COMPILED:
     try:
+        from native import _wire as wire
         from native._ats_table import AtsTable as _NativeAtsTable
         from native._sharding import shard_of, stable_hash
     except ImportError as error:
@@ -42,6 +46,14 @@ if COMPILED:
     def ats_table(shard_count: int, make_row: Callable[[RowValues], _RowT]) -> AtsTableCore[_RowT]:
         """A new, empty ATS table; ``make_row`` turns its values into what ``rows`` returns."""
         return _NativeAtsTable(shard_count=shard_count, make_row=make_row)
+
+    def availability_reads(
+        table: AtsTableCore[Any], feed_behind_ms: int
+    ) -> AvailabilityReads | None:
+        """Answers plain reads of this table from bytes to bytes; None where nothing is compiled.
+        Its specification is the protobuf runtime, so it has no twin."""
+        assert isinstance(table, _NativeAtsTable)
+        return wire.AvailabilityReads(table, feed_behind_ms=feed_behind_ms)
 else:
     from promise_svc.domain.ats_table import AtsTable as _PlainAtsTable
     from promise_svc.domain.sharding import shard_of, stable_hash
@@ -50,13 +62,22 @@ else:
         """A new, empty ATS table; ``make_row`` turns its values into what ``rows`` returns."""
         return _PlainAtsTable(shard_count=shard_count, make_row=make_row)
 
+    def availability_reads(
+        table: AtsTableCore[Any], feed_behind_ms: int
+    ) -> AvailabilityReads | None:
+        """Answers plain reads of this table from bytes to bytes; None where nothing is compiled.
+        Its specification is the protobuf runtime, so it has no twin."""
+        return None
+
 
 __all__ = [
+    "AvailabilityReads",
     "COMPILED",
     "GrpcCall",
     "GrpcMethod",
     "NATIVE_FRONT",
     "ats_table",
+    "availability_reads",
     "grpc_session",
     "shard_of",
     "stable_hash",

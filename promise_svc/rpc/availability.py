@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from promise_svc.application.admission import Priority
 from promise_svc.application.availability import AvailabilityReader
 from promise_svc.application.pickup import PickupFinder
 from promise_svc.application.ports import Clock
+from promise_svc.domain.network import NetworkSnapshot, NodeStatus
 from promise_svc.rpc.auth import Scope
 from promise_svc.rpc.convert.availability import pickup_from, pickup_to, query_from, query_to
-from promise_svc.rpc.guard import Call, MethodRule
+from promise_svc.rpc.guard import AtOnce, Call, MethodRule
 from promise_svc.v1 import availability_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from promise_svc.hotpath import AvailabilityReads
 
 
 class AvailabilityServicer:
@@ -21,10 +28,18 @@ class AvailabilityServicer:
         "FindPickupNodes": MethodRule(Priority.AVAILABILITY, Scope.READ),
     }
 
-    def __init__(self, reader: AvailabilityReader, finder: PickupFinder, clock: Clock) -> None:
+    def __init__(
+        self,
+        reader: AvailabilityReader,
+        finder: PickupFinder,
+        clock: Clock,
+        reads: NetworkReads | None = None,
+    ) -> None:
+        """``reads`` answers plain queries at once."""
         self._reader = reader
         self._finder = finder
         self._clock = clock
+        self.at_once: dict[str, AtOnce] = {"QueryAvailability": reads.query} if reads else {}
 
     async def QueryAvailability(
         self, request: pb.QueryAvailabilityRequest, call: Call
@@ -40,3 +55,33 @@ class AvailabilityServicer:
     ) -> pb.FindPickupNodesResponse:
         wanted = pickup_from(request, self._clock.now_ms())
         return pickup_to(await self._finder.find(wanted, timeout=call.timeout))
+
+
+class NetworkReads:
+    """Plain queries from bytes to bytes, by the network of the moment.
+
+    Cost: about a microsecond a query, and one pass over nodes and groups when the network changed.
+    """
+
+    def __init__(
+        self, reads: AvailabilityReads, network: Callable[[], NetworkSnapshot], clock: Clock
+    ) -> None:
+        self._reads = reads
+        self._network = network
+        self._now_ms = clock.now_ms
+        self._followed: NetworkSnapshot | None = None
+
+    def query(self, body: bytes) -> bytes | None:
+        """The reply to a QueryAvailabilityRequest; None for one that is not plain."""
+        network = self._network()
+        if network is not self._followed:
+            documents = network.documents
+            self._reads.follow(
+                {
+                    node_id: node.status is NodeStatus.ON
+                    for node_id, node in documents.nodes.items()
+                },
+                {group_id: group.node_ids for group_id, group in documents.node_groups.items()},
+            )
+            self._followed = network
+        return self._reads.query(body, self._now_ms())

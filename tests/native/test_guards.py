@@ -57,6 +57,7 @@ def test_the_checked_build_passes_the_same_suite(tmp_path: Path) -> None:
     ignored = shutil.ignore_patterns("*.c", "*.so", "__pycache__", Path(__file__).name)
     shutil.copytree(ROOT / "native", tmp_path / "native", ignore=ignored)
     shutil.copytree(ROOT / "tests" / "native", tmp_path / "tests" / "native", ignore=ignored)
+    (tmp_path / "tests" / "support").symlink_to(ROOT / "tests" / "support")
     (tmp_path / "promise_svc").symlink_to(ROOT / "promise_svc")
     for name in ("setup.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)

@@ -1,0 +1,10 @@
+from collections.abc import Iterable, Mapping
+from typing import Any, final
+
+from native._ats_table import AtsTable
+
+@final
+class AvailabilityReads:
+    def __init__(self, table: AtsTable[Any], *, feed_behind_ms: int) -> None: ...
+    def follow(self, nodes: Mapping[str, bool], groups: Mapping[str, Iterable[str]]) -> None: ...
+    def query(self, body: bytes, now_ms: int) -> bytes | None: ...

@@ -1,0 +1,492 @@
+"""QueryAvailability from bytes to bytes, past every object: decode, look up, encode.
+
+Specification: the protobuf runtime with rpc/convert and application/availability. There is no twin
+in domain, which knows no wire. Only what is plain is answered: a request without a wrong or unknown
+field, each singular field once, whose SKUs, nodes and groups are known and whose shards are fresh
+enough. For all else the answer is None and the specification's turn has come.
+Limits: the contract's; node ids of the network are ASCII.
+Cost: see native/README.md.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, qsort, realloc
+from libc.string cimport memcmp, memcpy, memset
+
+from native._ats_table cimport AtsTable, Block, Cell, cell_ats, cells_of, find_cell
+from native._sharding cimport hash_bytes
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(str text, Py_ssize_t* size) except NULL
+
+cdef enum:
+    ID_LENGTH_MAX = 64
+    ENTRIES_MAX = 1000
+    SCOPE_NODES_MAX = 2000
+    LISTED_NODES_MAX = 50000
+    AGE_SECONDS_MAX = 3600
+
+    TOTAL = 1
+    BREAKDOWN = 3
+
+    OUTCOME_OK = 1
+    STATUS_ON = 1
+    STATUS_OFF = 2
+
+    # Most bytes of an entry without its nodes, and of one node, with some to spare.
+    ENTRY_BYTES_MAX = 320
+    NODE_BYTES_MAX = 192
+
+cdef uint8_t ID_FIRST[256]
+cdef uint8_t ID_REST[256]
+"""1 for the characters an id may begin with, and go on with."""
+
+
+cdef int learn_id_characters() except -1:
+    cdef int i
+    for i in range(256):
+        ID_FIRST[i] = (
+            c"0" <= i <= c"9" or c"A" <= i <= c"Z" or c"a" <= i <= c"z"
+        )
+        ID_REST[i] = ID_FIRST[i] or i == c"." or i == c"_" or i == c":" or i == c"/" or i == c"-"
+    return 0
+
+
+learn_id_characters()
+
+
+cdef inline bint is_id(Text text) noexcept nogil:
+    cdef uint32_t i
+    if text.size == 0 or text.size > ID_LENGTH_MAX or not ID_FIRST[text.data[0]]:
+        return False
+    for i in range(1, text.size):
+        if not ID_REST[text.data[i]]:
+            return False
+    return True
+
+
+cdef inline bint same(Text a, Text b) noexcept nogil:
+    return a.size == b.size and memcmp(a.data, b.data, a.size) == 0
+
+
+cdef int64_t read_age_ms(Text duration) noexcept nogil:
+    """A bound of 0 to 1 hour in ms; -1 for anything else."""
+    cdef Reader reader = reader_of(duration.data, duration.size)
+    cdef uint64_t seconds = 0, nanos = 0, tag
+    cdef uint32_t seen = 0
+    while reader.at < reader.end:
+        tag = read_number(&reader)
+        if tag == 0x08 and not seen & 1:
+            seen |= 1
+            seconds = read_number(&reader)
+        elif tag == 0x10 and not seen & 2:
+            seen |= 2
+            nanos = read_number(&reader)
+        else:
+            return -1
+    if reader.bad or seconds > AGE_SECONDS_MAX or nanos > 999999999:
+        return -1
+    if seconds == AGE_SECONDS_MAX and nanos > 0:
+        return -1
+    return <int64_t>(seconds * 1000 + nanos // 1000000)
+
+
+cdef bint read_consistency(Text message, int64_t* max_age_ms) noexcept nogil:
+    """Whether the table may answer, and how old that answer may be; -1 is no bound."""
+    cdef Reader reader = reader_of(message.data, message.size)
+    cdef uint64_t tag
+    if reader.at == reader.end:
+        return True
+    tag = read_number(&reader)
+    if tag == 0x0A:
+        max_age_ms[0] = read_age_ms(read_text(&reader))
+        if max_age_ms[0] < 0:
+            return False
+    elif tag != 0x10 or read_number(&reader) != 0:
+        return False
+    return not reader.bad and reader.at == reader.end
+
+
+cdef int by_node(const void* a, const void* b) noexcept nogil:
+    cdef uint32_t one = (<Listed*>a).node
+    cdef uint32_t other = (<Listed*>b).node
+    return (one > other) - (one < other)
+
+
+cdef void* grown(void* memory, size_t count, size_t size) except NULL:
+    cdef void* larger = realloc(memory, count * size)
+    if larger == NULL:
+        raise MemoryError
+    return larger
+
+
+@cython.final
+cdef class AvailabilityReads:
+    """Answers plain reads of availability from a table of this process."""
+
+    def __init__(self, AtsTable table not None, *, int64_t feed_behind_ms):
+        self.table = table
+        self.feed_behind_ms = feed_behind_ms
+        self.follow({}, {})
+
+    def __dealloc__(self):
+        free(self.nodes)
+        free(self.node_slots)
+        free(self.place_nodes)
+        free(self.entries)
+        free(self.listed)
+        free(self.list_nodes)
+        free(self.buffer)
+
+    def follow(self, nodes not None, groups not None):
+        """From now on answer for this network: whether each node is on, the nodes of each group."""
+        cdef list node_ids = sorted(nodes)
+        cdef uint32_t count = len(node_ids), i, slot
+        cdef Py_ssize_t size
+        cdef Node* made = <Node*>calloc(count + 1, sizeof(Node))
+        cdef uint32_t mask = 7
+        while mask < count * 2:
+            mask = mask * 2 + 1
+        cdef uint32_t* slots = <uint32_t*>calloc(<size_t>mask + 1, sizeof(uint32_t))
+        if made == NULL or slots == NULL:
+            free(made)
+            free(slots)
+            raise MemoryError
+        for i in range(count):
+            made[i].node_id.data = <uint8_t*>PyUnicode_AsUTF8AndSize(node_ids[i], &size)
+            made[i].node_id.size = <uint32_t>size
+            made[i].on = nodes[node_ids[i]]
+            slot = <uint32_t>hash_bytes(<char*>made[i].node_id.data, size) & mask
+            while slots[slot] != 0:
+                slot = (slot + 1) & mask
+            slots[slot] = i + 1
+        free(self.nodes)
+        free(self.node_slots)
+        self.nodes, self.node_count, self.node_ids = made, count, node_ids
+        self.node_slots, self.node_mask = slots, mask
+        self.node_numbers = {node_id: number for number, node_id in enumerate(node_ids)}
+        self.groups = {
+            group_id.encode(): bit_map([self.node_numbers.get(node_id) for node_id in members], count)
+            for group_id, members in groups.items()
+        }
+        self.mark = 0
+        self.place_count = 0
+        self.list_read.data = self.group_read.data = NULL
+
+    def query(self, bytes body not None, int64_t now_ms):
+        """The reply to a QueryAvailabilityRequest, or None where the specification must answer."""
+        cdef int64_t max_age_ms = -1, as_of_ms = INT64_MAX
+        cdef uint32_t view = TOTAL
+        self.list_read.data = self.group_read.data = NULL
+        self.follow_places()
+        cdef int64_t count = self.decode(
+            <uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), &max_age_ms, &view
+        )
+        if count == 0:
+            return None
+        cdef int64_t i
+        self.named_count = 0
+        for i in range(count):
+            as_of_ms = min(as_of_ms, self.table.clocks[self.entries[i].shard].time_ms)
+        # Never followed, behind, or older than the caller takes.
+        if as_of_ms == 0 or now_ms - as_of_ms > self.feed_behind_ms:
+            return None
+        if max_age_ms >= 0 and now_ms - as_of_ms > max_age_ms:
+            return None
+        cdef uint8_t* at = self.room(NULL, ENTRY_BYTES_MAX)
+        cdef uint8_t* end = at
+        at = put_time(at, 0x12, max(<int64_t>0, now_ms - as_of_ms))
+        at = put_head(put_time(at, 0x0A, as_of_ms), 0x12, end)
+        for i in range(count - 1, -1, -1):
+            at = self.put_entry(at, &self.entries[i], view)
+            if at == self.buffer:
+                return None
+        return PyBytes_FromStringAndSize(<char*>at, self.buffer + self.buffer_size - at)
+
+    cdef int64_t decode(
+        self, const uint8_t* data, size_t size, int64_t* max_age_ms, uint32_t* view
+    ) except -1:
+        """Entries found, all well; 0 for a request that is not plain."""
+        cdef Reader reader = reader_of(data, size)
+        cdef uint32_t count = 0, seen = 0
+        cdef uint64_t tag
+        cdef Text text
+        while reader.at < reader.end:
+            tag = read_number(&reader)
+            if tag == 0x0A:
+                text = read_text(&reader)
+                if count == ENTRIES_MAX or reader.bad:
+                    return 0
+                if count == self.entry_capacity:
+                    self.entries = <Entry*>grown(self.entries, count * 2 + 4, sizeof(Entry))
+                    self.entry_capacity = count * 2 + 4
+                if not self.decode_entry(text, &self.entries[count]):
+                    return 0
+                count += 1
+            elif tag == 0x12 and not seen & 1:
+                seen |= 1
+                text = read_text(&reader)
+                if reader.bad or not read_consistency(text, max_age_ms):
+                    return 0
+            elif tag == 0x18 and not seen & 2:
+                seen |= 2
+                tag = read_number(&reader)
+                if tag > BREAKDOWN:
+                    return 0
+                view[0] = <uint32_t>max(tag, <uint64_t>TOTAL)
+            else:
+                return 0
+        return 0 if reader.bad else count
+
+    cdef bint decode_entry(self, Text message, Entry* entry) noexcept nogil:
+        """One look-up; False when it is not plain, or the table has nothing of its SKU."""
+        cdef Reader reader = reader_of(message.data, message.size)
+        cdef uint32_t seen = 0, bit
+        cdef uint64_t tag
+        cdef Text text
+        memset(entry, 0, sizeof(Entry))
+        while reader.at < reader.end:
+            tag = read_number(&reader)
+            if tag & 7 != 2 or tag > 0x2A or tag < 0x0A:
+                return False
+            # `nodes` and `node_group_id` are one choice.
+            bit = 3 if tag == 0x22 else <uint32_t>(tag >> 3)
+            if seen >> bit & 1:
+                return False
+            seen |= <uint32_t>1 << bit
+            text = read_text(&reader)
+            if tag == 0x0A:
+                entry.entry_id = text
+            elif tag == 0x12:
+                entry.sku = text
+            elif tag == 0x2A:
+                if text.size > 0 and not is_id(text):
+                    return False
+            else:
+                entry.place = text
+                entry.scope = NAMED_NODES if tag == 0x1A else GROUP_NODES
+        if reader.bad or not is_id(entry.sku):
+            return False
+        if entry.entry_id.size > 0 and not is_id(entry.entry_id):
+            return False
+        entry.block = self.table.find_bytes(<char*>entry.sku.data, entry.sku.size, &entry.shard)
+        return entry.block != NULL
+
+    cdef int follow_places(self) except -1:
+        """Learn which nodes the table's new ids are."""
+        cdef list places = self.table.places
+        cdef uint32_t count = <uint32_t>len(places), place
+        if count == self.place_count:
+            return 0
+        self.place_nodes = <uint32_t*>grown(self.place_nodes, count, sizeof(uint32_t))
+        for place in range(self.place_count, count):
+            number = self.node_numbers.get(places[place])
+            self.place_nodes[place] = 0
+            if number is not None:
+                self.place_nodes[place] = <uint32_t>number + 1
+                self.nodes[<uint32_t>number].place = place
+        self.place_count = count
+        return 0
+
+    cdef int64_t find_node(self, Text node_id) noexcept nogil:
+        cdef uint32_t slot = (
+            <uint32_t>hash_bytes(<char*>node_id.data, node_id.size) & self.node_mask
+        )
+        while self.node_slots[slot] != 0:
+            if same(self.nodes[self.node_slots[slot] - 1].node_id, node_id):
+                return self.node_slots[slot] - 1
+            slot = (slot + 1) & self.node_mask
+        return -1
+
+    cdef bint read_list(self, Text message) except -1:
+        """Number the nodes of a list, each once, and mark them; False when one is not known."""
+        cdef Reader reader
+        cdef uint32_t count = 0, named = 0
+        cdef int64_t node
+        # Lists of one call are alike as a rule.
+        if self.list_read.data != NULL and same(self.list_read, message):
+            return True
+        if self.mark == 0xFFFFFFFF:
+            for count in range(self.node_count):
+                self.nodes[count].mark = 0
+            self.mark = count = 0
+        self.mark += 1
+        self.list_read.data = NULL
+        reader = reader_of(message.data, message.size)
+        while reader.at < reader.end:
+            if read_number(&reader) != 0x0A or named == SCOPE_NODES_MAX:
+                return False
+            node = self.find_node(read_text(&reader))
+            if node < 0 or reader.bad:
+                return False
+            named += 1
+            if self.nodes[node].mark == self.mark:
+                continue
+            self.nodes[node].mark = self.mark
+            if count == self.list_capacity:
+                self.list_nodes = <uint32_t*>grown(
+                    self.list_nodes, count * 2 + 16, sizeof(uint32_t)
+                )
+                self.list_capacity = count * 2 + 16
+            self.list_nodes[count] = <uint32_t>node
+            count += 1
+        if named == 0 or reader.bad:
+            return False
+        self.list_read, self.list_count, self.list_named = message, count, named
+        return True
+
+    cdef bint read_group(self, Text group_id) except -1:
+        """Take the group's bit map; False when it is not known."""
+        if self.group_read.data != NULL and same(self.group_read, group_id):
+            return True
+        found = self.groups.get(PyBytes_FromStringAndSize(<char*>group_id.data, group_id.size))
+        if found is None:
+            return False
+        self.group_bits = <uint8_t*>PyBytes_AS_STRING(found)
+        self.group_read = group_id
+        return True
+
+    cdef bint in_group(self, uint32_t node) noexcept nogil:
+        return self.group_bits[node >> 3] >> (node & 7) & 1
+
+    cdef int64_t list_entry(self, Entry* entry) except -1:
+        """The nodes to list, in their order, into ``listed``; returns how many."""
+        cdef Cell* cells = cells_of(entry.block)
+        cdef uint32_t count = 0, i, node
+        cdef uint32_t most = max(entry.block.count, self.list_count)
+        if most > self.listed_capacity:
+            self.listed = <Listed*>grown(self.listed, most, sizeof(Listed))
+            self.listed_capacity = most
+        if entry.scope == NAMED_NODES:
+            for i in range(self.list_count):
+                node = self.list_nodes[i]
+                self.listed[i].node = node
+                self.listed[i].cell = cell_at(entry.block, self.nodes[node].place)
+            return self.list_count
+        for i in range(entry.block.count):
+            if <uint32_t>cells[i].place != 0:
+                continue
+            node = self.place_nodes[cells[i].place >> 32]
+            if node == 0 or (entry.scope == GROUP_NODES and not self.in_group(node - 1)):
+                continue
+            self.listed[count].node = node - 1
+            self.listed[count].cell = &cells[i]
+            count += 1
+        qsort(self.listed, count, sizeof(Listed), by_node)
+        return count
+
+    cdef int64_t ats_of_entry(self, Entry* entry) noexcept nogil:
+        """Summed over the nodes of the scope that are on."""
+        cdef Cell* cells = cells_of(entry.block)
+        cdef Cell* cell
+        cdef int64_t total = 0
+        cdef uint32_t i, node
+        # Search for few, scan for many, so never their product.
+        if entry.scope == NAMED_NODES and <uint64_t>self.list_count * 8 < entry.block.count:
+            for i in range(self.list_count):
+                node = self.list_nodes[i]
+                cell = cell_at(entry.block, self.nodes[node].place)
+                if cell != NULL and self.nodes[node].on:
+                    total += cell_ats(cell)
+            return total
+        for i in range(entry.block.count):
+            if <uint32_t>cells[i].place != 0:
+                continue
+            node = self.place_nodes[cells[i].place >> 32]
+            if node == 0 or not self.nodes[node - 1].on:
+                continue
+            node -= 1
+            if entry.scope == NAMED_NODES and self.nodes[node].mark != self.mark:
+                continue
+            if entry.scope == GROUP_NODES and not self.in_group(node):
+                continue
+            total += cell_ats(&cells[i])
+        return total
+
+    cdef uint8_t* room(self, uint8_t* at, size_t size) except NULL:
+        """Where to go on writing, with ``size`` bytes free before it; NULL begins anew."""
+        cdef size_t written, larger
+        cdef uint8_t* moved
+        if at == NULL:
+            at = self.buffer + self.buffer_size
+        if <size_t>(at - self.buffer) > size:
+            return at
+        written = self.buffer + self.buffer_size - at
+        larger = (written + size) * 2 + 4096
+        moved = <uint8_t*>malloc(larger)
+        if moved == NULL:
+            raise MemoryError
+        memcpy(moved + larger - written, at, written)
+        free(self.buffer)
+        self.buffer, self.buffer_size = moved, larger
+        return moved + larger - written
+
+    cdef uint8_t* put_entry(self, uint8_t* at, Entry* entry, uint32_t view) except NULL:
+        """One answer; ``buffer`` itself when a node or group is not known."""
+        cdef uint8_t* end
+        cdef uint8_t* part
+        cdef int64_t total, count = 0, i
+        if entry.scope == NAMED_NODES:
+            if not self.read_list(entry.place):
+                return self.buffer
+            self.named_count += self.list_named
+            if view != TOTAL and self.named_count > LISTED_NODES_MAX:
+                return self.buffer
+        if entry.scope == GROUP_NODES and not self.read_group(entry.place):
+            return self.buffer
+        if view != TOTAL:
+            count = self.list_entry(entry)
+        at = self.room(at, ENTRY_BYTES_MAX + <size_t>count * NODE_BYTES_MAX)
+        end = at
+        at = put_time(at, 0x22, self.table.clocks[entry.shard].time_ms)
+        at = put_field(at, 0x18, self.table.clocks[entry.shard].sequence)
+        at = put_field(at, 0x10, self.table.clocks[entry.shard].epoch)
+        at = put_head(put_field(at, 0x08, entry.shard), 0x32, end)
+        for i in range(count - 1, -1, -1):
+            part = at
+            at = put_node(at, &self.nodes[self.listed[i].node], self.listed[i].cell, view)
+            at = put_head(at, 0x2A, part)
+        at = put_field(at, 0x20, self.ats_of_entry(entry))
+        at = put_field(at, 0x18, OUTCOME_OK)
+        at = put_text(at, 0x12, entry.sku.data, entry.sku.size)
+        at = put_text(at, 0x0A, entry.entry_id.data, entry.entry_id.size)
+        return put_head(at, 0x0A, end)
+
+
+cdef inline Cell* cell_at(Block* block, uint32_t place) noexcept nogil:
+    """The node's stock here now, or NULL."""
+    cdef uint32_t index
+    if place == 0:
+        return NULL
+    index = find_cell(block, <uint64_t>place << 32)
+    if index < block.count and cells_of(block)[index].place == <uint64_t>place << 32:
+        return &cells_of(block)[index]
+    return NULL
+
+
+cdef uint8_t* put_node(uint8_t* at, Node* node, Cell* cell, uint32_t view) noexcept nogil:
+    cdef uint8_t* end = at
+    cdef int64_t wanted
+    if view == BREAKDOWN:
+        at = put_field(at, 0x30, STATUS_ON if node.on else STATUS_OFF)
+        if cell != NULL:
+            wanted = cell.committed + cell.held + cell.safety_stock
+            at = put_field(at, 0x28, max(<int64_t>0, wanted - cell.on_hand))
+            at = put_field(at, 0x20, cell.safety_stock)
+            at = put_field(at, 0x18, cell.committed)
+            at = put_field(at, 0x10, cell.held)
+            at = put_field(at, 0x08, cell.on_hand)
+        at = put_head(at, 0x1A, end)
+    if cell != NULL and node.on:
+        at = put_field(at, 0x10, cell_ats(cell))
+    return put_text(at, 0x0A, node.node_id.data, node.node_id.size)
+
+
+cdef bytes bit_map(list numbers, uint32_t count):
+    """A bit for each of ``count`` nodes; None among the numbers stands for a node not known."""
+    cdef bytearray bits = bytearray((count + 7) // 8 + 1)
+    for number in numbers:
+        if number is not None:
+            bits[number >> 3] |= 1 << (number & 7)
+    return bytes(bits)
