@@ -28,6 +28,7 @@ from promise_svc.adapters.order_store.pool import PoolConfig
 from promise_svc.adapters.order_store.store import PostgresOrderStore
 from promise_svc.application.admission import Admission
 from promise_svc.application.availability import AvailabilityReader
+from promise_svc.application.explain import Explainer
 from promise_svc.application.identity import bind_cluster, refuse_foreign
 from promise_svc.application.network import NetworkAdmin, ShardKeys
 from promise_svc.application.network_edit import NetworkEditor
@@ -38,6 +39,7 @@ from promise_svc.application.promise import CartPromiser
 from promise_svc.application.reconcile import DriftWatch
 from promise_svc.application.relay import Relay
 from promise_svc.application.reservation import Durability, Reservations
+from promise_svc.application.reservation_list import ReservationLister
 from promise_svc.application.resolver import Resolver, Sweeper
 from promise_svc.application.stock import FEED_BEHIND_MS, StockSource
 from promise_svc.application.supply import SupplyWriter
@@ -191,6 +193,14 @@ class Service:
         self.news = NewsChannels(self.index, topology, access)
         self.news.start()
         self._closing.push_async_callback(self.news.close)
+        self._lag = RelayLag(self._cluster.shard_count)
+        self.news.subscribe(
+            lambda news: self._lag.heard(news.shard, news.at, news.durable, news.time_ms)
+        )
+
+    def _lag_seconds(self) -> float:
+        """Age of the oldest event that the order store does not have."""
+        return self._lag.seconds(self._clock.now_ms())
 
     def _background_loops(self) -> tuple[_Loop, ...]:
         """What keeps the books, whoever answers the calls: one process of all does it. More of
@@ -199,11 +209,10 @@ class Service:
         relay = RelayLoop(
             Relay(self.index, self.store, observer.relay), shard_count, observer.loop("relay")
         )
-        lag = RelayLag(shard_count)
-        observer.relay.watch(lag.event_count, lambda: lag.seconds(self._clock.now_ms()))
+        lag = self._lag
+        observer.relay.watch(lag.event_count, self._lag_seconds)
 
         def hear(news: ShardNews) -> None:
-            lag.heard(news.shard, news.at, news.durable, news.time_ms)
             if news.events:
                 relay.wake(news.shard)
 
@@ -293,6 +302,7 @@ class Service:
         return (
             AvailabilityServicer(
                 AvailabilityReader(stock=stock, network=snapshot),
+                Explainer(index=self.index, store=self.store, stock=stock, network=snapshot),
                 PickupFinder(stock=stock, network=snapshot, clock=clock),
                 clock,
                 NetworkReads(reads, snapshot, clock) if reads else None,
@@ -334,7 +344,10 @@ class Service:
         ttl = TtlLimits(
             self._cluster.ttl_default_seconds * 1000, self._cluster.ttl_max_seconds * 1000
         )
-        return ReservationServicer(reservations, self._clock, ttl)
+        lister = ReservationLister(
+            store=self.store, clock=self._clock, lag_seconds=self._lag_seconds
+        )
+        return ReservationServicer(reservations, lister, self._clock, ttl)
 
     def _network_servicer(self) -> NetworkServicer:
         shard_keys = ShardKeys(self.table, self._cluster.shard_count)

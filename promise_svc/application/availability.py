@@ -19,6 +19,9 @@ from promise_svc.domain.network import NetworkSnapshot, Node, NodeStatus
 ENTRIES_MAX = 1_000
 """Most look-ups of one call."""
 
+CHECKS_MAX = 10_000
+"""Most SKUs of one check: yes or no is a byte of the answer."""
+
 
 class AvailabilityView(IntEnum):
     """How much to tell."""
@@ -85,6 +88,28 @@ class AvailabilityReply:
     freshness: Freshness
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AvailabilityCheck:
+    """Whether ``quantities`` of ``skus`` can be sold from one scope, given as in a query."""
+
+    skus: tuple[str, ...]
+    quantities: tuple[int, ...]
+    node_ids: tuple[str, ...] | None = None
+    node_group_id: str | None = None
+    segment: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReply:
+    """One answer a SKU, in order; all is left out unless OK."""
+
+    outcome: AvailabilityOutcome
+    available: tuple[bool, ...] = ()
+    unknown: tuple[int, ...] = ()
+    """Indices of SKUs that nobody knows."""
+    freshness: Freshness | None = None
+
+
 class AvailabilityReader:
     """Look-ups of ATS. Nothing here holds or changes anything."""
 
@@ -113,6 +138,41 @@ class AvailabilityReader:
         stock = await self._stock.read((entry.sku for entry in entries), consistency, timeout)
         answers = (_answer(snapshot, entry, stock.by_sku[entry.sku], view) for entry in entries)
         return AvailabilityReply(entries=tuple(answers), freshness=stock.freshness)
+
+    async def check(
+        self, check: AvailabilityCheck, *, consistency: Consistency, timeout: float
+    ) -> CheckReply:
+        """Yes or no for each SKU. Raises what ``StockSource.read`` raises.
+
+        Cost: a look-up a SKU and a set look-up for each of its positions.
+        """
+        snapshot = self._network()
+        if check.node_group_id is not None:
+            group = snapshot.node_group(check.node_group_id)
+            if group is None:
+                return CheckReply(outcome=AvailabilityOutcome.UNKNOWN_NODE_GROUP)
+            named: Iterable[str] = group.node_ids
+        elif check.node_ids is not None:
+            if any(snapshot.node(node_id) is None for node_id in check.node_ids):
+                return CheckReply(outcome=AvailabilityOutcome.UNKNOWN_NODE)
+            named = check.node_ids
+        else:
+            named = snapshot.documents.nodes
+        scope = frozenset(node_id for node_id in named if snapshot.switched_on(node_id))
+        stock = await self._stock.read(check.skus, consistency, timeout)
+        available, unknown = [], []
+        for index, (sku, quantity) in enumerate(zip(check.skus, check.quantities, strict=True)):
+            found = stock.by_sku[sku]
+            if unknown_sku(snapshot, sku, found):
+                unknown.append(index)
+            total = sum(here_now_ats(row) for row in found.rows or () if row.node_id in scope)
+            available.append(total >= quantity)
+        return CheckReply(
+            outcome=AvailabilityOutcome.OK,
+            available=tuple(available),
+            unknown=tuple(unknown),
+            freshness=stock.freshness,
+        )
 
 
 def here_now_ats(row: AtsRow) -> int:

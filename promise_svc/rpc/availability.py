@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING
 
 from promise_svc.application.admission import Priority
 from promise_svc.application.availability import AvailabilityReader
+from promise_svc.application.explain import Explainer
 from promise_svc.application.pickup import PickupFinder
 from promise_svc.application.ports import Clock
 from promise_svc.domain.network import NetworkSnapshot, NodeStatus
 from promise_svc.rpc.auth import Scope
-from promise_svc.rpc.convert.availability import pickup_from, pickup_to, query_from, query_to
+from promise_svc.rpc.convert.availability import (
+    check_from,
+    check_to,
+    explain_from,
+    explain_to,
+    pickup_from,
+    pickup_to,
+    query_from,
+    query_to,
+)
 from promise_svc.rpc.guard import AtOnce, Call, MethodRule
 from promise_svc.v1 import availability_service_pb2 as pb
 
@@ -25,18 +35,23 @@ class AvailabilityServicer:
     service = pb.DESCRIPTOR.services_by_name["AvailabilityService"]
     rules = {
         "QueryAvailability": MethodRule(Priority.AVAILABILITY, Scope.READ),
+        "CheckAvailability": MethodRule(Priority.AVAILABILITY, Scope.READ),
+        # It names reservations, and costs what a look-up must not.
+        "ExplainAvailability": MethodRule(Priority.AVAILABILITY, Scope.ADMIN),
         "FindPickupNodes": MethodRule(Priority.AVAILABILITY, Scope.READ),
     }
 
     def __init__(
         self,
         reader: AvailabilityReader,
+        explainer: Explainer,
         finder: PickupFinder,
         clock: Clock,
         reads: NetworkReads | None = None,
     ) -> None:
         """``reads`` answers plain queries at once."""
         self._reader = reader
+        self._explainer = explainer
         self._finder = finder
         self._clock = clock
         self.at_once: dict[str, AtOnce] = {"QueryAvailability": reads.query} if reads else {}
@@ -49,6 +64,19 @@ class AvailabilityServicer:
             entries, consistency=consistency, view=view, timeout=call.timeout
         )
         return query_to(reply, view)
+
+    async def CheckAvailability(
+        self, request: pb.CheckAvailabilityRequest, call: Call
+    ) -> pb.CheckAvailabilityResponse:
+        check, consistency = check_from(request)
+        return check_to(
+            await self._reader.check(check, consistency=consistency, timeout=call.timeout)
+        )
+
+    async def ExplainAvailability(
+        self, request: pb.ExplainAvailabilityRequest, call: Call
+    ) -> pb.ExplainAvailabilityResponse:
+        return explain_to(await self._explainer.explain(*explain_from(request), call.timeout))
 
     async def FindPickupNodes(
         self, request: pb.FindPickupNodesRequest, call: Call

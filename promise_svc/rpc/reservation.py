@@ -5,6 +5,7 @@ from __future__ import annotations
 from promise_svc.application.admission import Priority
 from promise_svc.application.ports import Clock
 from promise_svc.application.reservation import Reservations
+from promise_svc.application.reservation_list import ReservationLister
 from promise_svc.domain.reservation import TransitionOutcome
 from promise_svc.rpc.auth import Scope
 from promise_svc.rpc.convert.reservation import (
@@ -18,6 +19,7 @@ from promise_svc.rpc.convert.reservation import (
     transition_from,
     transition_to,
 )
+from promise_svc.rpc.convert.reservation_list import list_from, list_to
 from promise_svc.rpc.guard import Call, MethodRule
 from promise_svc.v1 import reservation_service_pb2 as pb
 
@@ -29,6 +31,7 @@ class ReservationServicer:
     rules = {
         "CreateReservation": MethodRule(Priority.RESERVE, Scope.RESERVE, writes=True),
         "GetReservation": MethodRule(Priority.RESERVE, Scope.RESERVE),
+        "ListReservations": MethodRule(Priority.RESERVE, Scope.RESERVE),
         "ConfirmReservation": MethodRule(Priority.SETTLE, Scope.RESERVE, writes=True),
         "ReleaseReservation": MethodRule(Priority.SETTLE, Scope.RESERVE, writes=True),
         "CancelReservation": MethodRule(Priority.SETTLE, Scope.RESERVE, writes=True),
@@ -36,8 +39,11 @@ class ReservationServicer:
         "FulfillReservation": MethodRule(Priority.SETTLE, Scope.RESERVE, writes=True),
     }
 
-    def __init__(self, reservations: Reservations, clock: Clock, ttl: TtlLimits) -> None:
+    def __init__(
+        self, reservations: Reservations, lister: ReservationLister, clock: Clock, ttl: TtlLimits
+    ) -> None:
         self._reservations = reservations
+        self._lister = lister
         self._ttl = ttl
         self._clock = clock
 
@@ -51,6 +57,11 @@ class ReservationServicer:
         self, request: pb.GetReservationRequest, call: Call
     ) -> pb.GetReservationResponse:
         return get_to(await self._reservations.get(get_from(request), call.timeout))
+
+    async def ListReservations(
+        self, request: pb.ListReservationsRequest, call: Call
+    ) -> pb.ListReservationsResponse:
+        return list_to(await self._lister.list(list_from(request)))
 
     async def ConfirmReservation(
         self, request: pb.ConfirmReservationRequest, call: Call

@@ -105,6 +105,62 @@ FIND_PICKUP_NODES_OUTCOME_UNKNOWN_ORIGIN: FindPickupNodesOutcome.ValueType  # 10
 """The origin has no coordinates, and the server knows none for its postal code."""
 Global___FindPickupNodesOutcome: _TypeAlias = FindPickupNodesOutcome  # noqa: Y015
 
+class _AvailabilityReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AvailabilityReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AvailabilityReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AVAILABILITY_REASON_UNSPECIFIED: _AvailabilityReason.ValueType  # 0
+    """Never sent."""
+    AVAILABILITY_REASON_NO_ITEM: _AvailabilityReason.ValueType  # 10
+    """The network has no item of this SKU."""
+    AVAILABILITY_REASON_UNKNOWN_NODE: _AvailabilityReason.ValueType  # 20
+    """The network has no such node, so nothing is sold from it."""
+    AVAILABILITY_REASON_NODE_OFF: _AvailabilityReason.ValueType  # 30
+    """The node is OFF."""
+    AVAILABILITY_REASON_NO_METHOD: _AvailabilityReason.ValueType  # 40
+    """The node offers no method, so nothing is sold from it."""
+    AVAILABILITY_REASON_NEVER_COUNTED: _AvailabilityReason.ValueType  # 50
+    """No feed ever counted the SKU at the node."""
+    AVAILABILITY_REASON_NOTHING_ON_HAND: _AvailabilityReason.ValueType  # 60
+    """Nothing is on hand."""
+    AVAILABILITY_REASON_SAFETY_STOCK: _AvailabilityReason.ValueType  # 70
+    """Units are withheld as safety stock."""
+    AVAILABILITY_REASON_COMMITTED: _AvailabilityReason.ValueType  # 80
+    """Units are committed to orders."""
+    AVAILABILITY_REASON_RESERVED: _AvailabilityReason.ValueType  # 90
+    """Units are reserved by holds."""
+    AVAILABILITY_REASON_SHORTAGE: _AvailabilityReason.ValueType  # 100
+    """Demand exceeds supply: a count was corrected downwards."""
+
+class AvailabilityReason(_AvailabilityReason, metaclass=_AvailabilityReasonEnumTypeWrapper):
+    """Why ATS of a position is less than what stands at its node."""
+
+AVAILABILITY_REASON_UNSPECIFIED: AvailabilityReason.ValueType  # 0
+"""Never sent."""
+AVAILABILITY_REASON_NO_ITEM: AvailabilityReason.ValueType  # 10
+"""The network has no item of this SKU."""
+AVAILABILITY_REASON_UNKNOWN_NODE: AvailabilityReason.ValueType  # 20
+"""The network has no such node, so nothing is sold from it."""
+AVAILABILITY_REASON_NODE_OFF: AvailabilityReason.ValueType  # 30
+"""The node is OFF."""
+AVAILABILITY_REASON_NO_METHOD: AvailabilityReason.ValueType  # 40
+"""The node offers no method, so nothing is sold from it."""
+AVAILABILITY_REASON_NEVER_COUNTED: AvailabilityReason.ValueType  # 50
+"""No feed ever counted the SKU at the node."""
+AVAILABILITY_REASON_NOTHING_ON_HAND: AvailabilityReason.ValueType  # 60
+"""Nothing is on hand."""
+AVAILABILITY_REASON_SAFETY_STOCK: AvailabilityReason.ValueType  # 70
+"""Units are withheld as safety stock."""
+AVAILABILITY_REASON_COMMITTED: AvailabilityReason.ValueType  # 80
+"""Units are committed to orders."""
+AVAILABILITY_REASON_RESERVED: AvailabilityReason.ValueType  # 90
+"""Units are reserved by holds."""
+AVAILABILITY_REASON_SHORTAGE: AvailabilityReason.ValueType  # 100
+"""Demand exceeds supply: a count was corrected downwards."""
+Global___AvailabilityReason: _TypeAlias = AvailabilityReason  # noqa: Y015
+
 @_typing.final
 class QueryAvailabilityRequest(_message.Message):
     """Asks for ATS of many SKUs."""
@@ -367,6 +423,382 @@ class AvailabilityBreakdown(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AvailabilityBreakdown: _TypeAlias = AvailabilityBreakdown  # noqa: Y015
+
+@_typing.final
+class CheckAvailabilityRequest(_message.Message):
+    """Asks of many SKUs whether so many units can be sold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKUS_FIELD_NUMBER: _builtins.int
+    QUANTITIES_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    NODE_GROUP_ID_FIELD_NUMBER: _builtins.int
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    node_group_id: _builtins.str
+    """The nodes of this group."""
+    segment: _builtins.str
+    """The segment for which is asked. Optional."""
+    @_builtins.property
+    def skus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What to look up, 1 to 10,000 SKUs; one may stand several times."""
+
+    @_builtins.property
+    def quantities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Units wanted of each, 1 to 2147483647, in the order of `skus` and as many. Optional; empty means
+        1 of each.
+        """
+
+    @_builtins.property
+    def nodes(self) -> Global___NodeList:
+        """These nodes."""
+
+    @_builtins.property
+    def consistency(self) -> _types_pb2.Consistency:
+        """How fresh the answer must be. Optional."""
+
+    def __init__(
+        self,
+        *,
+        skus: _abc.Iterable[_builtins.str] | None = ...,
+        quantities: _abc.Iterable[_builtins.int] | None = ...,
+        nodes: Global___NodeList | None = ...,
+        node_group_id: _builtins.str = ...,
+        segment: _builtins.str = ...,
+        consistency: _types_pb2.Consistency | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "node_group_id", b"node_group_id", "nodes", b"nodes", "scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "node_group_id", b"node_group_id", "nodes", b"nodes", "quantities", b"quantities", "scope", b"scope", "segment", b"segment", "skus", b"skus"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_scope: _TypeAlias = _typing.Literal["nodes", "node_group_id"]  # noqa: Y015
+    _WhichOneofArgType_scope: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_scope) -> _WhichOneofReturnType_scope | None: ...
+
+Global___CheckAvailabilityRequest: _TypeAlias = CheckAvailabilityRequest  # noqa: Y015
+
+@_typing.final
+class CheckAvailabilityResponse(_message.Message):
+    """Answers CheckAvailability."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    AVAILABLE_FIELD_NUMBER: _builtins.int
+    UNKNOWN_SKU_INDICES_FIELD_NUMBER: _builtins.int
+    FRESHNESS_FIELD_NUMBER: _builtins.int
+    outcome: Global___AvailabilityOutcome.ValueType
+    """OK, or why the scope is none: UNKNOWN_NODE_GROUP, UNKNOWN_NODE. When not OK, all else is left
+    out.
+    """
+    @_builtins.property
+    def available(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """One for each SKU, in the order of the request: whether ATS over the scope is the quantity or
+        more. False for a SKU that is not known.
+        """
+
+    @_builtins.property
+    def unknown_sku_indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Where in the request SKUs stand of which neither an item nor a position is known, from 0."""
+
+    @_builtins.property
+    def freshness(self) -> _types_pb2.Freshness:
+        """How fresh the oldest part of the answer is."""
+
+    def __init__(
+        self,
+        *,
+        outcome: Global___AvailabilityOutcome.ValueType = ...,
+        available: _abc.Iterable[_builtins.bool] | None = ...,
+        unknown_sku_indices: _abc.Iterable[_builtins.int] | None = ...,
+        freshness: _types_pb2.Freshness | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["freshness", b"freshness"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "freshness", b"freshness", "outcome", b"outcome", "unknown_sku_indices", b"unknown_sku_indices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckAvailabilityResponse: _TypeAlias = CheckAvailabilityResponse  # noqa: Y015
+
+@_typing.final
+class ExplainAvailabilityRequest(_message.Message):
+    """Asks for the story of one SKU at one node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKU_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    sku: _builtins.str
+    """The SKU. Required."""
+    node_id: _builtins.str
+    """The node. Required."""
+    limit: _builtins.int
+    """The most reservations and the most events to tell, 1 to 1,000 each. Optional; 0 means 20."""
+    def __init__(
+        self,
+        *,
+        sku: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "node_id", b"node_id", "sku", b"sku"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainAvailabilityRequest: _TypeAlias = ExplainAvailabilityRequest  # noqa: Y015
+
+@_typing.final
+class ExplainAvailabilityResponse(_message.Message):
+    """Answers ExplainAvailability."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATS_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    BREAKDOWN_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    TABLE_ATS_FIELD_NUMBER: _builtins.int
+    TABLE_FRESHNESS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SOURCE_SEQUENCE_FIELD_NUMBER: _builtins.int
+    TOTALS_FIELD_NUMBER: _builtins.int
+    INBOUND_FIELD_NUMBER: _builtins.int
+    RESERVATIONS_FIELD_NUMBER: _builtins.int
+    RESERVATION_COUNT_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    ORDER_STORE_AS_OF_FIELD_NUMBER: _builtins.int
+    ats: _builtins.int
+    """Units of the SKU that can be sold from the node now, by its shard: exact."""
+    table_ats: _builtins.int
+    """ATS as the copy in memory has it, that reads are answered from."""
+    source: _builtins.str
+    """The feed that counted last; empty where none did."""
+    source_sequence: _builtins.int
+    """That feed's number of its report."""
+    reservation_count: _builtins.int
+    """How many there are, told or not."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[Global___AvailabilityReason.ValueType]:
+        """What makes it less than what stands at the node, all that apply, by number; empty where all of
+        it can be sold.
+        """
+
+    @_builtins.property
+    def breakdown(self) -> Global___AvailabilityBreakdown:
+        """The figures ATS follows from, by the shard. `node_status` is left out where the network has no
+        such node.
+        """
+
+    @_builtins.property
+    def as_of(self) -> _types_pb2.AsOf:
+        """The point in the shard's history that the figures come from."""
+
+    @_builtins.property
+    def table_freshness(self) -> _types_pb2.Freshness:
+        """How old that copy was."""
+
+    @_builtins.property
+    def totals(self) -> Global___PositionTotals:
+        """Units confirmed, cancelled and fulfilled here since the beginning."""
+
+    @_builtins.property
+    def inbound(self) -> _containers.RepeatedCompositeFieldContainer[Global___InboundSupply]:
+        """Supply not here yet, by bucket; no part of ATS."""
+
+    @_builtins.property
+    def reservations(self) -> _containers.RepeatedCompositeFieldContainer[Global___StandingReservation]:
+        """Reservations that keep units here, by id, as the order store has them; up to `limit`."""
+
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___PositionEvent]:
+        """The last events of the position in the order store, newest first; up to `limit`, and none older
+        than the shard's last 20,000.
+        """
+
+    @_builtins.property
+    def order_store_as_of(self) -> _types_pb2.AsOf:
+        """Where the order store stood in the shard's history; behind `as_of`, what is in between is
+        missing above.
+        """
+
+    def __init__(
+        self,
+        *,
+        ats: _builtins.int = ...,
+        reasons: _abc.Iterable[Global___AvailabilityReason.ValueType] | None = ...,
+        breakdown: Global___AvailabilityBreakdown | None = ...,
+        as_of: _types_pb2.AsOf | None = ...,
+        table_ats: _builtins.int = ...,
+        table_freshness: _types_pb2.Freshness | None = ...,
+        source: _builtins.str = ...,
+        source_sequence: _builtins.int = ...,
+        totals: Global___PositionTotals | None = ...,
+        inbound: _abc.Iterable[Global___InboundSupply] | None = ...,
+        reservations: _abc.Iterable[Global___StandingReservation] | None = ...,
+        reservation_count: _builtins.int = ...,
+        events: _abc.Iterable[Global___PositionEvent] | None = ...,
+        order_store_as_of: _types_pb2.AsOf | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "breakdown", b"breakdown", "order_store_as_of", b"order_store_as_of", "table_freshness", b"table_freshness", "totals", b"totals"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "ats", b"ats", "breakdown", b"breakdown", "events", b"events", "inbound", b"inbound", "order_store_as_of", b"order_store_as_of", "reasons", b"reasons", "reservation_count", b"reservation_count", "reservations", b"reservations", "source", b"source", "source_sequence", b"source_sequence", "table_ats", b"table_ats", "table_freshness", b"table_freshness", "totals", b"totals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainAvailabilityResponse: _TypeAlias = ExplainAvailabilityResponse  # noqa: Y015
+
+@_typing.final
+class PositionTotals(_message.Message):
+    """Monotone totals of a position."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIRMED_TOTAL_FIELD_NUMBER: _builtins.int
+    CANCELLED_TOTAL_FIELD_NUMBER: _builtins.int
+    FULFILLED_TOTAL_FIELD_NUMBER: _builtins.int
+    confirmed_total: _builtins.int
+    """Units confirmed."""
+    cancelled_total: _builtins.int
+    """Units cancelled."""
+    fulfilled_total: _builtins.int
+    """Units fulfilled."""
+    def __init__(
+        self,
+        *,
+        confirmed_total: _builtins.int = ...,
+        cancelled_total: _builtins.int = ...,
+        fulfilled_total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_total", b"cancelled_total", "confirmed_total", b"confirmed_total", "fulfilled_total", b"fulfilled_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PositionTotals: _TypeAlias = PositionTotals  # noqa: Y015
+
+@_typing.final
+class InboundSupply(_message.Message):
+    """Units of one bucket."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUCKET_FIELD_NUMBER: _builtins.int
+    ON_HAND_FIELD_NUMBER: _builtins.int
+    bucket: _builtins.str
+    """The supply."""
+    on_hand: _builtins.int
+    """Units expected."""
+    def __init__(
+        self,
+        *,
+        bucket: _builtins.str = ...,
+        on_hand: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "on_hand", b"on_hand"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InboundSupply: _TypeAlias = InboundSupply  # noqa: Y015
+
+@_typing.final
+class StandingReservation(_message.Message):
+    """A reservation that keeps units at a position."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    reservation_id: _builtins.str
+    """The reservation."""
+    confirmed: _builtins.bool
+    """Whether it is an order; a mere hold otherwise."""
+    quantity: _builtins.int
+    """Units it keeps at the position."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the hold ends; left out for an order."""
+
+    def __init__(
+        self,
+        *,
+        reservation_id: _builtins.str = ...,
+        confirmed: _builtins.bool = ...,
+        quantity: _builtins.int = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "expire_time", b"expire_time", "quantity", b"quantity", "reservation_id", b"reservation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StandingReservation: _TypeAlias = StandingReservation  # noqa: Y015
+
+@_typing.final
+class PositionEvent(_message.Message):
+    """One event that touched a position, and its figures after it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AS_OF_FIELD_NUMBER: _builtins.int
+    EVENT_TYPE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    ON_HAND_FIELD_NUMBER: _builtins.int
+    COMMITTED_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    SAFETY_STOCK_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SOURCE_SEQUENCE_FIELD_NUMBER: _builtins.int
+    event_type: _builtins.str
+    """What happened, such as `SUPPLY_SYNCED` or `LEG_HELD`; names may be added."""
+    subject: _builtins.str
+    """The reservation or the idempotency key it is about; empty for a count."""
+    on_hand: _builtins.int
+    """On hand after it."""
+    committed: _builtins.int
+    """Committed after it."""
+    held: _builtins.int
+    """Held after it."""
+    safety_stock: _builtins.int
+    """Safety stock after it."""
+    source: _builtins.str
+    """The feed that had counted last."""
+    source_sequence: _builtins.int
+    """Its number."""
+    @_builtins.property
+    def as_of(self) -> _types_pb2.AsOf:
+        """Its identity: shard, epoch and sequence, and when it happened by the shard's clock."""
+
+    def __init__(
+        self,
+        *,
+        as_of: _types_pb2.AsOf | None = ...,
+        event_type: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        on_hand: _builtins.int = ...,
+        committed: _builtins.int = ...,
+        held: _builtins.int = ...,
+        safety_stock: _builtins.int = ...,
+        source: _builtins.str = ...,
+        source_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "committed", b"committed", "event_type", b"event_type", "held", b"held", "on_hand", b"on_hand", "safety_stock", b"safety_stock", "source", b"source", "source_sequence", b"source_sequence", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PositionEvent: _TypeAlias = PositionEvent  # noqa: Y015
 
 @_typing.final
 class FindPickupNodesRequest(_message.Message):

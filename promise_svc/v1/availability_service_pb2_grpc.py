@@ -42,6 +42,16 @@ class AvailabilityServiceStub:
                 request_serializer=promise__svc_dot_v1_dot_availability__service__pb2.QueryAvailabilityRequest.SerializeToString,
                 response_deserializer=promise__svc_dot_v1_dot_availability__service__pb2.QueryAvailabilityResponse.FromString,
                 _registered_method=True)
+        self.CheckAvailability = channel.unary_unary(
+                '/promise_svc.v1.AvailabilityService/CheckAvailability',
+                request_serializer=promise__svc_dot_v1_dot_availability__service__pb2.CheckAvailabilityRequest.SerializeToString,
+                response_deserializer=promise__svc_dot_v1_dot_availability__service__pb2.CheckAvailabilityResponse.FromString,
+                _registered_method=True)
+        self.ExplainAvailability = channel.unary_unary(
+                '/promise_svc.v1.AvailabilityService/ExplainAvailability',
+                request_serializer=promise__svc_dot_v1_dot_availability__service__pb2.ExplainAvailabilityRequest.SerializeToString,
+                response_deserializer=promise__svc_dot_v1_dot_availability__service__pb2.ExplainAvailabilityResponse.FromString,
+                _registered_method=True)
         self.FindPickupNodes = channel.unary_unary(
                 '/promise_svc.v1.AvailabilityService/FindPickupNodes',
                 request_serializer=promise__svc_dot_v1_dot_availability__service__pb2.FindPickupNodesRequest.SerializeToString,
@@ -66,6 +76,29 @@ class AvailabilityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckAvailability(self, request, context):
+        """Tells of very many SKUs, yes or no, whether so many units can be sold from one scope: for lists
+        of products. The answer is a packed row of booleans.
+
+        Errors: INVALID_ARGUMENT (no SKU, more than 10,000, a malformed field), RESOURCE_EXHAUSTED,
+        UNAVAILABLE as above.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainAvailability(self, request, context):
+        """Tells the whole story of one SKU at one node, for people who ask why a figure is what it is: the
+        figures as the shard and as the copy in memory have them, what lowers them, which feed counted
+        last, which reservations stand, and the last events. Reads the shard and the order store, which
+        costs milliseconds to seconds: not for shoppers.
+
+        Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (the shard or the order store is away).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FindPickupNodes(self, request, context):
         """Lists the nodes near a shopper where a cart could be collected, nearest first, with what each
         has of it and when it would be ready.
@@ -83,6 +116,16 @@ def add_AvailabilityServiceServicer_to_server(servicer, server):
                     servicer.QueryAvailability,
                     request_deserializer=promise__svc_dot_v1_dot_availability__service__pb2.QueryAvailabilityRequest.FromString,
                     response_serializer=promise__svc_dot_v1_dot_availability__service__pb2.QueryAvailabilityResponse.SerializeToString,
+            ),
+            'CheckAvailability': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckAvailability,
+                    request_deserializer=promise__svc_dot_v1_dot_availability__service__pb2.CheckAvailabilityRequest.FromString,
+                    response_serializer=promise__svc_dot_v1_dot_availability__service__pb2.CheckAvailabilityResponse.SerializeToString,
+            ),
+            'ExplainAvailability': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainAvailability,
+                    request_deserializer=promise__svc_dot_v1_dot_availability__service__pb2.ExplainAvailabilityRequest.FromString,
+                    response_serializer=promise__svc_dot_v1_dot_availability__service__pb2.ExplainAvailabilityResponse.SerializeToString,
             ),
             'FindPickupNodes': grpc.unary_unary_rpc_method_handler(
                     servicer.FindPickupNodes,
@@ -120,6 +163,60 @@ class AvailabilityService:
             '/promise_svc.v1.AvailabilityService/QueryAvailability',
             promise__svc_dot_v1_dot_availability__service__pb2.QueryAvailabilityRequest.SerializeToString,
             promise__svc_dot_v1_dot_availability__service__pb2.QueryAvailabilityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckAvailability(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/promise_svc.v1.AvailabilityService/CheckAvailability',
+            promise__svc_dot_v1_dot_availability__service__pb2.CheckAvailabilityRequest.SerializeToString,
+            promise__svc_dot_v1_dot_availability__service__pb2.CheckAvailabilityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainAvailability(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/promise_svc.v1.AvailabilityService/ExplainAvailability',
+            promise__svc_dot_v1_dot_availability__service__pb2.ExplainAvailabilityRequest.SerializeToString,
+            promise__svc_dot_v1_dot_availability__service__pb2.ExplainAvailabilityResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,21 @@ class AvailabilityServiceStub:
     Errors: INVALID_ARGUMENT (no entry, more than 1,000, a malformed field), RESOURCE_EXHAUSTED,
     UNAVAILABLE (a strong read met a shard that does not serve).
     """
+    CheckAvailability: _grpc.UnaryUnaryMultiCallable[_availability_service_pb2.CheckAvailabilityRequest, _availability_service_pb2.CheckAvailabilityResponse]
+    """Tells of very many SKUs, yes or no, whether so many units can be sold from one scope: for lists
+    of products. The answer is a packed row of booleans.
+
+    Errors: INVALID_ARGUMENT (no SKU, more than 10,000, a malformed field), RESOURCE_EXHAUSTED,
+    UNAVAILABLE as above.
+    """
+    ExplainAvailability: _grpc.UnaryUnaryMultiCallable[_availability_service_pb2.ExplainAvailabilityRequest, _availability_service_pb2.ExplainAvailabilityResponse]
+    """Tells the whole story of one SKU at one node, for people who ask why a figure is what it is: the
+    figures as the shard and as the copy in memory have them, what lowers them, which feed counted
+    last, which reservations stand, and the last events. Reads the shard and the order store, which
+    costs milliseconds to seconds: not for shoppers.
+
+    Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (the shard or the order store is away).
+    """
     FindPickupNodes: _grpc.UnaryUnaryMultiCallable[_availability_service_pb2.FindPickupNodesRequest, _availability_service_pb2.FindPickupNodesResponse]
     """Lists the nodes near a shopper where a cart could be collected, nearest first, with what each
     has of it and when it would be ready.
@@ -64,6 +79,21 @@ class AvailabilityServiceAsyncStub(AvailabilityServiceStub):
 
     Errors: INVALID_ARGUMENT (no entry, more than 1,000, a malformed field), RESOURCE_EXHAUSTED,
     UNAVAILABLE (a strong read met a shard that does not serve).
+    """
+    CheckAvailability: _aio.UnaryUnaryMultiCallable[_availability_service_pb2.CheckAvailabilityRequest, _availability_service_pb2.CheckAvailabilityResponse]  # type: ignore[assignment]
+    """Tells of very many SKUs, yes or no, whether so many units can be sold from one scope: for lists
+    of products. The answer is a packed row of booleans.
+
+    Errors: INVALID_ARGUMENT (no SKU, more than 10,000, a malformed field), RESOURCE_EXHAUSTED,
+    UNAVAILABLE as above.
+    """
+    ExplainAvailability: _aio.UnaryUnaryMultiCallable[_availability_service_pb2.ExplainAvailabilityRequest, _availability_service_pb2.ExplainAvailabilityResponse]  # type: ignore[assignment]
+    """Tells the whole story of one SKU at one node, for people who ask why a figure is what it is: the
+    figures as the shard and as the copy in memory have them, what lowers them, which feed counted
+    last, which reservations stand, and the last events. Reads the shard and the order store, which
+    costs milliseconds to seconds: not for shoppers.
+
+    Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (the shard or the order store is away).
     """
     FindPickupNodes: _aio.UnaryUnaryMultiCallable[_availability_service_pb2.FindPickupNodesRequest, _availability_service_pb2.FindPickupNodesResponse]  # type: ignore[assignment]
     """Lists the nodes near a shopper where a cart could be collected, nearest first, with what each
@@ -89,6 +119,33 @@ class AvailabilityServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT (no entry, more than 1,000, a malformed field), RESOURCE_EXHAUSTED,
         UNAVAILABLE (a strong read met a shard that does not serve).
+        """
+
+    @_abc_1.abstractmethod
+    def CheckAvailability(
+        self,
+        request: _availability_service_pb2.CheckAvailabilityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_availability_service_pb2.CheckAvailabilityResponse, _abc.Awaitable[_availability_service_pb2.CheckAvailabilityResponse]]:
+        """Tells of very many SKUs, yes or no, whether so many units can be sold from one scope: for lists
+        of products. The answer is a packed row of booleans.
+
+        Errors: INVALID_ARGUMENT (no SKU, more than 10,000, a malformed field), RESOURCE_EXHAUSTED,
+        UNAVAILABLE as above.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainAvailability(
+        self,
+        request: _availability_service_pb2.ExplainAvailabilityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_availability_service_pb2.ExplainAvailabilityResponse, _abc.Awaitable[_availability_service_pb2.ExplainAvailabilityResponse]]:
+        """Tells the whole story of one SKU at one node, for people who ask why a figure is what it is: the
+        figures as the shard and as the copy in memory have them, what lowers them, which feed counted
+        last, which reservations stand, and the last events. Reads the shard and the order store, which
+        costs milliseconds to seconds: not for shoppers.
+
+        Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (the shard or the order store is away).
         """
 
     @_abc_1.abstractmethod

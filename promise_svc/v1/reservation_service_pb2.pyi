@@ -408,6 +408,85 @@ class GetReservationResponse(_message.Message):
 Global___GetReservationResponse: _TypeAlias = GetReservationResponse  # noqa: Y015
 
 @_typing.final
+class ListReservationsRequest(_message.Message):
+    """Asks for the reservations of an owner or an order reference."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    ORDER_REFERENCE_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    owner_id: _builtins.str
+    """Whose. Required unless `order_reference` is given; with both, both must fit."""
+    order_reference: _builtins.str
+    """The caller's own reference that they were held with, exactly."""
+    page_size: _builtins.int
+    """The most to answer, 1 to 1,000. Optional; 0 means 100. A page may have fewer, also none, and
+    others follow.
+    """
+    page_token: _builtins.str
+    """`next_page_token` of the page before, with all other fields as they were. Optional."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___Reservation.State.ValueType]:
+        """Only these states, each at most once. Optional; empty means all."""
+
+    def __init__(
+        self,
+        *,
+        owner_id: _builtins.str = ...,
+        order_reference: _builtins.str = ...,
+        states: _abc.Iterable[Global___Reservation.State.ValueType] | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_reference", b"order_reference", "owner_id", b"owner_id", "page_size", b"page_size", "page_token", b"page_token", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReservationsRequest: _TypeAlias = ListReservationsRequest  # noqa: Y015
+
+@_typing.final
+class ListReservationsResponse(_message.Message):
+    """Answers ListReservations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FRESHNESS_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page; empty when there is none."""
+    @_builtins.property
+    def reservations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reservation]:
+        """One page, by reservation id."""
+
+    @_builtins.property
+    def freshness(self) -> _types_pb2.Freshness:
+        """How far the order store is behind the shards: the age of the oldest thing that happened to any
+        reservation and is not in it yet. A reservation that was just held may be missing; GetReservation
+        is exact.
+        """
+
+    def __init__(
+        self,
+        *,
+        reservations: _abc.Iterable[Global___Reservation] | None = ...,
+        next_page_token: _builtins.str = ...,
+        freshness: _types_pb2.Freshness | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["freshness", b"freshness"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["freshness", b"freshness", "next_page_token", b"next_page_token", "reservations", b"reservations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReservationsResponse: _TypeAlias = ListReservationsResponse  # noqa: Y015
+
+@_typing.final
 class ConfirmReservationRequest(_message.Message):
     """Asks to confirm a hold."""
 

@@ -50,6 +50,11 @@ class ReservationServiceStub:
                 request_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.GetReservationRequest.SerializeToString,
                 response_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.GetReservationResponse.FromString,
                 _registered_method=True)
+        self.ListReservations = channel.unary_unary(
+                '/promise_svc.v1.ReservationService/ListReservations',
+                request_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.ListReservationsRequest.SerializeToString,
+                response_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.ListReservationsResponse.FromString,
+                _registered_method=True)
         self.ConfirmReservation = channel.unary_unary(
                 '/promise_svc.v1.ReservationService/ConfirmReservation',
                 request_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.ConfirmReservationRequest.SerializeToString,
@@ -109,6 +114,16 @@ class ReservationServiceServicer:
         Errors: INVALID_ARGUMENT, NOT_FOUND (never held, or resolved longer ago than the idempotency
         window and unknown to the order store), UNAVAILABLE, OUTCOME_UNKNOWN (it is being decided at
         this moment: ask again).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReservations(self, request, context):
+        """Lists the reservations of one owner or of one order reference, by id, from the order store: the
+        answer says by how much that is behind. A hold whose time is up is told as EXPIRED.
+
+        Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (the order store is away, retry).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -184,6 +199,11 @@ def add_ReservationServiceServicer_to_server(servicer, server):
                     servicer.GetReservation,
                     request_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.GetReservationRequest.FromString,
                     response_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.GetReservationResponse.SerializeToString,
+            ),
+            'ListReservations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReservations,
+                    request_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.ListReservationsRequest.FromString,
+                    response_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.ListReservationsResponse.SerializeToString,
             ),
             'ConfirmReservation': grpc.unary_unary_rpc_method_handler(
                     servicer.ConfirmReservation,
@@ -271,6 +291,33 @@ class ReservationService:
             '/promise_svc.v1.ReservationService/GetReservation',
             promise__svc_dot_v1_dot_reservation__service__pb2.GetReservationRequest.SerializeToString,
             promise__svc_dot_v1_dot_reservation__service__pb2.GetReservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReservations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/promise_svc.v1.ReservationService/ListReservations',
+            promise__svc_dot_v1_dot_reservation__service__pb2.ListReservationsRequest.SerializeToString,
+            promise__svc_dot_v1_dot_reservation__service__pb2.ListReservationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

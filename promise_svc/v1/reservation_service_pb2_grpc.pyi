@@ -59,6 +59,12 @@ class ReservationServiceStub:
     window and unknown to the order store), UNAVAILABLE, OUTCOME_UNKNOWN (it is being decided at
     this moment: ask again).
     """
+    ListReservations: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.ListReservationsRequest, _reservation_service_pb2.ListReservationsResponse]
+    """Lists the reservations of one owner or of one order reference, by id, from the order store: the
+    answer says by how much that is behind. A hold whose time is up is told as EXPIRED.
+
+    Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (the order store is away, retry).
+    """
     ConfirmReservation: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.ConfirmReservationRequest, _reservation_service_pb2.ConfirmReservationResponse]
     """Makes a hold an order: HELD to CONFIRMED. It no longer expires.
 
@@ -128,6 +134,12 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     Errors: INVALID_ARGUMENT, NOT_FOUND (never held, or resolved longer ago than the idempotency
     window and unknown to the order store), UNAVAILABLE, OUTCOME_UNKNOWN (it is being decided at
     this moment: ask again).
+    """
+    ListReservations: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.ListReservationsRequest, _reservation_service_pb2.ListReservationsResponse]  # type: ignore[assignment]
+    """Lists the reservations of one owner or of one order reference, by id, from the order store: the
+    answer says by how much that is behind. A hold whose time is up is told as EXPIRED.
+
+    Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (the order store is away, retry).
     """
     ConfirmReservation: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.ConfirmReservationRequest, _reservation_service_pb2.ConfirmReservationResponse]  # type: ignore[assignment]
     """Makes a hold an order: HELD to CONFIRMED. It no longer expires.
@@ -207,6 +219,18 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: INVALID_ARGUMENT, NOT_FOUND (never held, or resolved longer ago than the idempotency
         window and unknown to the order store), UNAVAILABLE, OUTCOME_UNKNOWN (it is being decided at
         this moment: ask again).
+        """
+
+    @_abc_1.abstractmethod
+    def ListReservations(
+        self,
+        request: _reservation_service_pb2.ListReservationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_service_pb2.ListReservationsResponse, _abc.Awaitable[_reservation_service_pb2.ListReservationsResponse]]:
+        """Lists the reservations of one owner or of one order reference, by id, from the order store: the
+        answer says by how much that is behind. A hold whose time is up is told as EXPIRED.
+
+        Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (the order store is away, retry).
         """
 
     @_abc_1.abstractmethod

@@ -439,3 +439,38 @@ async def test_an_order_store_is_bound_once_and_to_one_cluster(order_store: Orde
     assert len(set(told)) == 1
     assert await order_store.cluster() == told[0]
     assert await order_store.bind_cluster(ClusterIdentity("later", "other", 8)) == told[0]
+
+
+async def test_reservations_are_listed_by_owner_or_reference_a_page_at_a_time(
+    order_store: OrderStore,
+) -> None:
+    """By id, after the last one of the page before; with both, both must fit."""
+    history = History(0)
+    moves = [history.start_epoch(), *(history.move(rid, State.HELD) for rid in ("b", "a", "c"))]
+    await order_store.append(0, START, moves)
+
+    async def listed(owner: str, reference: str, after: str = "", limit: int = 10) -> list[str]:
+        found = await order_store.list_reservations(owner, reference, after, limit)
+        return [stored.reservation_id for stored in found]
+
+    assert await listed("owner", "") == ["a", "b", "c"]
+    assert await listed("owner", "order", "a", 1) == ["b"]
+    assert await listed("", "order", "b") == ["c"]
+    assert await listed("owner", "other") == await listed("somebody", "") == []
+    (first, *_) = await order_store.list_reservations("owner", "", "", 1)
+    assert first == await order_store.reservation("a")
+
+
+async def test_legs_in_some_states_and_the_last_events_are_read(order_store: OrderStore) -> None:
+    """Of one shard; the newest event first."""
+    history = History(0)
+    events = [history.start_epoch(), history.move("r", State.HELD), history.tombstone("t"),
+              history.move("s", State.CONFIRMED)]  # fmt: skip
+    await order_store.append(0, START, events)
+
+    assert await order_store.read_legs(0, [State.HELD, State.CONFIRMED]) == {
+        "r": events[1].event.leg, "s": events[3].event.leg,
+    }  # fmt: skip
+    assert await order_store.read_legs(1, [State.HELD]) == {}
+    assert await order_store.last_events(0, 2) == [events[3], events[2]]
+    assert await order_store.last_events(1, 2) == []

@@ -73,6 +73,8 @@ class ScriptedServicer:
 
     service = pb.DESCRIPTOR.services_by_name["AvailabilityService"]
     rules = {
+        "CheckAvailability": MethodRule(Priority.AVAILABILITY, Scope.READ),
+        "ExplainAvailability": MethodRule(Priority.AVAILABILITY, Scope.ADMIN),
         "QueryAvailability": MethodRule(Priority.AVAILABILITY, Scope.READ),
         "FindPickupNodes": MethodRule(Priority.SETTLE, Scope.RESERVE, writes=True),
     }
@@ -84,6 +86,16 @@ class ScriptedServicer:
         self, request: pb.QueryAvailabilityRequest, call: Call
     ) -> pb.QueryAvailabilityResponse:
         return await self.script(request, call)
+
+    async def CheckAvailability(
+        self, request: pb.CheckAvailabilityRequest, call: Call
+    ) -> pb.CheckAvailabilityResponse:
+        raise AssertionError("nobody asks")
+
+    async def ExplainAvailability(
+        self, request: pb.ExplainAvailabilityRequest, call: Call
+    ) -> pb.ExplainAvailabilityResponse:
+        raise AssertionError("nobody asks")
 
     async def FindPickupNodes(
         self, request: pb.FindPickupNodesRequest, call: Call

@@ -105,6 +105,29 @@ class FakeOrderStore:
         self._fail()
         return self._reservations.get(reservation_id)
 
+    async def list_reservations(
+        self, owner_id: str, order_reference: str, after: str, limit: int
+    ) -> list[StoredReservation]:
+        self._fail()
+        found = []
+        for rid, stored in sorted(self._reservations.items(), key=lambda each: each[0].encode()):
+            body = json.loads(stored.claim.body)
+            if (
+                owner_id in ("", body["owner_id"])
+                and order_reference in ("", body["order_reference"])
+                and rid.encode() > after.encode()
+            ):
+                found.append(stored)
+        return found[:limit]
+
+    async def read_legs(self, shard: int, states: Sequence[int]) -> dict[str, LegRecord]:
+        self._fail()
+        legs = self._legs.get(shard, {})
+        return {rid: leg for rid, (_, leg) in legs.items() if leg.state in states}
+
+    async def last_events(self, shard: int, limit: int) -> list[StoredEvent]:
+        return (await self.read_events(shard, START, len(self.events)))[::-1][:limit]
+
     async def network(self) -> StoredNetwork:
         self._fail()
         found = StoredNetwork(self._version, {k: dict(v) for k, v in self._documents.items()})

@@ -8,6 +8,7 @@ from datetime import time
 import pytest
 
 from promise_svc.application.availability import (
+    AvailabilityCheck,
     AvailabilityOutcome,
     AvailabilityQuery,
     AvailabilityReader,
@@ -97,6 +98,41 @@ async def test_ats_is_summed_over_nodes_that_are_on(world: World) -> None:
         ("B", 10, NodeStatus.ON),
         ("OFF", 0, NodeStatus.OFF),
     ]
+
+
+async def checked(
+    world: World, skus: tuple[str, ...], quantities: tuple[int, ...] = (), **scope: object
+) -> tuple[AvailabilityOutcome, tuple[bool, ...], tuple[int, ...]]:
+    check = AvailabilityCheck(
+        skus=skus, quantities=quantities or (1,) * len(skus), **scope  # type: ignore[arg-type]
+    )  # fmt: skip
+    reply = await world.reader.check(check, consistency=Consistency(), timeout=1.0)
+    return reply.outcome, reply.available, reply.unknown
+
+
+async def test_a_check_says_yes_where_the_scope_has_enough_together(world: World) -> None:
+    """Summed over its nodes that are ON, less inbound; a SKU nobody knows is a no, and named."""
+    world.table.put("S", "A", 3)
+    world.table.put("S", "B", 2)
+    world.table.put("S", "OFF", 99)
+    world.table.put("S", "A", 99, bucket="po-1")
+    ok = AvailabilityOutcome.OK
+
+    assert await checked(world, ("S", "X", "S", "NEVER_STOCKED"), (5, 1, 6, 1)) == (
+        ok, (True, False, False, False), (1,),
+    )  # fmt: skip
+    assert await checked(world, ("S", "S"), (2, 3), node_group_id="g") == (ok, (True, False), ())
+    assert await checked(world, ("S", "S"), (3, 4), node_ids=("A", "A", "OFF")) == (
+        ok, (True, False), (),
+    )  # fmt: skip
+
+
+async def test_a_check_over_no_scope_says_so(world: World) -> None:
+    """Rather than no for everything."""
+    unknown_group = AvailabilityOutcome.UNKNOWN_NODE_GROUP
+    assert await checked(world, ("S",), node_group_id="h") == (unknown_group, (), ())
+    unknown_node = AvailabilityOutcome.UNKNOWN_NODE
+    assert await checked(world, ("S",), node_ids=("A", "X")) == (unknown_node, (), ())
 
 
 async def test_ats_is_what_is_left_and_never_counts_inbound(world: World) -> None:

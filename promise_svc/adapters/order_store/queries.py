@@ -124,6 +124,25 @@ WHERE shard = $1 AND (epoch, sequence) > ($2, $3)
 ORDER BY epoch, sequence LIMIT $4
 """
 
+LAST_EVENTS = """
+SELECT epoch, sequence, payload FROM events
+WHERE shard = $1 ORDER BY epoch DESC, sequence DESC LIMIT $2
+"""
+
+LIST_BY_OWNER = """
+SELECT reservation_id, home, update_ms, claim, epoch, sequence FROM reservations
+WHERE owner_id = $1 AND ($2 = '' OR order_reference = $2) AND reservation_id > $3
+ORDER BY reservation_id LIMIT $4
+"""
+
+LIST_BY_REFERENCE = """
+SELECT reservation_id, home, update_ms, claim, epoch, sequence FROM reservations
+WHERE order_reference = $1 AND reservation_id > $2
+ORDER BY reservation_id LIMIT $3
+"""
+
+READ_LEGS_IN = "SELECT reservation_id, leg FROM legs WHERE shard = $1 AND state = ANY($2::int[])"
+
 READ_POSITIONS = """
 SELECT c.epoch, c.sequence, sku, node_id, bucket, on_hand, committed, held, safety_stock,
        confirmed_total, cancelled_total, fulfilled_total, source, source_sequence, multi_hold_ms

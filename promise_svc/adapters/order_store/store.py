@@ -31,6 +31,7 @@ from promise_svc.application.ports import (
 )
 from promise_svc.domain.events import PositionImage, StoredEvent
 from promise_svc.domain.inventory import PositionKey, StockPosition
+from promise_svc.domain.reservation import LegRecord
 from promise_svc.domain.sharding import START, Position
 from promise_svc.errors import FieldViolation, InvalidRequest, PreconditionFailed
 
@@ -158,6 +159,36 @@ class PostgresOrderStore:
         home, update_ms, claim, epoch, sequence = row
         at = Position(epoch, sequence)
         return StoredReservation(reservation_id, decode_claim(claim), home, at, update_ms)
+
+    async def list_reservations(
+        self, owner_id: str, order_reference: str, after: str, limit: int
+    ) -> list[StoredReservation]:
+        """See ``OrderStore.list_reservations``. Cost: one index range, a decode a row."""
+        wanted: tuple[str, ...] = (owner_id, order_reference, after)
+        query = queries.LIST_BY_OWNER
+        if not owner_id:
+            wanted, query = (order_reference, after), queries.LIST_BY_REFERENCE
+        async with borrowed(self._pool, self._timeout) as connection:
+            rows = await connection.fetch(query, *wanted, limit)
+        return [
+            StoredReservation(rid, decode_claim(claim), home, Position(epoch, sequence), update_ms)
+            for rid, home, update_ms, claim, epoch, sequence in rows
+        ]
+
+    async def read_legs(self, shard: int, states: Sequence[int]) -> dict[str, LegRecord]:
+        """See ``OrderStore.read_legs``."""
+        async with borrowed(self._pool, self._timeout) as connection:
+            rows = await connection.fetch(queries.READ_LEGS_IN, shard, list(states))
+        return {row[0]: decode_leg(row[1]) for row in rows}
+
+    async def last_events(self, shard: int, limit: int) -> list[StoredEvent]:
+        """See ``OrderStore.last_events``."""
+        async with borrowed(self._pool, self._timeout) as connection:
+            rows = await connection.fetch(queries.LAST_EVENTS, shard, limit)
+        return [
+            StoredEvent(shard, Position(epoch, sequence), decode_event(payload), payload)
+            for epoch, sequence, payload in rows
+        ]
 
     async def network(self) -> StoredNetwork:
         """All documents and the version they add up to, in one snapshot."""

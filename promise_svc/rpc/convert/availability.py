@@ -1,15 +1,19 @@
-"""QueryAvailability and FindPickupNodes."""
+"""QueryAvailability, CheckAvailability, ExplainAvailability and FindPickupNodes."""
 
 from __future__ import annotations
 
 from promise_svc.application.availability import (
+    CHECKS_MAX,
     ENTRIES_MAX,
     Availability,
+    AvailabilityCheck,
     AvailabilityQuery,
     AvailabilityReply,
     AvailabilityView,
+    CheckReply,
     NodeAvailability,
 )
+from promise_svc.application.explain import LIMIT_DEFAULT, LIMIT_MAX, Happening, Standing, Story
 from promise_svc.application.pickup import (
     PICKUP_LIMIT_DEFAULT,
     RADIUS_METERS_DEFAULT,
@@ -18,6 +22,7 @@ from promise_svc.application.pickup import (
     PickupNode,
 )
 from promise_svc.application.stock import Consistency
+from promise_svc.domain.inventory import shortage
 from promise_svc.domain.network import PICKUP_METHODS, FulfillmentMethod
 from promise_svc.rpc.convert.fields import Fields
 from promise_svc.rpc.convert.types import (
@@ -73,23 +78,128 @@ def _entry_from(fields: Fields, path: str, entry: pb.AvailabilityQuery) -> Avail
     fields.id(f"{path}.sku", entry.sku)
     if entry.segment:
         fields.id(f"{path}.segment", entry.segment)
-    node_ids: tuple[str, ...] | None = None
-    node_group_id: str | None = None
-    scope = entry.WhichOneof("scope")
-    if scope == "nodes":
-        named = entry.nodes.node_ids
-        count = fields.count(f"{path}.nodes.node_ids", len(named), 1, SCOPE_NODES_MAX)
-        node_ids = tuple(
-            fields.id(f"{path}.nodes.node_ids[{index}]", named[index]) for index in range(count)
-        )
-    elif scope == "node_group_id":
-        node_group_id = fields.id(f"{path}.node_group_id", entry.node_group_id)
+    node_ids, node_group_id = _scope_from(fields, f"{path}.", entry)
     return AvailabilityQuery(
         sku=entry.sku,
         entry_id=entry.entry_id,
         node_ids=node_ids,
         node_group_id=node_group_id,
         segment=entry.segment,
+    )
+
+
+def _scope_from(
+    fields: Fields, path: str, asked: pb.AvailabilityQuery | pb.CheckAvailabilityRequest
+) -> tuple[tuple[str, ...] | None, str | None]:
+    """Named nodes, or a group, or neither."""
+    scope = asked.WhichOneof("scope")
+    if scope == "nodes":
+        named = asked.nodes.node_ids
+        count = fields.count(f"{path}nodes.node_ids", len(named), 1, SCOPE_NODES_MAX)
+        return tuple(
+            fields.id(f"{path}nodes.node_ids[{index}]", named[index]) for index in range(count)
+        ), None
+    if scope == "node_group_id":
+        return None, fields.id(f"{path}node_group_id", asked.node_group_id)
+    return None, None
+
+
+def check_from(request: pb.CheckAvailabilityRequest) -> tuple[AvailabilityCheck, Consistency]:
+    """SKUs, quantities (1 where none are given), scope and consistency."""
+    fields = Fields()
+    count = fields.count("skus", len(request.skus), 1, CHECKS_MAX)
+    skus = tuple(fields.id(f"skus[{index}]", request.skus[index]) for index in range(count))
+    quantities = (1,) * count
+    if request.quantities:
+        if len(request.quantities) != len(request.skus):
+            fields.complain("quantities", "DOES_NOT_FIT", "must be as many as skus, or none")
+        quantities = tuple(
+            fields.quantity(f"quantities[{index}]", quantity)
+            for index, quantity in enumerate(request.quantities[:CHECKS_MAX])
+        )
+    node_ids, node_group_id = _scope_from(fields, "", request)
+    fields.id("segment", request.segment, optional=True)
+    consistency = consistency_from(fields, "consistency", request.consistency)
+    fields.done()
+    check = AvailabilityCheck(
+        skus=skus, quantities=quantities, node_ids=node_ids, node_group_id=node_group_id,
+        segment=request.segment,
+    )  # fmt: skip
+    return check, consistency
+
+
+def check_to(reply: CheckReply) -> pb.CheckAvailabilityResponse:
+    return pb.CheckAvailabilityResponse(
+        outcome=number_of(reply.outcome),
+        available=reply.available,
+        unknown_sku_indices=reply.unknown,
+        freshness=None if reply.freshness is None else freshness_to(reply.freshness),
+    )
+
+
+def explain_from(request: pb.ExplainAvailabilityRequest) -> tuple[str, str, int]:
+    """SKU, node and limit."""
+    fields = Fields()
+    sku, node_id = fields.id("sku", request.sku), fields.id("node_id", request.node_id)
+    limit = fields.number("limit", request.limit, 1, LIMIT_MAX, default=LIMIT_DEFAULT)
+    fields.done()
+    return sku, node_id, limit
+
+
+def explain_to(story: Story) -> pb.ExplainAvailabilityResponse:
+    row = story.row
+    return pb.ExplainAvailabilityResponse(
+        ats=story.ats,
+        reasons=[number_of(reason) for reason in story.reasons],
+        breakdown=pb.AvailabilityBreakdown(
+            on_hand=row.on_hand,
+            reserved=row.held,
+            committed=row.committed,
+            safety_stock=row.safety_stock,
+            shortage=shortage(row.on_hand, row.committed, row.held, row.safety_stock),
+            node_status=NODE_STATUS_NUMBERS[story.status]
+            if story.status
+            else types_pb2.NODE_STATUS_UNSPECIFIED,
+        ),
+        as_of=as_of_to(story.as_of),
+        table_ats=story.table_ats,
+        table_freshness=freshness_to(story.table_freshness),
+        source=row.source,
+        source_sequence=row.source_sequence,
+        totals=pb.PositionTotals(
+            confirmed_total=row.confirmed_total,
+            cancelled_total=row.cancelled_total,
+            fulfilled_total=row.fulfilled_total,
+        ),
+        inbound=[pb.InboundSupply(bucket=name, on_hand=units) for name, units in story.inbound],
+        reservations=[_standing_to(standing) for standing in story.standing],
+        reservation_count=story.standing_count,
+        events=[_happening_to(happening) for happening in story.happened],
+        order_store_as_of=as_of_to(story.stored_as_of),
+    )
+
+
+def _standing_to(standing: Standing) -> pb.StandingReservation:
+    return pb.StandingReservation(
+        reservation_id=standing.reservation_id,
+        confirmed=standing.confirmed,
+        quantity=standing.quantity,
+        expire_time=None if standing.confirmed else timestamp_to(standing.expire_ms),
+    )
+
+
+def _happening_to(happening: Happening) -> pb.PositionEvent:
+    row = happening.row
+    return pb.PositionEvent(
+        as_of=as_of_to(happening.as_of),
+        event_type=happening.event_type.name,
+        subject=happening.subject,
+        on_hand=row.on_hand,
+        committed=row.committed,
+        held=row.held,
+        safety_stock=row.safety_stock,
+        source=row.source,
+        source_sequence=row.source_sequence,
     )
 
 

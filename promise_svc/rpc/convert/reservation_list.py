@@ -1,0 +1,47 @@
+"""ListReservations."""
+
+from __future__ import annotations
+
+from promise_svc.application.reservation_list import PAGE_DEFAULT, PAGE_MAX, ListQuery, ListReply
+from promise_svc.domain.reservation import State
+from promise_svc.rpc.convert.fields import Fields
+from promise_svc.rpc.convert.reservation import (
+    ORDER_REFERENCE_BYTES_MAX,
+    STATE_NUMBERS,
+    reservation_to,
+)
+from promise_svc.rpc.convert.types import freshness_to
+from promise_svc.v1 import reservation_service_pb2 as pb
+
+_STATES = {number: state for state, number in STATE_NUMBERS.items()}
+
+
+def list_from(request: pb.ListReservationsRequest) -> ListQuery:
+    """Whose, which states, which page. A page token is the last id of the page before."""
+    fields = Fields()
+    if not request.owner_id and not request.order_reference:
+        fields.complain("owner_id", "REQUIRED", "owner_id or order_reference must be set")
+    fields.id("owner_id", request.owner_id, optional=True)
+    fields.text("order_reference", request.order_reference, ORDER_REFERENCE_BYTES_MAX)
+    fields.id("page_token", request.page_token, optional=True)
+    states: set[State] = set()
+    for index in range(fields.count("states", len(request.states), 0, len(_STATES))):
+        path = f"states[{index}]"
+        fields.unique(path, fields.enum(path, request.states[index], _STATES), states)
+    page_size = fields.number("page_size", request.page_size, 1, PAGE_MAX, default=PAGE_DEFAULT)
+    fields.done()
+    return ListQuery(
+        owner_id=request.owner_id,
+        order_reference=request.order_reference,
+        states=frozenset(states),
+        page_size=page_size,
+        after=request.page_token,
+    )
+
+
+def list_to(reply: ListReply) -> pb.ListReservationsResponse:
+    return pb.ListReservationsResponse(
+        reservations=[reservation_to(reservation) for reservation in reply.reservations],
+        next_page_token=reply.after,
+        freshness=freshness_to(reply.freshness),
+    )

@@ -1,0 +1,139 @@
+"""Why a figure is what it is, lists of reservations, yes or no for many: against a real server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from promise_svc.client import CallFailed, PromiseClient
+from promise_svc.load.folder import read_folder
+from promise_svc.load.send import send_folder
+from promise_svc.v1 import admin_service_pb2 as admin_pb
+from promise_svc.v1 import availability_service_pb2 as availability_pb
+from promise_svc.v1 import network_service_pb2 as network_pb
+from promise_svc.v1 import reservation_service_pb2 as pb
+from promise_svc.v1 import types_pb2 as types_pb
+from tests.e2e.conftest import Served
+from tests.support.folders import write_folder
+
+
+@pytest.fixture
+async def shop(served: Served, tmp_path: Path) -> AsyncIterator[PromiseClient]:
+    """A client of a server that has the small folder loaded."""
+    async with PromiseClient(f"127.0.0.1:{served.port}", shard_count=8) as client:
+        loaded = await send_folder(client, read_folder(write_folder(tmp_path)))
+        assert loaded.refusals == []
+        yield client
+
+
+async def hold(client: PromiseClient, owner: str, sku: str, units: int, node: str) -> str:
+    request = client.reservation(owner, [(sku, units, node)], order_reference=f"order {owner}")
+    reply = await client.call(client.reservations.CreateReservation, request)
+    assert reply.outcome == pb.CREATE_RESERVATION_OUTCOME_HELD
+    return request.reservation_id
+
+
+async def confirm(client: PromiseClient, rid: str) -> None:
+    request = pb.ConfirmReservationRequest(reservation_id=rid)
+    await client.call(client.reservations.ConfirmReservation, request)
+
+
+async def stored(client: PromiseClient) -> None:
+    """Wait until the order store has everything: the audit does."""
+    await client.call(client.admin.Verify, admin_pb.VerifyRequest(), deadline_seconds=60)
+
+
+def reasons(story: availability_pb.ExplainAvailabilityResponse) -> list[str]:
+    name = availability_pb.AvailabilityReason.Name
+    return [name(reason).removeprefix("AVAILABILITY_REASON_") for reason in story.reasons]
+
+
+async def explained(
+    client: PromiseClient, sku: str, node: str
+) -> availability_pb.ExplainAvailabilityResponse:
+    await stored(client)
+    request = availability_pb.ExplainAvailabilityRequest(sku=sku, node_id=node)
+    return await client.call(client.availability.ExplainAvailability, request)
+
+
+async def test_a_zero_is_explained_from_every_side(served: Served, shop: PromiseClient) -> None:
+    """The feed that counted, who keeps the units, what happened last, and every reason that takes
+    something off; the node switched off on top of it."""
+    order = await hold(shop, "explain", "sku-1", 2, "store-1")
+    await confirm(shop, order)
+    cart = await hold(shop, "explain", "sku-1", 1, "store-1")
+
+    story = await explained(shop, "sku-1", "store-1")
+
+    assert story.ats == story.table_ats == 0
+    assert reasons(story) == ["SAFETY_STOCK", "COMMITTED", "RESERVED"]
+    figures = story.breakdown
+    assert (figures.on_hand, figures.committed, figures.reserved, figures.safety_stock) == (
+        5, 2, 1, 2,
+    )  # fmt: skip
+    assert (story.source, story.totals.confirmed_total) == ("load", 2)
+    keeps = {r.reservation_id: (r.confirmed, r.quantity) for r in story.reservations}
+    assert keeps == {order: (True, 2), cart: (False, 1)}
+    assert story.reservation_count == 2
+    assert [event.subject for event in story.events] == [cart, order, order, ""]
+    assert [event.held for event in story.events] == [1, 0, 2, 0]
+    assert story.events[-1].event_type == "SUPPLY_SYNCED"
+    assert story.order_store_as_of.sequence == story.as_of.sequence
+
+    switch = network_pb.SetNodeStatusRequest(
+        node_id="store-1", node_status=types_pb.NODE_STATUS_OFF
+    )
+    await shop.call(shop.network.SetNodeStatus, switch)
+    assert "NODE_OFF" in reasons(await explained(shop, "sku-1", "store-1"))
+    switch.node_status = types_pb.NODE_STATUS_ON
+    await shop.call(shop.network.SetNodeStatus, switch)
+
+
+async def test_what_nobody_knows_is_explained_too(shop: PromiseClient) -> None:
+    """No item, no node, no count: answers, not errors."""
+    assert reasons(await explained(shop, "sku-9", "nowhere")) == [
+        "NO_ITEM", "UNKNOWN_NODE", "NEVER_COUNTED",
+    ]  # fmt: skip
+    assert reasons(await explained(shop, "sku-2", "store-1")) == ["NEVER_COUNTED"]
+
+
+async def test_reservations_are_listed_by_owner_with_the_lag(shop: PromiseClient) -> None:
+    """All pages together are all of them, by id; by reference and state only those."""
+    held = sorted([await hold(shop, "lister", "sku-2", 1, "dc-1") for _ in range(3)])
+    await confirm(shop, held[0])
+    await stored(shop)
+
+    async def listed(**asked: object) -> pb.ListReservationsResponse:
+        request = pb.ListReservationsRequest(**asked)  # type: ignore[arg-type]
+        return await shop.call(shop.reservations.ListReservations, request)
+
+    first = await listed(owner_id="lister", page_size=2)
+    second = await listed(owner_id="lister", page_size=2, page_token=first.next_page_token)
+    found = [*first.reservations, *second.reservations]
+    assert [r.reservation_id for r in found] == held
+    assert second.next_page_token == ""
+    assert found[0].state == pb.Reservation.STATE_CONFIRMED
+    assert found[1].lines[0].planned_units[0].node_id == "dc-1"
+    assert not first.freshness.degraded
+    confirmed = await listed(
+        order_reference="order lister", states=[pb.Reservation.STATE_CONFIRMED]
+    )
+    assert [r.reservation_id for r in confirmed.reservations] == held[:1]
+    with pytest.raises(CallFailed, match="owner_id or order_reference must be set"):
+        await listed()
+
+
+async def test_many_skus_are_checked_in_one_call(shop: PromiseClient) -> None:
+    """In the order asked, unknown ones by index."""
+    request = availability_pb.CheckAvailabilityRequest(
+        skus=["sku-1", "sku-1", "sku-9"], quantities=[100, 100_000, 1], node_group_id="stores"
+    )
+    stores = await shop.call(shop.availability.CheckAvailability, request)
+    request.ClearField("node_group_id")
+    everywhere = await shop.call(shop.availability.CheckAvailability, request)
+
+    assert list(stores.available) == [False, False, False]
+    assert list(everywhere.available) == [True, False, False]
+    assert list(everywhere.unknown_sku_indices) == [2]
