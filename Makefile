@@ -74,9 +74,12 @@ replay: setup ## real orders through a server of its own, then the audit (DATA=.
 protos: setup ## regenerate promise_svc/v1 from protos/
 	@$(BIN)/python protos/generate.py
 
-build: setup ## make a wheel in dist/
-	@rm -rf build/lib* build/bdist*
-	@$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+build: setup ## make a wheel in dist/, with libnghttp2 inside
+	@rm -rf dist
+	@.ci/wheel $(VENV) dist
+
+wheeltest: setup ## build wheels with and without libnghttp2, install each, and serve from it
+	@.ci/wheeltest $(VENV)
 
 lock: ## renew .ci/lock.txt from pyproject.toml (needs a package index)
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras \

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import promise_svc
+from promise_svc.hotpath import NATIVE_FRONT
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -22,12 +23,13 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_version_tells_service_python_and_engines() -> None:
+def test_version_tells_service_python_front_and_engines() -> None:
     """One line each, from the binaries themselves."""
     answer = run("version")
 
     assert answer.returncode == 0
     assert f"promise-svc {promise_svc.__version__}" in answer.stdout
+    assert f"front {'native' if NATIVE_FRONT else 'grpcio'}" in answer.stdout
     assert "Valkey server v=9." in answer.stdout
     assert "postgres (PostgreSQL) 18." in answer.stdout
 
