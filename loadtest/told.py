@@ -9,21 +9,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-CREATE, CONFIRM, RELEASE, CANCEL = (
-    f"{verb}Reservation" for verb in ("Create", "Confirm", "Release", "Cancel")
+CREATE, CONFIRM, RELEASE, CANCEL, FULFILL = (
+    f"{verb}Reservation" for verb in ("Create", "Confirm", "Release", "Cancel", "Fulfill")
 )
+"""Cancel and Fulfill of all that is left: logs of partial ones are not judged."""
 OK = 0
 NOTHING_DONE = frozenset({"UNAVAILABLE", "NOT_SERVING", "OVERLOADED"})
 """Reasons by which the service promises that nothing was done."""
 
 # Numbers of the index and the order store, written down a second time on purpose.
 PENDING, HELD, PINNED, CONFIRMED, RELEASED, CANCELLED, EXPIRED, ABORTED = 1, 2, 3, 4, 5, 6, 7, 10
+FULFILLED = 9
 STATE_NAMES = {
     0: "missing", PENDING: "PENDING", HELD: "HELD", PINNED: "PINNED", CONFIRMED: "CONFIRMED",
     RELEASED: "RELEASED", CANCELLED: "CANCELLED", EXPIRED: "EXPIRED", ABORTED: "ABORTED",
+    FULFILLED: "FULFILLED",
 }  # fmt: skip
 ACKNOWLEDGED = {CREATE: (1, HELD), CONFIRM: (1, CONFIRMED), RELEASE: (2, RELEASED),
-                CANCEL: (3, CANCELLED)}  # fmt: skip
+                CANCEL: (3, CANCELLED), FULFILL: (4, FULFILLED)}  # fmt: skip
 """Method -> (outcome that acknowledges it, state it acknowledges)."""
 
 
@@ -93,6 +96,8 @@ def judge(told: Told, state: int) -> Iterator[tuple[str, str]]:
     later. Nobody can ask for an expiry, so that is judged by the clock.
     """
     name = STATE_NAMES.get(state, str(state))
+    if {CANCELLED, FULFILLED} <= told.acknowledged:
+        yield "RESOLVED_TWICE", "both a cancel and a hand-over were acknowledged"
     final = told.acknowledged & {CONFIRMED, RELEASED}
     if len(final) > 1:
         yield "RESOLVED_TWICE", "both a confirm and a release were acknowledged"
@@ -110,14 +115,17 @@ def _legal_states(told: Told) -> set[int]:
     acknowledged = told.acknowledged
     if CANCELLED in acknowledged:
         return {CANCELLED}
+    if FULFILLED in acknowledged:
+        return {FULFILLED}
     if RELEASED in acknowledged:
         return {RELEASED}
-    cancelled = {CANCELLED} if CANCEL in told.asked else set()
+    ended = {state for verb, state in ((CANCEL, CANCELLED), (FULFILL, FULFILLED))
+             if verb in told.asked}  # fmt: skip
     if CONFIRMED in acknowledged:
-        return {CONFIRMED, *cancelled}
+        return {CONFIRMED, *ended}
     later = {EXPIRED}
     if CONFIRM in told.asked:
-        later |= {PINNED, CONFIRMED, *cancelled}
+        later |= {PINNED, CONFIRMED, *ended}
     if RELEASE in told.asked:
         later.add(RELEASED)
     if HELD in acknowledged:

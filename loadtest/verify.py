@@ -26,7 +26,17 @@ from typing import Any
 import asyncpg
 
 from loadtest.stored import Place, Problem, Stored, against_logs, stored_problems
-from loadtest.told import CANCEL, CONFIRMED, EXPIRED, HELD, PENDING, STATE_NAMES, Told, read_logs
+from loadtest.told import (
+    CANCEL,
+    CONFIRMED,
+    EXPIRED,
+    FULFILL,
+    HELD,
+    PENDING,
+    STATE_NAMES,
+    Told,
+    read_logs,
+)
 from promise_svc.application.verify_report import VerifyReport
 from promise_svc.bootstrap import open_audit
 from promise_svc.config import ClusterConfig
@@ -101,8 +111,8 @@ async def audit_load(
 
 
 def _stands(told: Told) -> bool:
-    """Whether the index must still have it: a sale that nobody cancelled stays for ever."""
-    return CONFIRMED in told.acknowledged and CANCEL not in told.asked
+    """Whether the index must still have it: a sale neither cancelled nor handed over stays."""
+    return CONFIRMED in told.acknowledged and not {CANCEL, FULFILL} & told.asked
 
 
 async def _claims_of_index(index: Any, shard_count: int) -> dict[str, Stored]:

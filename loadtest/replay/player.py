@@ -32,6 +32,7 @@ LOST = -1
 _SETTLED = {
     Verb.CONFIRM: ("ConfirmReservation", 1, "CONFIRMED"),
     Verb.RELEASE: ("ReleaseReservation", 2, "RELEASED"),
+    Verb.FULFILL: ("FulfillReservation", 4, "FULFILLED"),
     Verb.CANCEL: ("CancelReservation", 3, "CANCELLED"),
 }
 """Method, its good outcome, and the state after it."""
@@ -105,7 +106,7 @@ class Player:
                 await self._reserve(case)
             case Verb.RETURN:
                 await self._return(case)
-            case _ if case.reservation_id and verb in _SETTLED:
+            case _ if case.reservation_id:
                 await self._settle(case, verb)
 
     async def _browse(self, case: Case) -> None:

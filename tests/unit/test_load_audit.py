@@ -14,6 +14,7 @@ from promise_svc.domain.reservation import State
 
 CREATE, CONFIRM = "CreateReservation", "ConfirmReservation"
 RELEASE, CANCEL = "ReleaseReservation", "CancelReservation"
+FULFILL = "FulfillReservation"
 HELD_REPLY = (CREATE, 0, 1, "")
 CONFIRMED_REPLY = (CONFIRM, 0, 1, "")
 BROKEN = (14, 0, "")
@@ -45,6 +46,18 @@ LEGAL: dict[str, tuple[list[tuple[str, int, int, str]], set[str]]] = {
         {"CONFIRMED", "CANCELLED"},
     ),
     "a release stands": ([HELD_REPLY, (RELEASE, 0, 2, "")], {"RELEASED"}),
+    "a hand-over stands": (
+        [HELD_REPLY, CONFIRMED_REPLY, (FULFILL, 0, 4, "")],
+        {"FULFILLED"},
+    ),
+    "a sale may be handed over by who asked for it": (
+        [HELD_REPLY, CONFIRMED_REPLY, (FULFILL, *BROKEN)],
+        {"CONFIRMED", "FULFILLED"},
+    ),
+    "what was handed over is not cancelled too": (
+        [HELD_REPLY, CONFIRMED_REPLY, (FULFILL, 0, 4, ""), (CANCEL, 0, 3, "")],
+        set(),
+    ),
     "a cancel stands": ([HELD_REPLY, CONFIRMED_REPLY, (CANCEL, 0, 3, "")], {"CANCELLED"}),
 }
 
