@@ -265,18 +265,15 @@ class Reservations:
         self, command: CreateCommand, reply: HoldReply, missing: dict[tuple[str, str], int]
     ) -> bool:
         """Whether another plan may help, and what it must know: the shard's true ATS where the
-        table still shows more. A line that names its node has no other plan."""
+        table still shows more. Where the table has caught up meanwhile there is nothing to know,
+        and the next plan differs all the same. A line that names its node has no other plan."""
         named = {(line.sku, line.node_id) for line in command.lines if line.node_id}
-        learned = False
         for line, shortfall in reply.shortfalls:
             place = (line.sku, line.node_id)
             if place in named:
                 return False
-            gone = self._table.ats(line.sku, [line.node_id]) - shortfall.ats
-            if gone > missing.get(place, 0):
-                missing[place] = gone
-                learned = True
-        return learned
+            missing[place] = max(0, self._table.ats(line.sku, [line.node_id]) - shortfall.ats)
+        return bool(reply.shortfalls)
 
     async def _repeat(
         self, command: CreateCommand, found: HoldReply, mode: DurabilityMode, deadline: Deadline

@@ -6,11 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from promise_svc.application.reservation_body import RequestedLine
 from promise_svc.application.reservation_changes import ChangeCommand
 from promise_svc.application.resolver import Resolver
-from promise_svc.domain.reservation import CreateOutcome, State, TransitionOutcome
+from promise_svc.domain.network import Item
+from promise_svc.domain.reach import Address
+from promise_svc.domain.reservation import CreateOutcome, State, SupplyRow, TransitionOutcome
 from promise_svc.domain.sharding import START, Position
 from promise_svc.errors import NotFound, OutcomeUnknown, PromiseServiceError, Unavailable
+from tests.support.networks import a_lane, a_node, a_service, a_snapshot
 from tests.support.reservation_world import Worker, World, a_cart
 from tests.support.shards import TIMEOUT
 
@@ -197,4 +201,35 @@ async def test_a_cancel_that_overtakes_a_confirms_legs_is_no_alarm(world: World)
     assert confirmed.outcome is TransitionOutcome.CONFIRMED
     assert cancelled == [TransitionOutcome.CANCELLED]
     assert [await world.held_and_committed(sku) for sku in CART] == [(0, 0)] * 3
+    await world.check()
+
+
+async def test_a_refused_plan_is_made_again_also_when_the_table_has_caught_up(world: World) -> None:
+    """Two nodes with one unit each. The plan takes the nearer, whose unit was just sold; when the
+    shard refuses, the table knows as much. The other node still has its unit."""
+    nodes = a_node("n1"), a_node("n2", latitude=30.0)
+    lanes = a_lane("n1"), a_lane("n2")
+    world.network.now = a_snapshot(*nodes, *lanes, a_service(), Item(sku="A"))
+    await world.stock(A=1)
+    shard = world.shard("A")
+    await world.index.sync_supply(shard, [SupplyRow("A", "n2", "", 1, 0, "", 0)], TIMEOUT)
+    world.table.put("A", "n2", 1)
+    sold = await world.worker().reservations.create(a_cart("sold", ("A",)), TIMEOUT)
+    world.advance(1_000)  # else the refusal is worth a retry for being contended
+
+    async def the_table_catches_up(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "create" and when == "after":
+            world.table.put("A", "n1", 1, held=1)
+
+    buyer = hooked(world, the_table_catches_up)
+    cart = a_cart(
+        RID, (), lines=(RequestedLine("l0", "A", 1),),
+        address=Address(country="US", postal_code="60601", latitude=41.9, longitude=-87.6),
+    )  # fmt: skip
+    held = await buyer.reservations.create(cart, TIMEOUT)
+
+    assert sold.outcome is CreateOutcome.HELD
+    assert held.outcome is CreateOutcome.HELD
+    assert held.reservation is not None
+    assert [u.node_id for u in held.reservation.lines[0].planned_units] == ["n2"]
     await world.check()

@@ -1,0 +1,311 @@
+"""Two shoppers, one stock: what went wrong between them elsewhere, in the order it went wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+import asyncpg
+import pytest
+
+from promise_svc.v1 import admin_service_pb2 as admin_pb
+from promise_svc.v1 import promise_service_pb2 as promise_pb
+from promise_svc.v1 import reservation_service_pb2 as pb
+from promise_svc.v1 import supply_service_pb2 as supply_pb
+from promise_svc.v1 import types_pb2
+from tests.e2e.conftest import Served
+from tests.rivals.conftest import (
+    CHICAGO,
+    HELD,
+    INSUFFICIENT,
+    PICKUP,
+    SECONDS,
+    STRONG,
+    Shop,
+    a_hold,
+    plan_of,
+    until,
+)
+
+pytestmark = pytest.mark.timeout(60)
+
+CONFIRMED = pb.TRANSITION_OUTCOME_CONFIRMED
+PAYMENT = 0.5
+"""Seconds that a shopper is away at the bank."""
+
+
+@pytest.mark.parametrize("buyers", [2, 24])
+async def test_of_all_who_saw_the_last_unit_one_pays_and_the_others_are_told_before(
+    shop: Shop, rival: Shop, buyers: int
+) -> None:
+    """Everybody looks, then everybody orders at once, then who was told HELD pays."""
+    sku = await shop.stock(dc=1)
+    all_saw, paid = asyncio.Barrier(buyers), []
+
+    async def buy(me: Shop) -> int | None:
+        assert await me.ats(sku) == 1
+        await all_saw.wait()
+        order = a_hold((sku, 1))
+        reply = await me.create(order)
+        if reply.outcome != HELD:
+            return reply.line_outcomes[0].ats
+        paid.append(order.reservation_id)
+        assert (await me.confirm(order.reservation_id)).outcome == CONFIRMED
+        return None
+
+    told = await asyncio.gather(*(buy((shop, rival)[n % 2]) for n in range(buyers)))
+
+    assert len(paid) == 1
+    assert [ats for ats in told if ats is not None] == [0] * (buyers - 1)
+    assert await shop.figures(sku) == (1, 0, 1)
+
+
+async def test_holds_and_releases_at_once_leave_the_counter_equal_to_the_holds(
+    shop: Shop, rival: Shop, rng: random.Random
+) -> None:
+    """Callers who lock nothing themselves; half of them change their mind while others come."""
+    sku = await shop.stock(dc=25)
+    standing = 0
+
+    async def come_and_perhaps_go(me: Shop, quantity: int, goes: bool) -> None:
+        nonlocal standing
+        order = a_hold((sku, quantity))
+        if (await me.create(order)).outcome != HELD:
+            return
+        standing += quantity
+        if goes:
+            released = await me.release(order.reservation_id)
+            assert released.outcome == pb.TRANSITION_OUTCOME_RELEASED
+            standing -= quantity
+
+    wishes = [(rng.randint(1, 3), rng.random() < 0.5) for _ in range(60)]
+    await asyncio.gather(
+        *(come_and_perhaps_go((shop, rival)[n % 2], *wish) for n, wish in enumerate(wishes))
+    )
+
+    assert standing > 0
+    assert await shop.figures(sku) == (25, standing, 0)
+    assert await shop.ats(sku) == 25 - standing
+    audit = await shop.client.admin.Verify(admin_pb.VerifyRequest(), timeout=60)
+    assert (audit.consistent, audit.oversold_count) == (True, 0), audit
+
+
+async def test_two_lines_that_each_fit_are_refused_when_their_sum_does_not(
+    shop: Shop, rival: Shop
+) -> None:
+    """One cart, the same component on two lines; then two such carts at once for stock of one."""
+    sku = await shop.stock(dc=5)
+
+    alone = await shop.create(a_hold((sku, 3, "dc"), (sku, 3, "dc")))
+    assert alone.outcome == INSUFFICIENT
+    assert [line.ats for line in alone.line_outcomes] == [5, 5]
+    assert await shop.figures(sku) == (5, 0, 0)
+
+    both = await asyncio.gather(
+        *(me.create(a_hold((sku, 2, "dc"), (sku, 2, "dc"))) for me in (shop, rival))
+    )
+    assert sorted(reply.outcome for reply in both) == [HELD, INSUFFICIENT]
+    assert await shop.figures(sku) == (5, 4, 0)
+
+
+async def test_a_cart_that_only_fits_over_two_places_is_held_over_both(
+    shop: Shop, rival: Shop
+) -> None:
+    """The check adds up places, so the hold must take from each; the next shopper gets nothing."""
+    sku = await shop.stock(dc=1, store=1)
+    assert await shop.ats(sku) == 2
+
+    held = await shop.create(a_hold((sku, 2)))
+    late = await rival.create(a_hold((sku, 1)))
+
+    assert held.outcome == HELD
+    assert plan_of(held) == {"dc": 1, "store": 1}
+    assert (late.outcome, late.line_outcomes[0].ats) == (INSUFFICIENT, 0)
+
+
+async def test_two_carts_for_all_of_two_places_at_once_are_both_held(
+    shop: Shop, rival: Shop
+) -> None:
+    """Each fits, and so do both: neither may fail because both were planned at one place."""
+    sku = await shop.stock(dc=2, store=2)
+    await until(lambda: _table_has(shop, sku, 4))
+    await until(lambda: _table_has(rival, sku, 4))
+
+    both = await asyncio.gather(*(me.create(a_hold((sku, 2))) for me in (shop, rival)))
+
+    assert [reply.outcome for reply in both] == [HELD, HELD]
+    assert await shop.figures(sku) == (4, 4, 0)
+
+
+async def test_carts_that_name_one_sku_many_times_in_any_order_do_not_block_each_other(
+    shop: Shop, rival: Shop
+) -> None:
+    """Twelve at once, half of them backwards, over shards: each is answered, each is held."""
+    skus = [await shop.stock(dc=200) for _ in range(3)]
+    names = [skus[n] for n in (0, 1, 0, 2, 1, 0)]
+
+    async with asyncio.timeout(SECONDS):
+        replies = await asyncio.gather(
+            *(
+                (shop, rival)[n % 2].create(
+                    a_hold(*((s, 1, "dc") for s in names[:: 1 - n % 2 * 2]))
+                )
+                for n in range(12)
+            )
+        )
+
+    assert [reply.outcome for reply in replies] == [HELD] * 12
+    assert [(await shop.figures(sku))[1] for sku in skus] == [36, 24, 12]
+
+
+async def test_a_shopper_at_the_bank_keeps_nobody_else_from_buying(shop: Shop, rival: Shop) -> None:
+    """While one pays for a unit, four others buy the same SKU, each within a moment."""
+    sku = await shop.stock(dc=5)
+    order = a_hold((sku, 1))
+    assert (await shop.create(order)).outcome == HELD
+    paying = asyncio.create_task(asyncio.sleep(PAYMENT))
+
+    took = []
+    for _ in range(4):
+        theirs, begun = a_hold((sku, 1)), time.perf_counter()
+        assert (await rival.create(theirs)).outcome == HELD
+        assert (await rival.confirm(theirs.reservation_id)).outcome == CONFIRMED
+        took.append(time.perf_counter() - begun)
+    refused = await rival.create(a_hold((sku, 1)))
+    await paying
+    paid = await shop.confirm(order.reservation_id)
+
+    assert max(took) < SECONDS / 2
+    assert refused.outcome == INSUFFICIENT
+    assert paid.outcome == CONFIRMED
+    assert await shop.figures(sku) == (5, 0, 5)
+
+
+async def test_a_check_that_others_overtook_is_made_again_where_the_hold_is_taken(
+    shop: Shop, rival: Shop
+) -> None:
+    """See five, pause, the others take four, order three: refused with what there is. A blind
+    write afterwards is refused or told as a shortage, and nothing falls below zero."""
+    sku = await shop.stock(dc=5)
+    assert await shop.ats(sku) == 5
+    assert (await rival.create(a_hold((sku, 4)))).outcome == HELD
+
+    late = await shop.create(a_hold((sku, 3)))
+    below = await rival.adjust(sku, -6)
+    lost = await rival.adjust(sku, -3)
+
+    assert (late.outcome, late.line_outcomes[0].ats) == (INSUFFICIENT, 1)
+    assert (below.outcome, below.on_hand) == (supply_pb.SUPPLY_OUTCOME_BELOW_ZERO, 5)
+    assert lost.outcome == supply_pb.SUPPLY_OUTCOME_APPLIED
+    assert (lost.on_hand, lost.ats, lost.shortage) == (2, 0, 2)
+    assert (await shop.create(a_hold((sku, 1)))).outcome == INSUFFICIENT
+
+
+async def test_what_another_place_has_is_neither_shown_nor_sold_for_this_one(shop: Shop) -> None:
+    """Ten in the node, none in the store: not to be had in the store, by name or by pickup."""
+    sku = await shop.stock(dc=10, store=0)
+    order = a_hold((sku, 1), pickup_node_id="store", fulfillment_method=PICKUP)
+
+    pickup, named = await shop.create(order), await shop.create(a_hold((sku, 1, "store")))
+
+    (seen,) = await shop.look(sku)
+    assert {node.node_id: node.ats for node in seen.nodes} == {"dc": 10, "store": 0}
+    assert (pickup.outcome, pickup.line_outcomes[0].ats) == (INSUFFICIENT, 0)
+    assert (named.outcome, named.line_outcomes[0].ats) == (INSUFFICIENT, 0)
+    assert await shop.figures(sku) == (10, 0, 0)
+
+
+async def test_two_units_in_two_places_are_promised_as_two_parcels_with_one_each(
+    shop: Shop,
+) -> None:
+    """Not one parcel with one unit; and the plan can be held as it was promised."""
+    sku = await shop.stock(dc=1, store=1)
+    cart = promise_pb.PromiseCartRequest(
+        lines=[types_pb2.Line(line_id="1", sku=sku, quantity=2)],
+        address=CHICAGO,
+        consistency=STRONG,
+    )
+
+    promised = await shop.client.promise.PromiseCart(cart, timeout=SECONDS)
+    parcels = [
+        (s.node_id, sum(line.quantity for line in s.lines)) for s in promised.options[0].shipments
+    ]
+    held = await shop.create(a_hold(*((sku, units, node) for node, units in parcels)))
+
+    assert promised.outcome == promise_pb.PROMISE_OUTCOME_COMPLETE
+    assert sorted(parcels) == [("dc", 1), ("store", 1)]
+    assert held.outcome == HELD
+    assert plan_of(held) == {"dc": 1, "store": 1}
+
+
+async def test_an_order_that_twelve_workers_process_at_once_is_held_once(
+    shop: Shop, rival: Shop, served: Served
+) -> None:
+    """The same order from a queue read twelve times: one hold, one row, no second of anything."""
+    skus = [await shop.stock(dc=50) for _ in range(3)]
+    order = a_hold(*((sku, 2, "dc") for sku in skus))
+
+    replies = await asyncio.gather(*((shop, rival)[n % 2].create(order) for n in range(12)))
+    confirms = await asyncio.gather(
+        *((shop, rival)[n % 2].confirm(order.reservation_id) for n in range(12))
+    )
+
+    assert [reply.outcome for reply in replies] == [HELD] * 12
+    assert {str(plan_of(reply)) for reply in replies} == {"{'dc': 6}"}
+    assert [reply.outcome for reply in confirms] == [CONFIRMED] * 12
+    assert [await shop.figures(sku) for sku in skus] == [(50, 0, 2)] * 3
+    store = await asyncpg.connect(served.order_store_url)
+    query = "SELECT count(*) FROM {} WHERE reservation_id = $1"
+    rows = await store.fetchval(query.format("reservations"), order.reservation_id)
+    await store.close()
+    assert rows == 1
+
+
+async def test_an_expired_hold_is_free_at_once_and_cannot_be_paid_from_the_next_ones(
+    shop: Shop, rival: Shop
+) -> None:
+    """Nobody touches the SKU between: its last unit is on sale from that instant. The rival takes
+    it; the first shopper then can neither pay nor begin again."""
+    sku = await shop.stock(dc=1)
+    first = a_hold((sku, 1), ttl_seconds=1)
+    held = await shop.create(first)
+    due = held.reservation.expire_time.ToNanoseconds() / 1e9
+    assert (await rival.create(a_hold((sku, 1)))).outcome == INSUFFICIENT
+    await asyncio.sleep(max(0.0, due - time.time()))
+
+    seen = await rival.ats(sku)
+    theirs = await rival.create(a_hold((sku, 1, "dc")))
+    late = await shop.confirm(first.reservation_id)
+    replay, anew = await shop.create(first), await shop.create(a_hold((sku, 1)))
+
+    assert seen == 1
+    assert theirs.outcome == HELD
+    assert late.outcome == pb.TRANSITION_OUTCOME_EXPIRED
+    assert (replay.replayed, replay.reservation.state) == (True, pb.Reservation.STATE_EXPIRED)
+    assert anew.outcome == INSUFFICIENT
+    assert await shop.figures(sku) == (1, 1, 0)
+
+
+async def test_a_hold_nobody_needs_can_be_let_go_again_and_again(shop: Shop, rival: Shop) -> None:
+    """Released twice, and once more after the rival has the unit: it stays the rival's."""
+    sku = await shop.stock(dc=1)
+    order = a_hold((sku, 1))
+    assert (await shop.create(order)).outcome == HELD
+
+    first = await shop.release(order.reservation_id)
+    theirs = await rival.create(a_hold((sku, 1)))
+    again = await shop.release(order.reservation_id)
+
+    released = pb.TRANSITION_OUTCOME_RELEASED
+    assert [(r.outcome, r.replayed) for r in (first, again)] == [
+        (released, False),
+        (released, True),
+    ]
+    assert theirs.outcome == HELD
+    assert await shop.figures(sku) == (1, 1, 0)
+
+
+async def _table_has(shop: Shop, sku: str, units: int) -> bool:
+    (seen,) = await shop.look(sku, consistency=types_pb2.Consistency())
+    return seen.ats == units

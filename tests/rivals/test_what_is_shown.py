@@ -1,0 +1,374 @@
+"""What pages and pickers saw elsewhere while stock moved, in the order in which it moved."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+import redis
+from google.protobuf.duration_pb2 import Duration
+
+from promise_svc.adapters.embedded import EmbeddedValkey
+from promise_svc.domain.reservation import CreateOutcome
+from promise_svc.v1 import availability_service_pb2 as availability_pb
+from promise_svc.v1 import network_service_pb2 as network_pb
+from promise_svc.v1 import promise_service_pb2 as promise_pb
+from promise_svc.v1 import reservation_service_pb2 as pb
+from promise_svc.v1 import supply_service_pb2 as supply_pb
+from promise_svc.v1 import types_pb2
+from tests.rivals.conftest import (
+    CHICAGO,
+    CUTOFF_HOUR,
+    HELD,
+    PICKUP,
+    SECONDS,
+    STRONG,
+    Shop,
+    a_hold,
+    until,
+)
+from tests.support.engines import flush
+from tests.support.reservation_world import World, a_cart
+from tests.support.shards import TIMEOUT, ShardClock, running_index, serve_all
+
+pytestmark = pytest.mark.timeout(60)
+
+LOS_ANGELES = ZoneInfo("America/Los_Angeles")
+NO_BOUND = types_pb2.Consistency()
+
+
+async def test_what_one_shop_sells_out_of_a_shared_node_is_gone_in_the_other(
+    shop: Shop, rival: Shop
+) -> None:
+    """Two groups share a node; the sale goes through one, the page of the other is asked next."""
+    sku = await shop.stock(dc=3)
+    groups = ("online", "downtown")
+    assert [await rival.ats(sku, node_group_id=group) for group in groups] == [3, 3]
+
+    order = a_hold((sku, 3, "dc"))
+    assert (await shop.create(order)).outcome == HELD
+    exact = [await rival.ats(sku, node_group_id=group) for group in groups]
+    await shop.confirm(order.reservation_id)
+
+    assert exact == [0, 0]
+    assert [await rival.ats(sku, node_group_id=group) for group in groups] == [0, 0]
+    for group in groups:
+        await until(lambda group=group: _shows(rival, sku, 0, node_group_id=group))  # type: ignore[misc]
+
+
+async def test_a_page_is_right_after_an_order_without_waiting_for_any_index_run(
+    shop: Shop, rival: Shop
+) -> None:
+    """Order acknowledged, page loaded at once: exact where freshness was asked for, and the plain
+    page follows within a moment, not after half a minute."""
+    sku = await shop.stock(dc=8)
+    no_older = types_pb2.Consistency(max_age=Duration())
+
+    assert (await shop.create(a_hold((sku, 5)))).outcome == HELD
+    (bounded,) = await rival.look(sku, consistency=no_older)
+    strong = await rival.ats(sku)
+
+    assert (bounded.ats, strong) == (3, 3)
+    await until(lambda: _shows(rival, sku, 3), seconds=2)
+
+
+async def test_feeds_and_sales_at_once_never_block_each_other_nor_hide_a_sku(
+    shop: Shop, rival: Shop, rng: random.Random
+) -> None:
+    """A full report and partial ones in the opposite order, one with a row that is refused, sales
+    that lock pairs both ways round, and a page that reads everything all the while."""
+    skus = [await shop.stock(dc=100) for _ in range(24)]
+    over, seen = asyncio.Event(), list[Sequence[availability_pb.Availability]]()
+
+    async def read() -> None:
+        while not over.is_set():
+            for consistency in (NO_BOUND, STRONG):
+                seen.append(await rival.look(*skus, consistency=consistency))
+
+    async def sell(backwards: bool) -> int:
+        held = 0
+        for _ in range(15):
+            pair = sorted(rng.sample(skus, 2), reverse=backwards)
+            held += (await shop.create(a_hold(*((s, 1, "dc") for s in pair)))).outcome == HELD
+        return held
+
+    async def report(order: Sequence[str]) -> list[int]:
+        rows = [supply_pb.SupplyRow(sku=sku, node_id="dc", on_hand=100) for sku in order]
+        rows.insert(1, supply_pb.SupplyRow(sku=order[0], node_id="nowhere", on_hand=1))
+        told = []
+        for sequence in range(2, 12):
+            told += [row.outcome for row in (await rival.sync(rows, "erp", sequence)).results]
+        return told
+
+    reading = asyncio.create_task(read())
+    async with asyncio.timeout(30):
+        *sold, all_rows, some_rows = await asyncio.gather(
+            sell(False), sell(True), report(skus), report(skus[:8:-1])
+        )
+    over.set()
+    await reading
+
+    assert sold == [15, 15]
+    for outcomes in (all_rows, some_rows):
+        refused = supply_pb.SUPPLY_OUTCOME_UNKNOWN_NODE
+        assert outcomes.count(refused) == 10
+        assert set(outcomes) <= {
+            refused, supply_pb.SUPPLY_OUTCOME_UNCHANGED, supply_pb.SUPPLY_OUTCOME_STALE_SEQUENCE,
+        }  # fmt: skip
+    assert len(seen) > 2
+    for page in seen:
+        assert {entry.outcome for entry in page} == {availability_pb.AVAILABILITY_OUTCOME_OK}
+        assert all(100 - 30 <= entry.ats <= 100 for entry in page)
+    assert sum(100 - entry.ats for entry in await shop.look(*skus)) == 2 * 30
+
+
+async def test_a_sku_with_hundreds_of_holds_is_read_by_as_few_commands_as_a_fresh_one(
+    valkey: EmbeddedValkey, key_prefix: str
+) -> None:
+    """Holds come first, then the page: the answer is a counter, never a sum over rows."""
+    flush(valkey)
+    async with running_index(valkey.urls, key_prefix) as index:
+        await serve_all(index)
+        clock = ShardClock(index, valkey.urls[0])
+        world = World(index, clock.advance, clock.now_ms)
+        await world.stock(A=1_000, B=1_000)
+        worker, client = world.worker(), redis.Redis.from_url(valkey.urls[0])
+        for number in range(300):
+            made = await worker.reservations.create(a_cart(f"r-{number}", ("A",)), TIMEOUT)
+            assert made.outcome is CreateOutcome.HELD
+        await worker.rest()
+
+        held, spent = dict[str, int](), dict[str, int]()
+        for sku in ("A", "B") * 5:  # others have the engine too: the fewest are this read's own
+            before = _commands(client)
+            _, _, images = await index.read_positions(world.shard(sku), [sku], TIMEOUT)
+            spent[sku] = min(_commands(client) - before, spent.get(sku, 2**31))
+            held[sku] = images[0][0].row.held
+        clock.close()
+        client.close()
+
+    assert held == {"A": 300, "B": 0}
+    assert spent["A"] == spent["B"]
+
+
+async def test_a_unit_kept_for_an_order_is_shown_once_and_by_name(shop: Shop, rival: Shop) -> None:
+    """A pickup order is held, then confirmed, while a picker's screen looks without pause: the unit
+    is there, it is reserved or committed, never both and never neither."""
+    sku = await shop.stock(store=1)
+    order = a_hold((sku, 1), pickup_node_id="store", fulfillment_method=PICKUP)
+    assert (await shop.create(order)).outcome == HELD
+    over, screens = asyncio.Event(), set()
+
+    async def look() -> None:
+        while not over.is_set():
+            screens.add(await rival.figures(sku))
+
+    looking = asyncio.create_task(look())
+    confirmed = await shop.confirm(order.reservation_id)
+    await until(lambda: _figures_are(shop, sku, (1, 0, 1)))
+    over.set()
+    await looking
+
+    assert confirmed.outcome == pb.TRANSITION_OUTCOME_CONFIRMED
+    assert [line.planned_units[0].node_id for line in confirmed.reservation.lines] == ["store"]
+    assert screens <= {(1, 1, 0), (1, 0, 1)}
+    assert await rival.ats(sku) == 0
+
+
+async def test_the_same_change_of_stock_sent_many_times_at_once_is_made_once(
+    shop: Shop, rival: Shop
+) -> None:
+    """Eight copies of one request in flight together, then again later, then with another body."""
+    sku = await shop.stock(dc=10)
+
+    at_once = await asyncio.gather(
+        *((shop, rival)[n % 2].adjust(sku, 5, key=f"receipt-{sku}") for n in range(8))
+    )
+    later = await rival.adjust(sku, 5, key=f"receipt-{sku}")
+    other = await rival.adjust(sku, 50, key=f"receipt-{sku}")
+
+    applied = supply_pb.SUPPLY_OUTCOME_APPLIED
+    assert [row.outcome for row in (*at_once, later)] == [applied] * 9
+    assert sorted(row.replayed for row in at_once) == [False] + [True] * 7
+    assert (later.replayed, later.on_hand) == (True, 15)
+    assert other.outcome == supply_pb.SUPPLY_OUTCOME_IDEMPOTENCY_KEY_REUSED
+    assert await shop.figures(sku) == (15, 0, 0)
+
+
+async def test_a_hundred_changes_and_sales_of_one_sku_within_a_second_lose_nothing(
+    shop: Shop, rival: Shop
+) -> None:
+    """A drop: tills, the site and a receipt write the same number at once; none overwrites."""
+    sku = await shop.stock(dc=100)
+    orders = [a_hold((sku, 1, "dc")) for _ in range(40)]
+
+    await asyncio.gather(
+        *(rival.adjust(sku, -1) for _ in range(40)),
+        *(shop.adjust(sku, 2) for _ in range(20)),
+        *((shop, rival)[n % 2].create(order) for n, order in enumerate(orders)),
+    )
+
+    assert await shop.figures(sku) == (100, 40, 0)
+
+
+@pytest.mark.parametrize("side", ["before the clocks change", "after it"])
+async def test_a_cutoff_is_the_nodes_own_and_no_parcel_leaves_in_the_past(
+    shop: Shop, side: str
+) -> None:
+    """A node in Los Angeles that closes at two; the order comes at its cutoff and a moment
+    later, and late in its evening, when the date in UTC is already the next one."""
+    sku = await shop.stock(west=5)
+    day = _next_change_of_clocks() - timedelta(days=1 if side.startswith("before") else 0)
+    at_two = datetime(day.year, day.month, day.day, CUTOFF_HOUR, tzinfo=LOS_ANGELES)
+    evening = at_two.replace(hour=22)
+    assert evening.astimezone(UTC).date() == day + timedelta(days=1)
+
+    in_time, late, late_evening = [
+        await _ship_date(shop, sku, moment)
+        for moment in (at_two, at_two + timedelta(milliseconds=1), evening)
+    ]
+
+    assert in_time == day
+    assert late == late_evening == day + timedelta(days=1)
+
+
+async def test_an_edit_of_the_network_is_seen_whole_or_not_at_all_also_by_feeds(
+    shop: Shop, rival: Shop
+) -> None:
+    """A store moves from one group to the other and back, in one call, while pages ask for both
+    groups in one call and a feed reports its stock: it is always in exactly one of them."""
+    sku = await shop.stock(popup=7)
+    over, sums = asyncio.Event(), set()
+    await _move_popup(shop, "left")
+
+    async def read() -> None:
+        request = availability_pb.QueryAvailabilityRequest(
+            entries=[
+                availability_pb.AvailabilityQuery(sku=sku, node_group_id=group)
+                for group in ("left", "right")
+            ]
+        )
+        while not over.is_set():
+            reply = await rival.client.availability.QueryAvailability(request, timeout=SECONDS)
+            sums.add(tuple(sorted(entry.ats for entry in reply.entries)))
+
+    async def feed() -> None:
+        sequence = 1
+        while not over.is_set():
+            sequence += 1
+            row = supply_pb.SupplyRow(sku=sku, node_id="popup", on_hand=7)
+            (result,) = (await rival.sync([row], "erp", sequence)).results
+            assert result.outcome == supply_pb.SUPPLY_OUTCOME_UNCHANGED
+
+    tasks = [asyncio.create_task(read()), asyncio.create_task(feed())]
+    for turn in range(20):
+        await _move_popup(shop, ("right", "left")[turn % 2])
+    over.set()
+    await asyncio.gather(*tasks)
+
+    assert sums == {(0, 7)}
+
+
+async def test_nothing_is_held_at_a_node_after_it_was_switched_off(shop: Shop, rival: Shop) -> None:
+    """Orders come without pause; one that is sent after the answer to the switch is refused."""
+    sku = await shop.stock(popup=1_000)
+    off, over = asyncio.Event(), asyncio.Event()
+    before, after = set[int](), set[int]()
+
+    async def order() -> None:
+        while not over.is_set():
+            told = after if off.is_set() else before
+            told.add((await rival.create(a_hold((sku, 1, "popup")))).outcome)
+
+    ordering = [asyncio.create_task(order()) for _ in range(4)]
+    try:
+        await until(lambda: _figures_moved(shop, sku))
+        await shop.client.network.SetNodeStatus(
+            network_pb.SetNodeStatusRequest(
+                node_id="popup", node_status=types_pb2.NODE_STATUS_OFF, reason="flood"
+            ),
+            timeout=SECONDS,
+        )
+        off.set()
+        await until(lambda: _heard(after))
+    finally:
+        over.set()
+        await asyncio.gather(*ordering)
+        await shop.client.network.SetNodeStatus(
+            network_pb.SetNodeStatusRequest(
+                node_id="popup", node_status=types_pb2.NODE_STATUS_ON, reason="dry"
+            ),
+            timeout=SECONDS,
+        )
+
+    node_off = pb.CREATE_RESERVATION_OUTCOME_NODE_OFF
+    assert HELD in before
+    assert before <= {HELD, node_off}
+    assert after == {node_off}
+
+
+async def _shows(shop: Shop, sku: str, units: int, **scope: object) -> bool:
+    """Whether a page without any bound shows so many."""
+    (entry,) = await shop.look(sku, consistency=NO_BOUND, **scope)
+    return entry.ats == units
+
+
+async def _figures_are(shop: Shop, sku: str, figures: tuple[int, int, int]) -> bool:
+    return await shop.figures(sku) == figures
+
+
+async def _figures_moved(shop: Shop, sku: str) -> bool:
+    return (await shop.figures(sku))[1] > 0
+
+
+async def _heard(told: set[int]) -> bool:
+    return bool(told)
+
+
+def _commands(client: redis.Redis) -> int:
+    """Commands that Valkey has carried out, those within Functions too, but for INFO."""
+    stats = client.info("commandstats")
+    return sum(row["calls"] for name, row in stats.items() if name != "cmdstat_info")
+
+
+def _next_change_of_clocks() -> date:
+    day = datetime.now(UTC).date() + timedelta(days=7)
+    while _offset(day) == _offset(day + timedelta(days=1)):
+        day += timedelta(days=1)
+    return day
+
+
+def _offset(day: date) -> timedelta | None:
+    return datetime(day.year, day.month, day.day, tzinfo=LOS_ANGELES).utcoffset()
+
+
+async def _ship_date(shop: Shop, sku: str, moment: datetime) -> date:
+    cart = promise_pb.PromiseCartRequest(
+        lines=[types_pb2.Line(line_id="1", sku=sku, quantity=1)],
+        address=CHICAGO,
+        consistency=STRONG,
+    )
+    cart.order_time.FromDatetime(moment.astimezone(UTC))
+    reply = await shop.client.promise.PromiseCart(cart, timeout=SECONDS)
+    shipment = reply.options[0].shipments[0]
+    assert shipment.cutoff_time.ToDatetime(UTC) >= moment
+    found = shipment.ship_date
+    return date(found.year, found.month, found.day)
+
+
+async def _move_popup(shop: Shop, into: str) -> None:
+    groups = [
+        network_pb.NodeGroup(
+            node_group_id=group,
+            name=group,
+            node_ids=["store", "popup"] if group == into else ["store"],
+        )
+        for group in ("left", "right")
+    ]
+    request = network_pb.UpsertNodeGroupsRequest(node_groups=groups)
+    reply = await shop.client.network.UpsertNodeGroups(request, timeout=SECONDS)
+    assert all(r.outcome <= network_pb.UPSERT_OUTCOME_UNCHANGED for r in reply.results)
