@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import random
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -36,6 +37,7 @@ from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.pickup import PickupFinder
 from promise_svc.application.ports import ShardNews
 from promise_svc.application.promise import CartPromiser
+from promise_svc.application.quote import Quotes, QuoteSigner
 from promise_svc.application.reconcile import DriftWatch
 from promise_svc.application.relay import Relay
 from promise_svc.application.reservation import Durability, Reservations
@@ -142,6 +144,7 @@ class Service:
         await self._closing.aclose()
 
     async def _start(self) -> None:
+        quote_keys = config.read_quote_keys(self._process.quote_keys_file)
         index_urls, store_url = await self._closing.enter_async_context(
             open_engines(self._process, self._progress)
         )
@@ -154,6 +157,7 @@ class Service:
         if self._process.background or not self._calls:
             self._run(*self._background_loops())
         if self._calls:
+            self._quote_signer = await self._sign_quotes(quote_keys)
             self.network = NetworkSource(self.store, self._clock)
             await self.network.refresh()
             self.network.start()
@@ -201,6 +205,13 @@ class Service:
     def _lag_seconds(self) -> float:
         """Age of the oldest event that the order store does not have."""
         return self._lag.seconds(self._clock.now_ms())
+
+    async def _sign_quotes(self, keys: tuple[bytes, ...]) -> QuoteSigner:
+        """The keys given, or the one that all processes of the cluster find in the order store."""
+        keys = keys or (await self.store.quote_key(secrets.token_bytes(32)),)
+        cluster = await self.store.cluster()
+        assert cluster is not None, "bound when the index was connected"
+        return QuoteSigner(keys, cluster.cluster_id)
 
     def _background_loops(self) -> tuple[_Loop, ...]:
         """What keeps the books, whoever answers the calls: one process of all does it. More of
@@ -291,6 +302,7 @@ class Service:
 
     def _build_servicers(self) -> tuple[Servicer, ...]:
         snapshot, clock = self.network.snapshot, self._clock
+        quotes = Quotes(self._quote_signer, snapshot, self._cluster.shard_count)
         stock = StockSource(table=self.table, index=self.index, network=snapshot, clock=clock)
         reads = self.table.reads(FEED_BEHIND_MS)
         verify = Verify(
@@ -307,8 +319,10 @@ class Service:
                 clock,
                 NetworkReads(reads, snapshot, clock) if reads else None,
             ),
-            PromiseServicer(CartPromiser(stock=stock, network=snapshot, clock=clock), clock),
-            self._reservation_servicer(),
+            PromiseServicer(
+                CartPromiser(stock=stock, network=snapshot, clock=clock), quotes, clock
+            ),
+            self._reservation_servicer(quotes),
             SupplyServicer(
                 SupplyWriter(
                     index=self.index,
@@ -323,7 +337,7 @@ class Service:
             AdminServicer(verify, self._cluster.shard_count),
         )
 
-    def _reservation_servicer(self) -> ReservationServicer:
+    def _reservation_servicer(self, quotes: Quotes) -> ReservationServicer:
         reserve = _RESERVE_MODES[self._process.reserve_durability]
         reservations = Reservations(
             index=self.index,
@@ -347,7 +361,7 @@ class Service:
         lister = ReservationLister(
             store=self.store, clock=self._clock, lag_seconds=self._lag_seconds
         )
-        return ReservationServicer(reservations, lister, self._clock, ttl)
+        return ReservationServicer(reservations, quotes, lister, self._clock, ttl)
 
     def _network_servicer(self) -> NetworkServicer:
         shard_keys = ShardKeys(self.table, self._cluster.shard_count)

@@ -149,6 +149,12 @@ class ProcessConfig:
     order_store_connections_max: int = 8
     """1..1,000 connections of this process to PostgreSQL, whose default total is 100."""
 
+    quote_keys_file: Path | None = None
+    """File with the keys of quote tokens, one a line in 64 hexadecimal digits (`openssl rand -hex
+    32`), the same on every host: the first signs, a second one is accepted too. To rotate, put the
+    new key second everywhere, then first, and drop the old one once its quotes are past. Without,
+    one key is made at the first start and kept in the order store."""
+
     lame_duck_seconds: float = 1.0
     """0..60. On SIGTERM: health says NOT_SERVING this long before calls are refused, so that load
     balancers look away first."""
@@ -218,6 +224,24 @@ def _as_variable(value: object) -> str:
         # A comma parts the URLs of a variable; inside one, a password's, it can be written so.
         return ",".join(part.replace(",", "%2C") for part in value)
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def read_quote_keys(path: Path | None) -> tuple[bytes, ...]:
+    """The keys of `quote_keys_file`, none without one; ConfigError never shows what is in it."""
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text(encoding="ascii").split()
+        keys = tuple(map(bytes.fromhex, lines))
+    except OSError as error:
+        raise ConfigError(f"quote_keys_file {path}: {error.strerror}") from None
+    except ValueError:
+        keys = ()
+    if len(keys) not in (1, 2) or any(len(key) != 32 for key in keys):
+        raise ConfigError(f"quote_keys_file {path} must hold 1 or 2 lines of 64 hexadecimal digits")
+    if len(set(keys)) < len(keys):
+        raise ConfigError(f"quote_keys_file {path} holds the same key twice")
+    return keys
 
 
 def host_and_port(name: str, address: str) -> tuple[str, int]:

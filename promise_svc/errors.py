@@ -2,7 +2,8 @@
 
 PromiseServiceError
 ├── InvalidRequest          the caller must change the request; carries field violations
-│   └── IdempotencyKeyReused    same key, other body
+│   ├── IdempotencyKeyReused    same key, other body
+│   └── QuoteTokenInvalid       not signed here, or with a key given up since
 ├── Unauthenticated         no token, or one we do not know
 ├── PermissionDenied        the token is known and does not open the method
 ├── NotFound                no such reservation, node, SKU ...
@@ -82,6 +83,15 @@ class PermissionDenied(PromiseServiceError):
     """The caller is known and may not do this."""
 
     reason = "PERMISSION_DENIED"
+
+
+class QuoteTokenInvalid(InvalidRequest):
+    """No token of ours: another cluster's, changed on its way, or its key was given up."""
+
+    reason = "QUOTE_TOKEN_INVALID"
+
+    def __init__(self, description: str) -> None:
+        super().__init__([FieldViolation("quote_token", self.reason, description)])
 
 
 class NotFound(PromiseServiceError):

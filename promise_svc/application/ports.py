@@ -284,6 +284,11 @@ class OrderStore(Protocol):
         """Write ``identity`` unless there is one; returns the one that stands."""
         ...
 
+    async def quote_key(self, ours: bytes) -> bytes:
+        """Keep ``ours`` as the cluster's key for quote tokens unless there is one; returns the one
+        that stands."""
+        ...
+
     async def append(self, shard: int, after: Position, events: Sequence[StoredEvent]) -> Position:
         """Write events, reservations, legs, positions and the cursor in one transaction.
 

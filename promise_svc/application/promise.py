@@ -15,7 +15,7 @@ from promise_svc.application.ports import AtsReader, AtsRow, Clock
 from promise_svc.application.stock import Consistency, Freshness, StockSource
 from promise_svc.domain.cart import Cart, UnfulfilledLine
 from promise_svc.domain.cart import promise_cart as promise
-from promise_svc.domain.delivery import DeliveryPromise
+from promise_svc.domain.delivery import DeliveryPromise, Shipment
 from promise_svc.domain.inventory import ats
 from promise_svc.domain.network import PICKUP_METHODS, FulfillmentMethod, NetworkSnapshot
 from promise_svc.domain.reach import Address, Line, Wanted
@@ -131,6 +131,8 @@ class PlanRequest:
     fulfillment_method: FulfillmentMethod
     address: Address | None = None
     pickup_node_id: str = ""
+    carrier_services: frozenset[str] = frozenset()
+    """Empty for all."""
     segment: str = ""
     """Accepted; nothing is protected for segments yet."""
     excluded_node_ids: frozenset[str] = frozenset()
@@ -165,6 +167,8 @@ class Plan:
     """Line id -> where; the quantities add up to the line's."""
     unfulfilled_lines: tuple[UnfulfilledLine, ...]
     """In request order; lines not named here could have been planned."""
+    shipments: tuple[Shipment, ...]
+    """The same units as they would leave, with dates and costs."""
     network_version: int
 
 
@@ -177,6 +181,7 @@ def plan(snapshot: NetworkSnapshot, table: AtsReader, request: PlanRequest) -> P
         address=request.address,
         pickup_node_id=request.pickup_node_id,
         fulfillment_methods=_methods((request.fulfillment_method,), request.address),
+        carrier_services=request.carrier_services,
         order_ms=request.order_ms,
         excluded_node_ids=request.excluded_node_ids,
     )
@@ -192,17 +197,25 @@ def plan(snapshot: NetworkSnapshot, table: AtsReader, request: PlanRequest) -> P
         max_options=1,
     )
     promised = promise(snapshot, cart)
-    units: dict[str, tuple[PlannedUnits, ...]] = {}
-    if not promised.unfulfilled_lines:
-        for shipment in promised.options[0].shipments if promised.options else ():
-            for line_id, _, quantity in shipment.lines:
-                here = PlannedUnits(shipment.node_id, "", quantity)
-                units[line_id] = (*units.get(line_id, ()), here)
+    shipments: tuple[Shipment, ...] = ()
+    if promised.options and not promised.unfulfilled_lines:
+        shipments = promised.options[0].shipments
     return Plan(
-        units=units,
+        units=planned_units(shipments),
         unfulfilled_lines=promised.unfulfilled_lines,
+        shipments=shipments,
         network_version=snapshot.version,
     )
+
+
+def planned_units(shipments: Iterable[Shipment]) -> dict[str, tuple[PlannedUnits, ...]]:
+    """Line id -> where its units are to be held."""
+    units: dict[str, tuple[PlannedUnits, ...]] = {}
+    for shipment in shipments:
+        for line_id, _, quantity in shipment.lines:
+            here = PlannedUnits(shipment.node_id, "", quantity)
+            units[line_id] = (*units.get(line_id, ()), here)
+    return units
 
 
 def _methods(

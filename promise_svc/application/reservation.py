@@ -10,6 +10,7 @@ from typing import Protocol
 
 from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.ports import AtsIndex, AtsReader, Clock, DurabilityWatch, OrderStore
+from promise_svc.application.quoted_lines import quoted_lines
 from promise_svc.application.recorded import Recorder
 from promise_svc.application.reservation_body import (
     Body,
@@ -127,7 +128,11 @@ class Reservations:
         Raises IdempotencyKeyReused, IdempotencyWindowPassed, OutcomeUnknown, Unavailable.
         """
         mode = self._durability.choose(command.durability, self._durability.reserve)
-        return await self._create(command, mode, Deadline(timeout))
+        deadline = Deadline(timeout)
+        if command.quote and command.quote.network_version > self._network.snapshot().version:
+            # Quoted by a process that has heard of an edit before this one.
+            await self._network.refresh()
+        return await self._create(command, mode, deadline)
 
     async def get(self, reservation_id: str, timeout: float) -> Reservation:
         """The reservation as of now, from its home shard; one that left the index, from the order
@@ -189,15 +194,9 @@ class Reservations:
         missing: dict[tuple[str, str], int] = {}
         ordered = refreshed = False
         reply: HoldReply | None = None
+        held: tuple[ReservationLine, ...] = ()
         for _ in range(_TRIES):
-            sourced = source_lines(
-                self._network.snapshot(),
-                self._table,
-                command,
-                self._index.shard_count,
-                self._clock.now_ms(),
-                missing,
-            )
+            sourced = self._source(command, missing)
             if sourced.refusals:
                 if not refreshed and any(x.outcome in _NETWORK_OUTCOMES for x in sourced.refusals):
                     # Another process may have heard of it just before.
@@ -205,7 +204,7 @@ class Reservations:
                     await self._network.refresh()
                     continue
                 return await self._refused(command, digest, sourced.refusals, mode, deadline)
-            hold = self._hold(command, digest, sourced, reply)
+            hold, held = self._hold(command, digest, sourced, reply), sourced.lines
             reply = await self._shards.hold(hold, deadline, ordered=ordered)
             if reply.outcome == Outcome.DONE:
                 return await self._granted(command, reply, mode, deadline, replayed=False)
@@ -229,7 +228,16 @@ class Reservations:
             ):
                 return await self._other_body_or_late(command, digest, reply.outcome, mode)
         assert reply is not None
-        return self._told(command, reply, mode)
+        return self._told(command, held, reply, mode)
+
+    def _source(
+        self, command: CreateCommand, missing: Mapping[tuple[str, str], int]
+    ) -> SourcedLines:
+        snapshot, now_ms = self._network.snapshot(), self._clock.now_ms()
+        shard_count = self._index.shard_count
+        if command.quote is not None:
+            return quoted_lines(snapshot, command.quote, shard_count, now_ms)
+        return source_lines(snapshot, self._table, command, shard_count, now_ms, missing)
 
     def _hold(
         self, command: CreateCommand, digest: str, sourced: SourcedLines, before: HoldReply | None
@@ -249,6 +257,7 @@ class Reservations:
             segment=command.segment,
             network_version=sourced.network_version,
             lines=sourced.lines,
+            promised=sourced.promised,
         )
         return Hold(
             reservation_id=command.reservation_id,
@@ -266,7 +275,10 @@ class Reservations:
     ) -> bool:
         """Whether another plan may help, and what it must know: the shard's true ATS where the
         table still shows more. Where the table has caught up meanwhile there is nothing to know,
-        and the next plan differs all the same. A line that names its node has no other plan."""
+        and the next plan differs all the same. A line that names its node, and a quote, have no
+        other plan."""
+        if command.quote is not None:
+            return False
         named = {(line.sku, line.node_id) for line in command.lines if line.node_id}
         for line, shortfall in reply.shortfalls:
             place = (line.sku, line.node_id)
@@ -385,25 +397,38 @@ class Reservations:
             durability=mode,
         )
 
-    def _told(self, command: CreateCommand, reply: HoldReply, mode: DurabilityMode) -> CreateResult:
+    def _told(
+        self,
+        command: CreateCommand,
+        held: tuple[ReservationLine, ...],
+        reply: HoldReply,
+        mode: DurabilityMode,
+    ) -> CreateResult:
+        """The refusal of the last plan, ``held``."""
         if reply.outcome == Outcome.INSUFFICIENT:
-            return self._insufficient(command, reply, mode)
+            return self._insufficient(command, held, reply, mode)
         if reply.outcome in (Outcome.OTHER_PLAN, Outcome.RESOLVED, Outcome.UNSETTLED):
             lines = tuple(LineOutcome(x.line_id, CreateOutcome.CONTENDED) for x in command.lines)
             return CreateResult(outcome=CreateOutcome.CONTENDED, lines=lines, durability=mode)
         raise Unavailable(f"no plan could be held: {reply.outcome.name}; try again")
 
     def _insufficient(
-        self, command: CreateCommand, reply: HoldReply, mode: DurabilityMode
+        self,
+        command: CreateCommand,
+        held: tuple[ReservationLine, ...],
+        reply: HoldReply,
+        mode: DurabilityMode,
     ) -> CreateResult:
-        short = {line.sku: (line.node_id, shortfall) for line, shortfall in reply.shortfalls}
+        short = {(line.sku, line.node_id): shortfall for line, shortfall in reply.shortfalls}
         refusals = []
-        for line in command.lines:
-            if line.sku in short:
-                node_id, shortfall = short[line.sku]
+        for line in held:
+            for units in line.planned_units:
+                shortfall = short.get((line.sku, units.node_id))
+                if shortfall is None:
+                    continue
                 known = shortfall.known or self._table.rows(line.sku) is not None
                 outcome = CreateOutcome.INSUFFICIENT_STOCK if known else CreateOutcome.UNKNOWN_SKU
-                refusals.append(LineOutcome(line.line_id, outcome, shortfall.ats, node_id))
+                refusals.append(LineOutcome(line.line_id, outcome, shortfall.ats, units.node_id))
         lines = all_outcomes(command, tuple(refusals))
         return CreateResult(
             outcome=min(line.outcome for line in lines), lines=lines, durability=mode

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from promise_svc.application.promise import PlannedUnits
+from promise_svc.application.quote import PromisedPlan, Quote
 from promise_svc.domain.network import FulfillmentMethod
 from promise_svc.domain.reach import Address
 from promise_svc.domain.reservation import (
@@ -51,6 +52,14 @@ class RequestedLine(NamedTuple):
     node_id: str = ""
 
 
+class PromiseTerms(NamedTuple):
+    """What a promise made with the hold is bound to."""
+
+    carrier_services: frozenset[str]
+    """Empty for all."""
+    max_shipments: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateCommand:
     """A reservation asked for. ``reservation_id`` is its idempotency key."""
@@ -68,6 +77,10 @@ class CreateCommand:
     order_reference: str = ""
     durability: DurabilityMode | None = None
     """None for the server's default."""
+    quote: Quote | None = None
+    """Hold its plan and no other; lines, method, destination and segment are the quote's."""
+    terms: PromiseTerms | None = None
+    """Promise dates, and keep them with the hold. No line names its node then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +97,11 @@ class Reservation:
     fulfillment_method: FulfillmentMethod
     segment: str = ""
     order_reference: str = ""
+    promised: PromisedPlan | None = None
+    """What was promised when it was held, if anything was."""
 
 
-class Body(msgspec.Struct, frozen=True):
+class Body(msgspec.Struct, frozen=True, omit_defaults=True):
     """The JSON in a claim."""
 
     owner_id: str
@@ -98,6 +113,7 @@ class Body(msgspec.Struct, frozen=True):
     lines: tuple[ReservationLine, ...]
     changes: tuple[Change, ...] = ()
     """Latest last."""
+    promised: PromisedPlan | None = None
 
 
 _encoder = msgspec.json.Encoder()
@@ -127,7 +143,10 @@ def body_hash(command: CreateCommand) -> str:
             address.longitude,
         )
     )
-    covered = (
+    if command.quote is not None:
+        quoted = (command.reservation_id, command.owner_id, command.quote)
+        return _hash((*quoted, command.ttl_ms, command.order_reference))
+    covered: tuple[object, ...] = (
         command.reservation_id,
         command.owner_id,
         command.lines,
@@ -138,6 +157,13 @@ def body_hash(command: CreateCommand) -> str:
         command.ttl_ms,
         command.order_reference,
     )
+    if command.terms is not None:
+        services, max_shipments = command.terms
+        covered = (*covered, sorted(services), max_shipments)
+    return _hash(covered)
+
+
+def _hash(covered: tuple[object, ...]) -> str:
     return hashlib.blake2b(_encoder.encode(covered), digest_size=16).hexdigest()
 
 
@@ -182,4 +208,5 @@ def reservation_of(reservation_id: str, claim: ClaimRecord) -> Reservation:
         fulfillment_method=body.fulfillment_method,
         segment=body.segment,
         order_reference=body.order_reference,
+        promised=body.promised,
     )

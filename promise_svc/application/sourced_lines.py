@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import NamedTuple
 
 from promise_svc.application.ports import AtsReader
 from promise_svc.application.promise import PlannedUnits, PlanRequest, plan
+from promise_svc.application.quote import PromisedPlan
 from promise_svc.application.reservation_body import (
     CreateCommand,
     RequestedLine,
@@ -20,6 +22,7 @@ from promise_svc.application.reservation_body import (
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reach import Line, UnfulfilledReason
 from promise_svc.domain.reservation import CreateOutcome
+from promise_svc.domain.sourcing import SHIPMENTS_MAX
 from promise_svc.hotpath import shard_of
 
 
@@ -30,6 +33,8 @@ class LineOutcome(NamedTuple):
     outcome: CreateOutcome
     ats: int = -1
     node_id: str = ""
+    latest_delivery_date: date | None = None
+    """Where a quoted date no longer stands: when it would be there now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +44,11 @@ class SourcedLines:
     lines: tuple[ReservationLine, ...] = ()
     refusals: tuple[LineOutcome, ...] = ()
     network_version: int
+    promised: PromisedPlan | None = None
+    """What the caller is promised with the hold, if anything."""
 
 
-_REASONS: Mapping[UnfulfilledReason, CreateOutcome] = {
+REFUSALS: Mapping[UnfulfilledReason, CreateOutcome] = {
     UnfulfilledReason.UNKNOWN_SKU: CreateOutcome.UNKNOWN_SKU,
     UnfulfilledReason.UNKNOWN_NODE: CreateOutcome.UNKNOWN_NODE,
     UnfulfilledReason.NODE_OFF: CreateOutcome.NODE_OFF,
@@ -49,7 +56,7 @@ _REASONS: Mapping[UnfulfilledReason, CreateOutcome] = {
     UnfulfilledReason.NO_LANE: CreateOutcome.NO_LANE,
     UnfulfilledReason.NO_DATE: CreateOutcome.NO_LANE,
     UnfulfilledReason.INSUFFICIENT_STOCK: CreateOutcome.INSUFFICIENT_STOCK,
-    UnfulfilledReason.SPLIT_LIMIT: CreateOutcome.INSUFFICIENT_STOCK,
+    UnfulfilledReason.SPLIT_LIMIT: CreateOutcome.SPLIT_LIMIT,
 }
 
 
@@ -69,6 +76,8 @@ def source_lines(
 
     refusals: list[LineOutcome] = []
     placed: dict[str, tuple[PlannedUnits, ...]] = {}
+    promised: PromisedPlan | None = None
+    terms = command.terms
     taken = dict(missing)
     for line in command.lines:
         if not line.node_id:
@@ -89,23 +98,27 @@ def source_lines(
                 fulfillment_method=command.fulfillment_method,
                 address=command.address,
                 pickup_node_id=command.pickup_node_id,
+                carrier_services=terms.carrier_services if terms else frozenset(),
                 segment=command.segment,
                 order_ms=now_ms,
                 taken=taken,
+                max_shipments=terms.max_shipments if terms else SHIPMENTS_MAX,
             ),
         )
         refusals += [
-            LineOutcome(x.line_id, _REASONS[x.reason], -1 if x.ats is None else x.ats)
+            LineOutcome(x.line_id, REFUSALS[x.reason], -1 if x.ats is None else x.ats)
             for x in planned.unfulfilled_lines
         ]
         placed.update(planned.units)
+        if terms:
+            promised = PromisedPlan(snapshot.currency_code, planned.shipments)
     if refusals:
         return SourcedLines(refusals=tuple(refusals), network_version=snapshot.version)
     lines = tuple(
         ReservationLine(x.line_id, x.sku, x.quantity, shard(x.sku), placed[x.line_id])
         for x in command.lines
     )
-    return SourcedLines(lines=lines, network_version=snapshot.version)
+    return SourcedLines(lines=lines, network_version=snapshot.version, promised=promised)
 
 
 def all_outcomes(

@@ -56,9 +56,10 @@ class PickupTimes(NamedTuple):
     """The last instant at which an order is still ready on ``ready_date``."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shipment:
-    """Lines leaving one node together for one destination, or collected there together."""
+class Shipment(NamedTuple):
+    """Lines leaving one node together for one destination, or collected there together.
+
+    Quote tokens and claims keep it in field order: a new field comes last, with a default."""
 
     node_id: str
     lines: tuple[ShipmentLine, ...]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from promise_svc.application.admission import Priority
 from promise_svc.application.ports import Clock
 from promise_svc.application.promise import CartPromiser
+from promise_svc.application.quote import Quotes
 from promise_svc.rpc.auth import Scope
 from promise_svc.rpc.convert.promise import cart_from, cart_to
 from promise_svc.rpc.guard import Call, MethodRule
@@ -17,12 +18,14 @@ class PromiseServicer:
     service = pb.DESCRIPTOR.services_by_name["PromiseService"]
     rules = {"PromiseCart": MethodRule(Priority.PROMISE, Scope.READ)}
 
-    def __init__(self, promiser: CartPromiser, clock: Clock) -> None:
+    def __init__(self, promiser: CartPromiser, quotes: Quotes, clock: Clock) -> None:
         self._promiser = promiser
+        self._quotes = quotes
         self._clock = clock
 
     async def PromiseCart(
         self, request: pb.PromiseCartRequest, call: Call
     ) -> pb.PromiseCartResponse:
         wanted = cart_from(request, self._clock.now_ms())
-        return cart_to(await self._promiser.promise_cart(wanted, timeout=call.timeout))
+        reply = await self._promiser.promise_cart(wanted, timeout=call.timeout)
+        return cart_to(reply, self._quotes.tokens(wanted, reply))

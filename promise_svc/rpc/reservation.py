@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from promise_svc.application.admission import Priority
 from promise_svc.application.ports import Clock
+from promise_svc.application.quote import Quotes
 from promise_svc.application.reservation import Reservations
 from promise_svc.application.reservation_list import ReservationLister
 from promise_svc.domain.reservation import TransitionOutcome
 from promise_svc.rpc.auth import Scope
+from promise_svc.rpc.convert.quote import (
+    promise_and_reserve_from,
+    promise_and_reserve_to,
+    quoted_create_from,
+)
 from promise_svc.rpc.convert.reservation import (
     TtlLimits,
     change_from,
@@ -30,6 +36,7 @@ class ReservationServicer:
     service = pb.DESCRIPTOR.services_by_name["ReservationService"]
     rules = {
         "CreateReservation": MethodRule(Priority.RESERVE, Scope.RESERVE, writes=True),
+        "PromiseAndReserve": MethodRule(Priority.RESERVE, Scope.RESERVE, writes=True),
         "GetReservation": MethodRule(Priority.RESERVE, Scope.RESERVE),
         "ListReservations": MethodRule(Priority.RESERVE, Scope.RESERVE),
         "ConfirmReservation": MethodRule(Priority.SETTLE, Scope.RESERVE, writes=True),
@@ -40,9 +47,15 @@ class ReservationServicer:
     }
 
     def __init__(
-        self, reservations: Reservations, lister: ReservationLister, clock: Clock, ttl: TtlLimits
+        self,
+        reservations: Reservations,
+        quotes: Quotes,
+        lister: ReservationLister,
+        clock: Clock,
+        ttl: TtlLimits,
     ) -> None:
         self._reservations = reservations
+        self._quotes = quotes
         self._lister = lister
         self._ttl = ttl
         self._clock = clock
@@ -50,8 +63,19 @@ class ReservationServicer:
     async def CreateReservation(
         self, request: pb.CreateReservationRequest, call: Call
     ) -> pb.CreateReservationResponse:
-        command = create_from(request, self._clock.now_ms(), self._ttl)
+        now_ms = self._clock.now_ms()
+        if request.quote_token:
+            quote = self._quotes.read(request.quote_token)
+            command = quoted_create_from(request, quote, now_ms, self._ttl)
+        else:
+            command = create_from(request, now_ms, self._ttl)
         return create_to(await self._reservations.create(command, call.timeout))
+
+    async def PromiseAndReserve(
+        self, request: pb.PromiseAndReserveRequest, call: Call
+    ) -> pb.PromiseAndReserveResponse:
+        command = promise_and_reserve_from(request, self._clock.now_ms(), self._ttl)
+        return promise_and_reserve_to(await self._reservations.create(command, call.timeout))
 
     async def GetReservation(
         self, request: pb.GetReservationRequest, call: Call

@@ -55,6 +55,7 @@ TABLE: dict[str, Verdict] = {
     "IDEMPOTENCY_KEY_REUSED": Verdict(grpc.StatusCode.INVALID_ARGUMENT),
     "UNAUTHENTICATED": Verdict(grpc.StatusCode.UNAUTHENTICATED),
     "PERMISSION_DENIED": Verdict(grpc.StatusCode.PERMISSION_DENIED),
+    "QUOTE_TOKEN_INVALID": Verdict(grpc.StatusCode.INVALID_ARGUMENT),
     "NOT_FOUND": Verdict(grpc.StatusCode.NOT_FOUND),
     "PRECONDITION_FAILED": Verdict(grpc.StatusCode.FAILED_PRECONDITION),
     "NO_BUSINESS_DAY": Verdict(grpc.StatusCode.FAILED_PRECONDITION),

@@ -49,6 +49,34 @@ PROMISE_OUTCOME_NONE: PromiseOutcome.ValueType  # 3
 """No line can be promised."""
 Global___PromiseOutcome: _TypeAlias = PromiseOutcome  # noqa: Y015
 
+class _NoQuoteReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NoQuoteReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NoQuoteReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NO_QUOTE_REASON_UNSPECIFIED: _NoQuoteReason.ValueType  # 0
+    """There is one."""
+    NO_QUOTE_REASON_ORDER_TIME_GIVEN: _NoQuoteReason.ValueType  # 10
+    """The request named an instant of order: an answer for another moment cannot be held."""
+    NO_QUOTE_REASON_TOO_LARGE: _NoQuoteReason.ValueType  # 20
+    """The plan does not fit into a token. Reserve in one step, with PromiseAndReserve."""
+    NO_QUOTE_REASON_HELD: _NoQuoteReason.ValueType  # 30
+    """The plan is held by the reservation it came with."""
+
+class NoQuoteReason(_NoQuoteReason, metaclass=_NoQuoteReasonEnumTypeWrapper):
+    """Why a plan has no quote token. If several apply, the lowest number is told."""
+
+NO_QUOTE_REASON_UNSPECIFIED: NoQuoteReason.ValueType  # 0
+"""There is one."""
+NO_QUOTE_REASON_ORDER_TIME_GIVEN: NoQuoteReason.ValueType  # 10
+"""The request named an instant of order: an answer for another moment cannot be held."""
+NO_QUOTE_REASON_TOO_LARGE: NoQuoteReason.ValueType  # 20
+"""The plan does not fit into a token. Reserve in one step, with PromiseAndReserve."""
+NO_QUOTE_REASON_HELD: NoQuoteReason.ValueType  # 30
+"""The plan is held by the reservation it came with."""
+Global___NoQuoteReason: _TypeAlias = NoQuoteReason  # noqa: Y015
+
 class _UnfulfilledReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -236,6 +264,21 @@ class DeliveryPromise(_message.Message):
     EARLIEST_DELIVERY_DATE_FIELD_NUMBER: _builtins.int
     LATEST_DELIVERY_DATE_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    QUOTE_TOKEN_FIELD_NUMBER: _builtins.int
+    NO_QUOTE_REASON_FIELD_NUMBER: _builtins.int
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    quote_token: _builtins.str
+    """Proof of this very plan: CreateReservation with it holds exactly these units at these nodes, or
+    says what changed. At most 16,384 bytes of base64url; good until `expire_time`. Signed, not
+    encrypted: it holds the plan and the destination's country and postal code. Empty: see
+    `no_quote_reason`.
+    """
+    no_quote_reason: Global___NoQuoteReason.ValueType
+    """Why there is no token; UNSPECIFIED where there is one."""
+    reservation_id: _builtins.str
+    """The id that a reservation made with the token gets unless its caller gives another; empty
+    without a token.
+    """
     @_builtins.property
     def shipments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Shipment]:
         """What leaves from where; 1 to `max_shipments`, earliest ship date first."""
@@ -266,10 +309,13 @@ class DeliveryPromise(_message.Message):
         earliest_delivery_date: _types_pb2.Date | None = ...,
         latest_delivery_date: _types_pb2.Date | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        quote_token: _builtins.str = ...,
+        no_quote_reason: Global___NoQuoteReason.ValueType = ...,
+        reservation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["earliest_delivery_date", b"earliest_delivery_date", "expire_time", b"expire_time", "latest_delivery_date", b"latest_delivery_date", "total_cost", b"total_cost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["earliest_delivery_date", b"earliest_delivery_date", "expire_time", b"expire_time", "latest_delivery_date", b"latest_delivery_date", "shipments", b"shipments", "total_cost", b"total_cost"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["earliest_delivery_date", b"earliest_delivery_date", "expire_time", b"expire_time", "latest_delivery_date", b"latest_delivery_date", "no_quote_reason", b"no_quote_reason", "quote_token", b"quote_token", "reservation_id", b"reservation_id", "shipments", b"shipments", "total_cost", b"total_cost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

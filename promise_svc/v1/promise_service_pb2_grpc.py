@@ -28,7 +28,7 @@ if _version_not_supported:
 class PromiseServiceStub:
     """Computes delivery promises from the network, calendars and ATS. Writes nothing and holds nothing:
     a reservation does. Calls may be retried at will; the same request over the same network version
-    and the same stock gets the same answer.
+    and the same stock gets the same answer, but for its quote tokens.
     """
 
     def __init__(self, channel):
@@ -47,7 +47,7 @@ class PromiseServiceStub:
 class PromiseServiceServicer:
     """Computes delivery promises from the network, calendars and ATS. Writes nothing and holds nothing:
     a reservation does. Calls may be retried at will; the same request over the same network version
-    and the same stock gets the same answer.
+    and the same stock gets the same answer, but for its quote tokens.
     """
 
     def PromiseCart(self, request, context):
@@ -80,7 +80,7 @@ def add_PromiseServiceServicer_to_server(servicer, server):
 class PromiseService:
     """Computes delivery promises from the network, calendars and ATS. Writes nothing and holds nothing:
     a reservation does. Calls may be retried at will; the same request over the same network version
-    and the same stock gets the same answer.
+    and the same stock gets the same answer, but for its quote tokens.
     """
 
     @staticmethod

@@ -29,7 +29,7 @@ GRPC_VERSION: str
 class PromiseServiceStub:
     """Computes delivery promises from the network, calendars and ATS. Writes nothing and holds nothing:
     a reservation does. Calls may be retried at will; the same request over the same network version
-    and the same stock gets the same answer.
+    and the same stock gets the same answer, but for its quote tokens.
     """
 
     @_typing.overload
@@ -48,7 +48,7 @@ class PromiseServiceStub:
 class PromiseServiceAsyncStub(PromiseServiceStub):
     """Computes delivery promises from the network, calendars and ATS. Writes nothing and holds nothing:
     a reservation does. Calls may be retried at will; the same request over the same network version
-    and the same stock gets the same answer.
+    and the same stock gets the same answer, but for its quote tokens.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -63,7 +63,7 @@ class PromiseServiceAsyncStub(PromiseServiceStub):
 class PromiseServiceServicer(metaclass=_abc_1.ABCMeta):
     """Computes delivery promises from the network, calendars and ATS. Writes nothing and holds nothing:
     a reservation does. Calls may be retried at will; the same request over the same network version
-    and the same stock gets the same answer.
+    and the same stock gets the same answer, but for its quote tokens.
     """
 
     @_abc_1.abstractmethod

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from promise_svc.v1 import promise_service_pb2 as _promise_service_pb2
 from promise_svc.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -42,8 +43,14 @@ class _CreateReservationOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapp
     """The node named does not offer the method; or, with none named, no node that is ON does."""
     CREATE_RESERVATION_OUTCOME_NO_LANE: _CreateReservationOutcome.ValueType  # 50
     """The service was to choose the node, and no carrier service goes to the destination."""
+    CREATE_RESERVATION_OUTCOME_CUTOFF_PASSED: _CreateReservationOutcome.ValueType  # 52
+    """A cutoff that the quoted date relied on has passed."""
+    CREATE_RESERVATION_OUTCOME_DATE_MOVED: _CreateReservationOutcome.ValueType  # 55
+    """The network changed, and the line would be there later than was quoted."""
     CREATE_RESERVATION_OUTCOME_INSUFFICIENT_STOCK: _CreateReservationOutcome.ValueType  # 60
     """Too little can be sold; see `ats`."""
+    CREATE_RESERVATION_OUTCOME_SPLIT_LIMIT: _CreateReservationOutcome.ValueType  # 65
+    """There is enough, but not within the split limit together with the other lines."""
     CREATE_RESERVATION_OUTCOME_CONTENDED: _CreateReservationOutcome.ValueType  # 70
     """There may be enough, but holds still being decided stood in the way. Try again with the same
     id.
@@ -70,8 +77,14 @@ CREATE_RESERVATION_OUTCOME_METHOD_NOT_OFFERED: CreateReservationOutcome.ValueTyp
 """The node named does not offer the method; or, with none named, no node that is ON does."""
 CREATE_RESERVATION_OUTCOME_NO_LANE: CreateReservationOutcome.ValueType  # 50
 """The service was to choose the node, and no carrier service goes to the destination."""
+CREATE_RESERVATION_OUTCOME_CUTOFF_PASSED: CreateReservationOutcome.ValueType  # 52
+"""A cutoff that the quoted date relied on has passed."""
+CREATE_RESERVATION_OUTCOME_DATE_MOVED: CreateReservationOutcome.ValueType  # 55
+"""The network changed, and the line would be there later than was quoted."""
 CREATE_RESERVATION_OUTCOME_INSUFFICIENT_STOCK: CreateReservationOutcome.ValueType  # 60
 """Too little can be sold; see `ats`."""
+CREATE_RESERVATION_OUTCOME_SPLIT_LIMIT: CreateReservationOutcome.ValueType  # 65
+"""There is enough, but not within the split limit together with the other lines."""
 CREATE_RESERVATION_OUTCOME_CONTENDED: CreateReservationOutcome.ValueType  # 70
 """There may be enough, but holds still being decided stood in the way. Try again with the same
 id.
@@ -179,24 +192,29 @@ class CreateReservationRequest(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     ORDER_REFERENCE_FIELD_NUMBER: _builtins.int
     DURABILITY_MODE_FIELD_NUMBER: _builtins.int
+    QUOTE_TOKEN_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.str
     """The caller's name for the reservation, and its idempotency key: new for each intended hold, the
-    same for each retry of it. Required.
+    same for each retry of it. Required unless a `quote_token` is given, which brings one.
     """
     owner_id: _builtins.str
     """Whom the hold is for: a cart, a shopper. Required."""
     pickup_node_id: _builtins.str
     """To be collected at this node."""
     fulfillment_method: _types_pb2.FulfillmentMethod.ValueType
-    """How it reaches the shopper; must fit the destination. Required."""
+    """How it reaches the shopper; must fit the destination. Required; with a `quote_token` left out,
+    or the same.
+    """
     segment: _builtins.str
-    """The segment of the shopper. Optional; empty means none."""
+    """The segment of the shopper. Optional; empty means none, or that of the `quote_token`."""
     order_reference: _builtins.str
     """The caller's own reference, such as a cart or order number: 0 to 128 bytes of UTF-8 without
     control characters, stored and returned, never interpreted. Optional.
     """
     durability_mode: _types_pb2.DurabilityMode.ValueType
     """What the acknowledgement must survive. Optional; UNSPECIFIED means FSYNC."""
+    quote_token: _builtins.str
+    """The token of the plan to hold, from PromiseCart. Optional."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the caller made up the key. Optional; with it, a key older than the idempotency window is
@@ -206,7 +224,7 @@ class CreateReservationRequest(_message.Message):
 
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReservationRequestLine]:
-        """What to hold, 1 to 2,000 lines."""
+        """What to hold, 1 to 2,000 lines. With a `quote_token`: none, or the lines it was given for."""
 
     @_builtins.property
     def address(self) -> _types_pb2.Address:
@@ -232,10 +250,11 @@ class CreateReservationRequest(_message.Message):
         ttl: _duration_pb2.Duration | None = ...,
         order_reference: _builtins.str = ...,
         durability_mode: _types_pb2.DurabilityMode.ValueType = ...,
+        quote_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "destination", b"destination", "pickup_node_id", b"pickup_node_id", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "destination", b"destination", "durability_mode", b"durability_mode", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "order_reference", b"order_reference", "owner_id", b"owner_id", "pickup_node_id", b"pickup_node_id", "reservation_id", b"reservation_id", "segment", b"segment", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "destination", b"destination", "durability_mode", b"durability_mode", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "order_reference", b"order_reference", "owner_id", b"owner_id", "pickup_node_id", b"pickup_node_id", "quote_token", b"quote_token", "reservation_id", b"reservation_id", "segment", b"segment", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_destination: _TypeAlias = _typing.Literal["address", "pickup_node_id"]  # noqa: Y015
     _WhichOneofArgType_destination: _TypeAlias = _typing.Literal["destination", b"destination"]  # noqa: Y015
@@ -333,6 +352,7 @@ class LineOutcome(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     ATS_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
+    LATEST_DELIVERY_DATE_FIELD_NUMBER: _builtins.int
     line_id: _builtins.str
     """The line."""
     outcome: Global___CreateReservationOutcome.ValueType
@@ -343,6 +363,12 @@ class LineOutcome(_message.Message):
     """
     node_id: _builtins.str
     """The node that refused, where there was one."""
+    @_builtins.property
+    def latest_delivery_date(self) -> _types_pb2.Date:
+        """For CUTOFF_PASSED and DATE_MOVED, when the line would be there at the latest if it were held
+        now: civil date at the destination. Else left out.
+        """
+
     def __init__(
         self,
         *,
@@ -350,16 +376,149 @@ class LineOutcome(_message.Message):
         outcome: Global___CreateReservationOutcome.ValueType = ...,
         ats: _builtins.int | None = ...,
         node_id: _builtins.str = ...,
+        latest_delivery_date: _types_pb2.Date | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ats", b"_ats", "ats", b"ats"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ats", b"_ats", "ats", b"ats", "latest_delivery_date", b"latest_delivery_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ats", b"_ats", "ats", b"ats", "line_id", b"line_id", "node_id", b"node_id", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ats", b"_ats", "ats", b"ats", "latest_delivery_date", b"latest_delivery_date", "line_id", b"line_id", "node_id", b"node_id", "outcome", b"outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ats: _TypeAlias = _typing.Literal["ats"]  # noqa: Y015
     _WhichOneofArgType__ats: _TypeAlias = _typing.Literal["_ats", b"_ats"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ats) -> _WhichOneofReturnType__ats | None: ...
 
 Global___LineOutcome: _TypeAlias = LineOutcome  # noqa: Y015
+
+@_typing.final
+class PromiseAndReserveRequest(_message.Message):
+    """Asks to promise a cart and to hold the best plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PICKUP_NODE_ID_FIELD_NUMBER: _builtins.int
+    FULFILLMENT_METHOD_FIELD_NUMBER: _builtins.int
+    CARRIER_SERVICES_FIELD_NUMBER: _builtins.int
+    MAX_SHIPMENTS_FIELD_NUMBER: _builtins.int
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    ORDER_REFERENCE_FIELD_NUMBER: _builtins.int
+    DURABILITY_MODE_FIELD_NUMBER: _builtins.int
+    reservation_id: _builtins.str
+    """As in CreateReservationRequest. Required."""
+    owner_id: _builtins.str
+    """Whom the hold is for: a cart, a shopper. Required."""
+    pickup_node_id: _builtins.str
+    """To be collected at this node."""
+    fulfillment_method: _types_pb2.FulfillmentMethod.ValueType
+    """How it reaches the shopper; must fit the destination. Required."""
+    max_shipments: _builtins.int
+    """The split limit: the most shipments, 1 to 20. Optional; 0 means 3."""
+    segment: _builtins.str
+    """The segment of the shopper. Optional; empty means none."""
+    order_reference: _builtins.str
+    """As in CreateReservationRequest. Optional."""
+    durability_mode: _types_pb2.DurabilityMode.ValueType
+    """What the acknowledgement must survive. Optional; UNSPECIFIED means FSYNC."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """As in CreateReservationRequest. Optional."""
+
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Line]:
+        """What to promise and hold, 1 to 2,000 lines."""
+
+    @_builtins.property
+    def address(self) -> _types_pb2.Address:
+        """To the shopper: country and postal code."""
+
+    @_builtins.property
+    def carrier_services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Carrier services to consider, at most 50. Optional; empty means all."""
+
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """As in CreateReservationRequest. Optional; left out means 15 minutes."""
+
+    def __init__(
+        self,
+        *,
+        reservation_id: _builtins.str = ...,
+        owner_id: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        lines: _abc.Iterable[_types_pb2.Line] | None = ...,
+        address: _types_pb2.Address | None = ...,
+        pickup_node_id: _builtins.str = ...,
+        fulfillment_method: _types_pb2.FulfillmentMethod.ValueType = ...,
+        carrier_services: _abc.Iterable[_builtins.str] | None = ...,
+        max_shipments: _builtins.int = ...,
+        segment: _builtins.str = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        order_reference: _builtins.str = ...,
+        durability_mode: _types_pb2.DurabilityMode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "destination", b"destination", "pickup_node_id", b"pickup_node_id", "ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "carrier_services", b"carrier_services", "create_time", b"create_time", "destination", b"destination", "durability_mode", b"durability_mode", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "max_shipments", b"max_shipments", "order_reference", b"order_reference", "owner_id", b"owner_id", "pickup_node_id", b"pickup_node_id", "reservation_id", b"reservation_id", "segment", b"segment", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_destination: _TypeAlias = _typing.Literal["address", "pickup_node_id"]  # noqa: Y015
+    _WhichOneofArgType_destination: _TypeAlias = _typing.Literal["destination", b"destination"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_destination) -> _WhichOneofReturnType_destination | None: ...
+
+Global___PromiseAndReserveRequest: _TypeAlias = PromiseAndReserveRequest  # noqa: Y015
+
+@_typing.final
+class PromiseAndReserveResponse(_message.Message):
+    """Answers PromiseAndReserve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    DELIVERY_PROMISE_FIELD_NUMBER: _builtins.int
+    RESERVATION_FIELD_NUMBER: _builtins.int
+    LINE_OUTCOMES_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    DURABILITY_MODE_FIELD_NUMBER: _builtins.int
+    outcome: Global___CreateReservationOutcome.ValueType
+    """HELD, or the refusal with the lowest number among the lines."""
+    replayed: _builtins.bool
+    """True when an earlier call with this id had held it, and this one only tells."""
+    durability_mode: _types_pb2.DurabilityMode.ValueType
+    """What the acknowledgement survives; UNSPECIFIED unless the outcome is HELD."""
+    @_builtins.property
+    def delivery_promise(self) -> _promise_service_pb2.DeliveryPromise:
+        """The promise that was made when it was held, without a token; left out unless the outcome is
+        HELD.
+        """
+
+    @_builtins.property
+    def reservation(self) -> Global___Reservation:
+        """The reservation as it is now; left out unless the outcome is HELD."""
+
+    @_builtins.property
+    def line_outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineOutcome]:
+        """What happened to each line, in request order. All are HELD, or none is."""
+
+    def __init__(
+        self,
+        *,
+        outcome: Global___CreateReservationOutcome.ValueType = ...,
+        delivery_promise: _promise_service_pb2.DeliveryPromise | None = ...,
+        reservation: Global___Reservation | None = ...,
+        line_outcomes: _abc.Iterable[Global___LineOutcome] | None = ...,
+        replayed: _builtins.bool = ...,
+        durability_mode: _types_pb2.DurabilityMode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delivery_promise", b"delivery_promise", "reservation", b"reservation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery_promise", b"delivery_promise", "durability_mode", b"durability_mode", "line_outcomes", b"line_outcomes", "outcome", b"outcome", "replayed", b"replayed", "reservation", b"reservation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromiseAndReserveResponse: _TypeAlias = PromiseAndReserveResponse  # noqa: Y015
 
 @_typing.final
 class GetReservationRequest(_message.Message):
@@ -957,6 +1116,7 @@ class Reservation(_message.Message):
     ORDER_REFERENCE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    SHIPMENTS_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.str
     """Its name, given by the caller."""
     owner_id: _builtins.str
@@ -987,6 +1147,13 @@ class Reservation(_message.Message):
         before.
         """
 
+    @_builtins.property
+    def shipments(self) -> _containers.RepeatedCompositeFieldContainer[_promise_service_pb2.Shipment]:
+        """What was promised when it was held: each shipment with its lines, dates and cost. Empty unless
+        it was held with a quote token or by PromiseAndReserve. Later changes of the lines leave it as
+        it was.
+        """
+
     def __init__(
         self,
         *,
@@ -1000,10 +1167,11 @@ class Reservation(_message.Message):
         order_reference: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        shipments: _abc.Iterable[_promise_service_pb2.Shipment] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "order_reference", b"order_reference", "owner_id", b"owner_id", "reservation_id", b"reservation_id", "revision", b"revision", "segment", b"segment", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "order_reference", b"order_reference", "owner_id", b"owner_id", "reservation_id", b"reservation_id", "revision", b"revision", "segment", b"segment", "shipments", b"shipments", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

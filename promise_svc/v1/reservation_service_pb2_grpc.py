@@ -45,6 +45,11 @@ class ReservationServiceStub:
                 request_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.CreateReservationRequest.SerializeToString,
                 response_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.CreateReservationResponse.FromString,
                 _registered_method=True)
+        self.PromiseAndReserve = channel.unary_unary(
+                '/promise_svc.v1.ReservationService/PromiseAndReserve',
+                request_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.PromiseAndReserveRequest.SerializeToString,
+                response_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.PromiseAndReserveResponse.FromString,
+                _registered_method=True)
         self.GetReservation = channel.unary_unary(
                 '/promise_svc.v1.ReservationService/GetReservation',
                 request_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.GetReservationRequest.SerializeToString,
@@ -95,14 +100,31 @@ class ReservationServiceServicer:
         """Holds all lines for the owner, or none. Decides every line against its shard at that moment, so
         it never oversells.
 
+        With a `quote_token` it holds exactly the plan that PromiseCart showed, the same units at the
+        same nodes, with the dates promised; if that cannot be, it holds nothing and `line_outcomes` say
+        what changed. Ask PromiseCart again then.
+
         Idempotent by `reservation_id`. The same id with the same body gets the same answer if it was
         held, also after a crash, within the idempotency window (1 hour unless configured); a refused
         attempt may be asked again with the same id. The body is every field but `create_time` and
         `durability_mode`.
 
-        Errors: INVALID_ARGUMENT (malformed; IDEMPOTENCY_KEY_REUSED for the same id with another body),
+        Errors: INVALID_ARGUMENT (malformed; IDEMPOTENCY_KEY_REUSED for the same id with another body;
+        QUOTE_TOKEN_INVALID for a token not signed here, or signed with a key given up since),
         FAILED_PRECONDITION (IDEMPOTENCY_WINDOW_PASSED), RESOURCE_EXHAUSTED, UNAVAILABLE (nothing was
         held, retry), OUTCOME_UNKNOWN (ask again with the same id).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromiseAndReserve(self, request, context):
+        """Promises and holds in one step: finds the best plan for a cart as PromiseCart does, holds it,
+        all lines or none, and answers both. Where stock went meanwhile it holds the next best plan.
+
+        Idempotent by `reservation_id` as CreateReservation, whose ids it shares: the same id with the
+        same body gets the promise first made, from what was stored with the hold. Errors as
+        CreateReservation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -195,6 +217,11 @@ def add_ReservationServiceServicer_to_server(servicer, server):
                     request_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.CreateReservationRequest.FromString,
                     response_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.CreateReservationResponse.SerializeToString,
             ),
+            'PromiseAndReserve': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromiseAndReserve,
+                    request_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.PromiseAndReserveRequest.FromString,
+                    response_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.PromiseAndReserveResponse.SerializeToString,
+            ),
             'GetReservation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetReservation,
                     request_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.GetReservationRequest.FromString,
@@ -264,6 +291,33 @@ class ReservationService:
             '/promise_svc.v1.ReservationService/CreateReservation',
             promise__svc_dot_v1_dot_reservation__service__pb2.CreateReservationRequest.SerializeToString,
             promise__svc_dot_v1_dot_reservation__service__pb2.CreateReservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromiseAndReserve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/promise_svc.v1.ReservationService/PromiseAndReserve',
+            promise__svc_dot_v1_dot_reservation__service__pb2.PromiseAndReserveRequest.SerializeToString,
+            promise__svc_dot_v1_dot_reservation__service__pb2.PromiseAndReserveResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,14 +43,27 @@ class ReservationServiceStub:
     """Holds all lines for the owner, or none. Decides every line against its shard at that moment, so
     it never oversells.
 
+    With a `quote_token` it holds exactly the plan that PromiseCart showed, the same units at the
+    same nodes, with the dates promised; if that cannot be, it holds nothing and `line_outcomes` say
+    what changed. Ask PromiseCart again then.
+
     Idempotent by `reservation_id`. The same id with the same body gets the same answer if it was
     held, also after a crash, within the idempotency window (1 hour unless configured); a refused
     attempt may be asked again with the same id. The body is every field but `create_time` and
     `durability_mode`.
 
-    Errors: INVALID_ARGUMENT (malformed; IDEMPOTENCY_KEY_REUSED for the same id with another body),
+    Errors: INVALID_ARGUMENT (malformed; IDEMPOTENCY_KEY_REUSED for the same id with another body;
+    QUOTE_TOKEN_INVALID for a token not signed here, or signed with a key given up since),
     FAILED_PRECONDITION (IDEMPOTENCY_WINDOW_PASSED), RESOURCE_EXHAUSTED, UNAVAILABLE (nothing was
     held, retry), OUTCOME_UNKNOWN (ask again with the same id).
+    """
+    PromiseAndReserve: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.PromiseAndReserveRequest, _reservation_service_pb2.PromiseAndReserveResponse]
+    """Promises and holds in one step: finds the best plan for a cart as PromiseCart does, holds it,
+    all lines or none, and answers both. Where stock went meanwhile it holds the next best plan.
+
+    Idempotent by `reservation_id` as CreateReservation, whose ids it shares: the same id with the
+    same body gets the promise first made, from what was stored with the hold. Errors as
+    CreateReservation.
     """
     GetReservation: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.GetReservationRequest, _reservation_service_pb2.GetReservationResponse]
     """Reads one reservation from the shard that decides it: exact, also for expiry.
@@ -119,14 +132,27 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     """Holds all lines for the owner, or none. Decides every line against its shard at that moment, so
     it never oversells.
 
+    With a `quote_token` it holds exactly the plan that PromiseCart showed, the same units at the
+    same nodes, with the dates promised; if that cannot be, it holds nothing and `line_outcomes` say
+    what changed. Ask PromiseCart again then.
+
     Idempotent by `reservation_id`. The same id with the same body gets the same answer if it was
     held, also after a crash, within the idempotency window (1 hour unless configured); a refused
     attempt may be asked again with the same id. The body is every field but `create_time` and
     `durability_mode`.
 
-    Errors: INVALID_ARGUMENT (malformed; IDEMPOTENCY_KEY_REUSED for the same id with another body),
+    Errors: INVALID_ARGUMENT (malformed; IDEMPOTENCY_KEY_REUSED for the same id with another body;
+    QUOTE_TOKEN_INVALID for a token not signed here, or signed with a key given up since),
     FAILED_PRECONDITION (IDEMPOTENCY_WINDOW_PASSED), RESOURCE_EXHAUSTED, UNAVAILABLE (nothing was
     held, retry), OUTCOME_UNKNOWN (ask again with the same id).
+    """
+    PromiseAndReserve: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.PromiseAndReserveRequest, _reservation_service_pb2.PromiseAndReserveResponse]  # type: ignore[assignment]
+    """Promises and holds in one step: finds the best plan for a cart as PromiseCart does, holds it,
+    all lines or none, and answers both. Where stock went meanwhile it holds the next best plan.
+
+    Idempotent by `reservation_id` as CreateReservation, whose ids it shares: the same id with the
+    same body gets the promise first made, from what was stored with the hold. Errors as
+    CreateReservation.
     """
     GetReservation: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.GetReservationRequest, _reservation_service_pb2.GetReservationResponse]  # type: ignore[assignment]
     """Reads one reservation from the shard that decides it: exact, also for expiry.
@@ -198,14 +224,33 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Holds all lines for the owner, or none. Decides every line against its shard at that moment, so
         it never oversells.
 
+        With a `quote_token` it holds exactly the plan that PromiseCart showed, the same units at the
+        same nodes, with the dates promised; if that cannot be, it holds nothing and `line_outcomes` say
+        what changed. Ask PromiseCart again then.
+
         Idempotent by `reservation_id`. The same id with the same body gets the same answer if it was
         held, also after a crash, within the idempotency window (1 hour unless configured); a refused
         attempt may be asked again with the same id. The body is every field but `create_time` and
         `durability_mode`.
 
-        Errors: INVALID_ARGUMENT (malformed; IDEMPOTENCY_KEY_REUSED for the same id with another body),
+        Errors: INVALID_ARGUMENT (malformed; IDEMPOTENCY_KEY_REUSED for the same id with another body;
+        QUOTE_TOKEN_INVALID for a token not signed here, or signed with a key given up since),
         FAILED_PRECONDITION (IDEMPOTENCY_WINDOW_PASSED), RESOURCE_EXHAUSTED, UNAVAILABLE (nothing was
         held, retry), OUTCOME_UNKNOWN (ask again with the same id).
+        """
+
+    @_abc_1.abstractmethod
+    def PromiseAndReserve(
+        self,
+        request: _reservation_service_pb2.PromiseAndReserveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_service_pb2.PromiseAndReserveResponse, _abc.Awaitable[_reservation_service_pb2.PromiseAndReserveResponse]]:
+        """Promises and holds in one step: finds the best plan for a cart as PromiseCart does, holds it,
+        all lines or none, and answers both. Where stock went meanwhile it holds the next best plan.
+
+        Idempotent by `reservation_id` as CreateReservation, whose ids it shares: the same id with the
+        same body gets the promise first made, from what was stored with the hold. Errors as
+        CreateReservation.
         """
 
     @_abc_1.abstractmethod

@@ -474,3 +474,15 @@ async def test_legs_in_some_states_and_the_last_events_are_read(order_store: Ord
     assert await order_store.read_legs(1, [State.HELD]) == {}
     assert await order_store.last_events(0, 2) == [events[3], events[2]]
     assert await order_store.last_events(1, 2) == []
+
+
+async def test_the_key_of_quote_tokens_is_made_once_and_the_same_for_all(
+    order_store: OrderStore,
+) -> None:
+    """Of several hosts that start at once each brings a key; the one that was kept signs."""
+    made = [bytes([number]) * 32 for number in range(4)]
+    told = await asyncio.gather(*(order_store.quote_key(key) for key in made))
+
+    assert len(set(told)) == 1
+    assert told[0] in made
+    assert await order_store.quote_key(b"x" * 32) == told[0]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 LUA = "promise_svc/adapters/ats_index/lua"
 RESERVATIONS = "tests/contract/test_reservations.py::"
 RACES = "tests/contract/test_reservation_races.py::"
+QUOTES = "tests/contract/test_quotes.py::"
 LEDGER = "tests/property/test_ledger.py::test_the_ledger_keeps_its_invariants"
 TAKEOVER = "tests/fault/test_takeover.py::"
 
@@ -352,6 +353,50 @@ MUTANTS = (
         "            if len(chosen) > self._max_shipments:\n",
         ("tests/unit/test_sourcing.py::test_the_split_limit_holds_where_each_sku_alone_would_fit",),
         "A cart would come in more parcels than the caller allowed.",
+    ),
+    # -- quotes
+    Mutant(
+        "quote_planned_again",
+        "promise_svc/application/reservation.py",
+        "        if command.quote is not None:\n            return quoted_lines(",
+        "        if command.quote is not None and missing:\n            return quoted_lines(",
+        (QUOTES + "test_the_very_plan_is_held_though_a_better_one_came_up",),
+        "The shopper would be shown one plan and sent another.",
+    ),
+    Mutant(
+        "quote_not_signed",
+        "promise_svc/application/quote.py",
+        '        if not hmac.compare_digest(hmac.digest(key, signed, "sha256"), tag):\n',
+        "        if len(tag) != _TAG_BYTES:\n",
+        ("tests/unit/test_quote.py::test_a_token_with_any_character_changed_is_refused",),
+        "Anybody could write dates and costs and have them held.",
+    ),
+    Mutant(
+        "quote_cutoff_exclusive",
+        "promise_svc/application/quoted_lines.py",
+        "    if now_ms > shipment.order_by_ms:\n",
+        "    if now_ms >= shipment.order_by_ms:\n",
+        (QUOTES + "test_a_quote_stands_up_to_its_cutoff_and_no_longer",),
+        "An order at the cutoff itself would be refused its date.",
+    ),
+    Mutant(
+        "quote_date_unchecked",
+        "promise_svc/application/quoted_lines.py",
+        "    elif latest > shipment.latest_delivery_date:\n",
+        "    elif latest < shipment.latest_delivery_date:\n",
+        (QUOTES + "test_a_date_that_moved_is_told_and_one_that_is_kept_stands",),
+        "A date would be held that nobody can keep any more.",
+    ),
+    Mutant(
+        "promise_not_kept",
+        "promise_svc/application/reservation.py",
+        "            promised=sourced.promised,\n",
+        "",
+        (
+            QUOTES + "test_the_promised_dates_stay_with_the_reservation",
+            QUOTES + "test_a_retry_in_one_step_tells_the_promise_first_made",
+        ),
+        "A retry would promise dates anew for a hold that was promised others.",
     ),
     # -- the front
     Mutant(

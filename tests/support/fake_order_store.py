@@ -42,6 +42,7 @@ class FakeOrderStore:
         self._documents: dict[str, dict[str, str]] = {}
         self._version = 0
         self._identity: ClusterIdentity | None = None
+        self._quote_key = b""
 
     async def cluster(self) -> ClusterIdentity | None:
         self._fail()
@@ -51,6 +52,11 @@ class FakeOrderStore:
         self._fail()
         self._identity = self._identity or identity
         return self._identity
+
+    async def quote_key(self, ours: bytes) -> bytes:
+        self._fail()
+        self._quote_key = self._quote_key or ours
+        return self._quote_key
 
     async def append(self, shard: int, after: Position, events: Sequence[StoredEvent]) -> Position:
         self._fail()

@@ -8,7 +8,15 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 
 from promise_svc.errors import InvalidRequest
-from promise_svc.rpc.convert import admin, availability, network, promise, reservation, supply
+from promise_svc.rpc.convert import (
+    admin,
+    availability,
+    network,
+    promise,
+    quote,
+    reservation,
+    supply,
+)
 from promise_svc.v1 import (
     admin_service_pb2 as admin_pb,
 )
@@ -40,6 +48,9 @@ DECODERS: dict[type, Callable[[Any], Any]] = {
     availability_pb.FindPickupNodesRequest: lambda r: availability.pickup_from(r, NOW_MS),
     promise_pb.PromiseCartRequest: lambda r: promise.cart_from(r, NOW_MS),
     reservation_pb.CreateReservationRequest: lambda r: reservation.create_from(r, NOW_MS, TTL),
+    reservation_pb.PromiseAndReserveRequest: lambda r: quote.promise_and_reserve_from(
+        r, NOW_MS, TTL
+    ),
     reservation_pb.GetReservationRequest: reservation.get_from,
     reservation_pb.ConfirmReservationRequest: reservation.transition_from,
     reservation_pb.ReleaseReservationRequest: reservation.transition_from,
@@ -99,6 +110,16 @@ def a_create() -> Any:
         reservation_id="r",
         owner_id="o",
         lines=[reservation_pb.ReservationRequestLine(line_id="1", sku="a", quantity=1)],
+        address=US,
+        fulfillment_method=types_pb2.FULFILLMENT_METHOD_SHIP_TO_ADDRESS,
+    )
+
+
+def a_promise_and_reserve() -> Any:
+    return reservation_pb.PromiseAndReserveRequest(
+        reservation_id="r",
+        owner_id="o",
+        lines=[types_pb2.Line(line_id="1", sku="a", quantity=1)],
         address=US,
         fulfillment_method=types_pb2.FULFILLMENT_METHOD_SHIP_TO_ADDRESS,
     )
@@ -182,7 +203,7 @@ def an_audit() -> Any:
 GOOD = [
     a_query, a_search, a_cart, a_create, a_confirm, a_sync, an_adjustment, an_upsert_of_nodes,
     an_upsert_of_groups, an_upsert_of_items, an_upsert_of_calendars, an_upsert_of_services,
-    an_upsert_of_lanes, a_status, an_audit,
+    an_upsert_of_lanes, a_status, an_audit, a_promise_and_reserve,
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from promise_svc.config import (
     address_text,
     environment_of,
     host_and_port,
+    read_quote_keys,
 )
 from promise_svc.errors import ConfigError
 
@@ -195,3 +196,40 @@ def test_a_configuration_goes_to_another_process_as_variables() -> None:
 def test_an_address_is_told_with_the_port_that_was_had(listen: str, port: int, text: str) -> None:
     """As a client would write it."""
     assert address_text(ProcessConfig(listen=listen).listen, port) == text
+
+
+def test_quote_keys_are_one_or_two_lines_the_first_of_which_signs(tmp_path: Path) -> None:
+    """Read in order; without a file there are none, and the order store has one."""
+    file = tmp_path / "keys"
+    first, second = bytes(range(32)), b"k" * 32
+
+    assert read_quote_keys(None) == ()
+    file.write_text(f"{first.hex()}\n")
+    assert read_quote_keys(file) == (first,)
+    file.write_text(f"{first.hex()}\n{second.hex().upper()}\n")
+    assert read_quote_keys(file) == (first, second)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "aa" * 31, "aa" * 33, "zz" * 32, "aa" * 32 + "\n" + "aa" * 32, "é" * 64, "x" * 9]
+    + ["\n".join(f"{key:02x}" * 32 for key in range(3))],
+)
+def test_a_file_without_good_quote_keys_is_refused_and_its_content_not_told(
+    tmp_path: Path, content: str
+) -> None:
+    """The message names setting and file: what is wrong with a secret is not printed."""
+    file = tmp_path / "keys"
+    file.write_text(content, encoding="utf-8")
+
+    with pytest.raises(ConfigError, match="quote_keys_file") as raised:
+        read_quote_keys(file)
+
+    assert str(file) in str(raised.value)
+    assert not content or content[:8] not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+def test_a_missing_file_of_quote_keys_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="quote_keys_file .*nowhere"):
+        read_quote_keys(tmp_path / "nowhere")

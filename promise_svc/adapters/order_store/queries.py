@@ -167,6 +167,10 @@ INSERT INTO cluster_identity (cluster_id, key_prefix, shard_count) VALUES ($1, $
 ON CONFLICT DO NOTHING
 """
 
+READ_QUOTE_KEY = "SELECT key FROM quote_key"
+
+KEEP_QUOTE_KEY = "INSERT INTO quote_key (key) VALUES ($1) ON CONFLICT DO NOTHING"
+
 READ_NETWORK = """
 SELECT v.version, d.kind, d.id, d.document::text
 FROM network_version v LEFT JOIN network_documents d ON true

@@ -87,6 +87,14 @@ class PostgresOrderStore:
         assert row is not None
         return ClusterIdentity(*row)
 
+    async def quote_key(self, ours: bytes) -> bytes:
+        """See ``OrderStore.quote_key``. Repeating it is safe."""
+        async with borrowed(self._pool, self._timeout) as connection:
+            await connection.execute(queries.KEEP_QUOTE_KEY, ours)
+            row = await connection.fetchrow(queries.READ_QUOTE_KEY)
+        assert row is not None
+        return bytes(row["key"])
+
     async def append(self, shard: int, after: Position, events: Sequence[StoredEvent]) -> Position:
         """See ``OrderStore.append``. Cost: one statement, shared with the appends of other
         shards that wait at the same time, whatever the batches' size.

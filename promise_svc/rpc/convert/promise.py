@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from promise_svc.application.promise import (
     MAX_OPTIONS_DEFAULT,
     MAX_SHIPMENTS_DEFAULT,
     PromiseCartReply,
     PromiseCartRequest,
 )
+from promise_svc.application.quote import NoQuoteReason, PromisedPlan, QuoteToken
 from promise_svc.domain.cart import UnfulfilledLine
 from promise_svc.domain.delivery import DeliveryPromise, Shipment
 from promise_svc.domain.network import FulfillmentMethod
@@ -28,6 +31,7 @@ from promise_svc.rpc.convert.types import (
     timestamp_to,
 )
 from promise_svc.v1 import promise_service_pb2 as pb
+from promise_svc.v1 import reservation_service_pb2 as reservation_pb
 from promise_svc.v1 import types_pb2
 
 CARRIER_SERVICES_MAX = 50
@@ -38,7 +42,7 @@ SHIPMENTS_MAX = 20
 def cart_from(request: pb.PromiseCartRequest, now_ms: int) -> PromiseCartRequest:
     """The values of a cart to promise."""
     fields = Fields()
-    address, pickup_node_id = _destination_from(fields, request)
+    address, pickup_node_id = destination_from(fields, request)
     order_ms = None
     if request.HasField("order_time"):
         low_ms, high_ms = max(0, now_ms - ORDER_TIME_MS_MAX), now_ms + ORDER_TIME_MS_MAX
@@ -48,7 +52,7 @@ def cart_from(request: pb.PromiseCartRequest, now_ms: int) -> PromiseCartRequest
         address=address,
         pickup_node_id=pickup_node_id,
         fulfillment_methods=_methods_from(fields, request),
-        carrier_services=_carrier_services_from(fields, request),
+        carrier_services=carrier_services_from(fields, request.carrier_services),
         segment=fields.id("segment", request.segment, optional=True),
         order_ms=order_ms,
         max_options=fields.number(
@@ -63,7 +67,10 @@ def cart_from(request: pb.PromiseCartRequest, now_ms: int) -> PromiseCartRequest
     return found
 
 
-def _destination_from(fields: Fields, request: pb.PromiseCartRequest) -> tuple[Address | None, str]:
+def destination_from(
+    fields: Fields, request: pb.PromiseCartRequest | reservation_pb.PromiseAndReserveRequest
+) -> tuple[Address | None, str]:
+    """Address or pickup node, one of which must be there."""
     destination = request.WhichOneof("destination")
     if destination == "address":
         return address_from(fields, "address", request.address), ""
@@ -90,17 +97,21 @@ def _methods_from(fields: Fields, request: pb.PromiseCartRequest) -> tuple[Fulfi
     return tuple(found)
 
 
-def _carrier_services_from(fields: Fields, request: pb.PromiseCartRequest) -> tuple[str, ...]:
-    asked = request.carrier_services
+def carrier_services_from(fields: Fields, asked: Sequence[str]) -> tuple[str, ...]:
+    """The services to consider; empty for all."""
     count = fields.count("carrier_services", len(asked), 0, CARRIER_SERVICES_MAX)
     return tuple(fields.id(f"carrier_services[{index}]", asked[index]) for index in range(count))
 
 
-def cart_to(reply: PromiseCartReply) -> pb.PromiseCartResponse:
+def cart_to(reply: PromiseCartReply, tokens: Sequence[QuoteToken]) -> pb.PromiseCartResponse:
+    """``tokens`` has one for each option."""
     currency = reply.currency_code
     return pb.PromiseCartResponse(
         outcome=number_of(reply.outcome),
-        options=[_option_to(option, currency) for option in reply.options],
+        options=[
+            _option_to(option, currency, token)
+            for option, token in zip(reply.options, tokens, strict=True)
+        ],
         unfulfilled_lines=[_unfulfilled_to(line) for line in reply.unfulfilled_lines],
         network_version=reply.network_version,
         freshness=freshness_to(reply.freshness),
@@ -108,17 +119,27 @@ def cart_to(reply: PromiseCartReply) -> pb.PromiseCartResponse:
     )
 
 
-def _option_to(option: DeliveryPromise, currency: str) -> pb.DeliveryPromise:
+def held_promise_to(plan: PromisedPlan) -> pb.DeliveryPromise:
+    """The promise that a reservation was held with."""
+    shipments = plan.shipments
+    option = DeliveryPromise(shipments=shipments, exact=True, shipment_count_bound=len(shipments))
+    return _option_to(option, plan.currency_code, QuoteToken(absent=NoQuoteReason.HELD))
+
+
+def _option_to(option: DeliveryPromise, currency: str, token: QuoteToken) -> pb.DeliveryPromise:
     return pb.DeliveryPromise(
-        shipments=[_shipment_to(shipment, currency) for shipment in option.shipments],
+        shipments=[shipment_to(shipment, currency) for shipment in option.shipments],
         total_cost=_money(option.total_cost_micros, currency),
         earliest_delivery_date=date_to(option.earliest_delivery_date),
         latest_delivery_date=date_to(option.latest_delivery_date),
         expire_time=timestamp_to(option.expire_ms),
+        quote_token=token.text,
+        no_quote_reason=number_of(token.absent or 0),
+        reservation_id=token.reservation_id,
     )
 
 
-def _shipment_to(shipment: Shipment, currency: str) -> pb.Shipment:
+def shipment_to(shipment: Shipment, currency: str) -> pb.Shipment:
     return pb.Shipment(
         node_id=shipment.node_id,
         lines=[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, TypeVar
 
+from promise_svc.application.quote import PromisedPlan
 from promise_svc.application.reservation import (
     CreateResult,
     LineOutcome,
@@ -26,14 +27,17 @@ from promise_svc.domain.reservation import (
     TransitionOutcome,
 )
 from promise_svc.rpc.convert.fields import Fields
+from promise_svc.rpc.convert.promise import shipment_to
 from promise_svc.rpc.convert.types import (
     ADDRESS_METHODS,
     METHOD_NUMBERS,
     METHODS,
     address_from,
+    date_to,
     number_of,
     timestamp_to,
 )
+from promise_svc.v1 import promise_service_pb2 as promise_pb
 from promise_svc.v1 import reservation_service_pb2 as pb
 
 ORDER_REFERENCE_BYTES_MAX = 128
@@ -88,11 +92,41 @@ class ExtendValues(NamedTuple):
     durability: DurabilityMode | None
 
 
+class HoldValues(NamedTuple):
+    """How a hold is taken, whatever is held."""
+
+    ttl_ms: int
+    create_ms: int
+    order_reference: str
+    durability: DurabilityMode | None
+
+
 def create_from(request: pb.CreateReservationRequest, now_ms: int, ttl: TtlLimits) -> CreateCommand:
     """The values of a hold to take."""
     fields = Fields()
     lines = _lines_from(fields, request)
     address, pickup_node_id = _destination_from(fields, request)
+    command = CreateCommand(
+        reservation_id=fields.id("reservation_id", request.reservation_id),
+        owner_id=fields.id("owner_id", request.owner_id),
+        lines=lines,
+        fulfillment_method=method_from(fields, request),
+        address=address,
+        pickup_node_id=pickup_node_id,
+        segment=fields.id("segment", request.segment, optional=True),
+        **hold_from(fields, request, now_ms, ttl)._asdict(),
+    )
+    fields.done()
+    return command
+
+
+def hold_from(
+    fields: Fields,
+    request: pb.CreateReservationRequest | pb.PromiseAndReserveRequest,
+    now_ms: int,
+    ttl: TtlLimits,
+) -> HoldValues:
+    """What CreateReservation and PromiseAndReserve say alike of the hold."""
     ttl_ms = ttl.default_ms
     if request.HasField("ttl"):
         ttl_ms = fields.duration_ms("ttl", request.ttl, TTL_MS_MIN, ttl.max_ms)
@@ -100,23 +134,9 @@ def create_from(request: pb.CreateReservationRequest, now_ms: int, ttl: TtlLimit
     if request.HasField("create_time"):
         latest_ms = now_ms + CREATE_AHEAD_MS_MAX
         create_ms = fields.time_ms("create_time", request.create_time, 1, latest_ms)
-    command = CreateCommand(
-        reservation_id=fields.id("reservation_id", request.reservation_id),
-        owner_id=fields.id("owner_id", request.owner_id),
-        lines=lines,
-        fulfillment_method=_method_from(fields, request),
-        address=address,
-        pickup_node_id=pickup_node_id,
-        segment=fields.id("segment", request.segment, optional=True),
-        ttl_ms=ttl_ms,
-        create_ms=create_ms,
-        order_reference=fields.text(
-            "order_reference", request.order_reference, ORDER_REFERENCE_BYTES_MAX
-        ),
-        durability=_durability_from(fields, request.durability_mode),
-    )
-    fields.done()
-    return command
+    reference = fields.text("order_reference", request.order_reference, ORDER_REFERENCE_BYTES_MAX)
+    durability = _durability_from(fields, request.durability_mode)
+    return HoldValues(ttl_ms, create_ms, reference, durability)
 
 
 def _lines_from(fields: Fields, request: pb.CreateReservationRequest) -> tuple[RequestedLine, ...]:
@@ -151,7 +171,10 @@ def _destination_from(
     return None, ""
 
 
-def _method_from(fields: Fields, request: pb.CreateReservationRequest) -> FulfillmentMethod:
+def method_from(
+    fields: Fields, request: pb.CreateReservationRequest | pb.PromiseAndReserveRequest
+) -> FulfillmentMethod:
+    """A method that fits the destination."""
     destination = request.WhichOneof("destination")
     fitting = {
         number: method
@@ -254,27 +277,35 @@ def create_to(result: CreateResult) -> pb.CreateReservationResponse:
     if result.outcome is not CreateOutcome.HELD or reservation is None:
         return pb.CreateReservationResponse(
             outcome=number_of(result.outcome),
-            line_outcomes=[_line_outcome_to(line) for line in result.lines],
+            line_outcomes=line_outcomes_to(result),
         )
-    held = number_of(CreateOutcome.HELD)
     return pb.CreateReservationResponse(
-        outcome=held,
+        outcome=number_of(CreateOutcome.HELD),
         reservation=reservation_to(reservation),
-        line_outcomes=[
-            pb.LineOutcome(line_id=line.line_id, outcome=held) for line in reservation.lines
-        ],
+        line_outcomes=line_outcomes_to(result),
         replayed=result.replayed,
         durability_mode=number_of(result.durability),
     )
 
 
+def line_outcomes_to(result: CreateResult) -> list[pb.LineOutcome]:
+    """One a line: all are held, or none is."""
+    if result.outcome is CreateOutcome.HELD and result.reservation is not None:
+        held = number_of(CreateOutcome.HELD)
+        lines = result.reservation.lines
+        return [pb.LineOutcome(line_id=line.line_id, outcome=held) for line in lines]
+    return [_line_outcome_to(line) for line in result.lines]
+
+
 def _line_outcome_to(line: LineOutcome) -> pb.LineOutcome:
     short = line.outcome is CreateOutcome.INSUFFICIENT_STOCK and line.ats >= 0
+    day = line.latest_delivery_date
     return pb.LineOutcome(
         line_id=line.line_id,
         outcome=number_of(line.outcome),
         ats=line.ats if short else None,
         node_id=line.node_id,
+        latest_delivery_date=None if day is None else date_to(day),
     )
 
 
@@ -307,7 +338,14 @@ def reservation_to(reservation: Reservation) -> pb.Reservation:
         order_reference=reservation.order_reference,
         create_time=timestamp_to(reservation.create_ms),
         expire_time=timestamp_to(reservation.expire_ms),
+        shipments=_shipments_to(reservation.promised),
     )
+
+
+def _shipments_to(plan: PromisedPlan | None) -> list[promise_pb.Shipment]:
+    if plan is None:
+        return []
+    return [shipment_to(shipment, plan.currency_code) for shipment in plan.shipments]
 
 
 def _line_to(line: ReservationLine) -> pb.ReservationLine:

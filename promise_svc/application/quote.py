@@ -1,0 +1,204 @@
+"""Quote tokens: a promised plan, signed, so that a later call can hold exactly that plan.
+
+Base64url without padding of: layout (1 byte), key id (4), the quote (msgpack), HMAC-SHA-256 (32).
+Nobody but holders of a key can make one, so what is read is what was promised. Keys are derived for
+the cluster: a token of another cluster is signed with a key that is unknown here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import secrets
+from collections.abc import Callable, Collection, Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+import msgspec
+
+from promise_svc.application.promise import PromiseCartReply, PromiseCartRequest
+from promise_svc.domain.delivery import DeliveryPromise, Shipment
+from promise_svc.domain.network import FulfillmentMethod, NetworkSnapshot, normalized_postal_code
+from promise_svc.domain.reach import Address, Line
+from promise_svc.errors import QuoteTokenInvalid
+from promise_svc.hotpath import shard_of
+
+QUOTE_TOKEN_BYTES_MAX = 16_384
+"""Longest token, in base64url: 80 lines with the longest ids, some 700 with short ones. Callers
+keep tokens in sessions and send them back; what is larger is reserved in one step."""
+
+_LAYOUT = b"\x01"
+_KEY_ID_BYTES = 4
+_TAG_BYTES = 32
+_SHORTEST = len(_LAYOUT) + _KEY_ID_BYTES + _TAG_BYTES
+_MINT_TRIES_MAX = 1024
+"""Of finding an id whose home is a leg's shard; one that is not costs a step more, nothing else."""
+
+
+class NoQuoteReason(IntEnum):
+    """Why a plan has no token; numbers are the contract's."""
+
+    ORDER_TIME_GIVEN = 10
+    TOO_LARGE = 20
+    HELD = 30
+
+
+class PromisedPlan(NamedTuple):
+    """Shipments as they were promised, and the currency of their costs."""
+
+    currency_code: str
+    shipments: tuple[Shipment, ...]
+
+
+class Quote(msgspec.Struct, frozen=True, array_like=True):
+    """What a token says. Field order is the token's layout: a new field comes last, with a
+    default. Of the destination it keeps what the dates depend on."""
+
+    reservation_id: str
+    network_version: int
+    country: str
+    """Empty for a pickup."""
+    postal_code: str
+    pickup_node_id: str
+    segment: str
+    plan: PromisedPlan
+
+    @property
+    def fulfillment_method(self) -> FulfillmentMethod:
+        """Of every shipment: a destination is served by one method."""
+        return self.plan.shipments[0].fulfillment_method
+
+    @property
+    def address(self) -> Address | None:
+        """The destination as far as it is known; None for a pickup."""
+        if self.pickup_node_id:
+            return None
+        return Address(country=self.country, postal_code=self.postal_code)
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """The lines of the plan, in the order of its shipments."""
+        units: dict[tuple[str, str], int] = {}
+        for shipment in self.plan.shipments:
+            for line_id, sku, quantity in shipment.lines:
+                units[line_id, sku] = units.get((line_id, sku), 0) + quantity
+        return tuple(Line(*line, quantity) for line, quantity in units.items())
+
+    def fits(self, address: Address) -> bool:
+        """Whether ``address`` is the one it was made for, as far as dates depend on it."""
+        ours, theirs = map(normalized_postal_code, (self.postal_code, address.postal_code))
+        return not self.pickup_node_id and (self.country, ours) == (address.country, theirs)
+
+
+class QuoteToken(NamedTuple):
+    """A plan's token, or why there is none."""
+
+    text: str = ""
+    reservation_id: str = ""
+    absent: NoQuoteReason | None = None
+
+
+class QuoteSigner:
+    """Signs quotes with the first of its keys, reads those signed with any. Shows no key."""
+
+    def __init__(self, keys: Sequence[bytes], cluster_id: str) -> None:
+        assert keys, "one key signs; more may be read: the one before, or the one to come"
+        context = b"promise-svc quote token " + cluster_id.encode()
+        derived = [hmac.digest(key, context, "sha256") for key in keys]
+        self._by_id = {_key_id(key): key for key in reversed(derived)}
+        self._current = derived[0]
+        self._head = _LAYOUT + _key_id(self._current)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(Quote)
+
+    def sign(self, quote: Quote) -> str:
+        """The token; empty where it would be longer than QUOTE_TOKEN_BYTES_MAX."""
+        signed = self._head + self._encoder.encode(quote)
+        tag = hmac.digest(self._current, signed, "sha256")
+        token = base64.urlsafe_b64encode(signed + tag).rstrip(b"=").decode()
+        return token if len(token) <= QUOTE_TOKEN_BYTES_MAX else ""
+
+    def read(self, token: str) -> Quote:
+        """What a token of ours says; QuoteTokenInvalid for everything else."""
+        raw = _decoded(token)
+        signed, tag = raw[:-_TAG_BYTES], raw[-_TAG_BYTES:]
+        if signed[:1] != _LAYOUT:
+            raise QuoteTokenInvalid("is no quote token of this version")
+        key = self._by_id.get(signed[1 : 1 + _KEY_ID_BYTES])
+        if key is None:
+            raise QuoteTokenInvalid("is signed with a key that is not, or no longer, known here")
+        if not hmac.compare_digest(hmac.digest(key, signed, "sha256"), tag):
+            raise QuoteTokenInvalid("was changed on its way")
+        try:
+            return self._decoder.decode(signed[1 + _KEY_ID_BYTES :])
+        except msgspec.MsgspecError as error:
+            raise QuoteTokenInvalid("is no quote token of this version") from error
+
+
+class Quotes:
+    """Tokens for the answers of PromiseCart, and what tokens say."""
+
+    def __init__(
+        self, signer: QuoteSigner, network: Callable[[], NetworkSnapshot], shard_count: int
+    ) -> None:
+        self._signer = signer
+        self._network = network
+        self._shard_count = shard_count
+        self.read = signer.read
+
+    def tokens(
+        self, request: PromiseCartRequest, reply: PromiseCartReply
+    ) -> tuple[QuoteToken, ...]:
+        """One for each option. Cost: some 20 us an option."""
+        if request.order_ms is not None:
+            return (QuoteToken(absent=NoQuoteReason.ORDER_TIME_GIVEN),) * len(reply.options)
+        return tuple(self._token(request, reply, option) for option in reply.options)
+
+    def _token(
+        self, request: PromiseCartRequest, reply: PromiseCartReply, option: DeliveryPromise
+    ) -> QuoteToken:
+        shard_key = self._network().shard_key
+        skus = {line.sku for shipment in option.shipments for line in shipment.lines}
+        shards = {shard_of(shard_key(sku), self._shard_count) for sku in skus}
+        address = request.address
+        quote = Quote(
+            reservation_id=mint(shards, self._shard_count),
+            network_version=reply.network_version,
+            country="" if address is None else address.country,
+            postal_code="" if address is None else address.postal_code,
+            pickup_node_id=request.pickup_node_id,
+            segment=request.segment,
+            plan=PromisedPlan(reply.currency_code, option.shipments),
+        )
+        token = self._signer.sign(quote)
+        if not token:
+            return QuoteToken(absent=NoQuoteReason.TOO_LARGE)
+        return QuoteToken(token, quote.reservation_id)
+
+
+def mint(shards: Collection[int], shard_count: int) -> str:
+    """A new reservation id whose home is one of ``shards``, where a leg is: its claim then costs no
+    step of its own. Cost: ``shard_count / len(shards)`` hashes on average."""
+    stem = secrets.token_hex(12)
+    ids = (f"q-{stem}-{salt}" for salt in range(_MINT_TRIES_MAX))
+    return next((id_ for id_ in ids if shard_of(id_, shard_count) in shards), f"q-{stem}")
+
+
+def _key_id(key: bytes) -> bytes:
+    return hmac.digest(key, b"key id", "sha256")[:_KEY_ID_BYTES]
+
+
+def _decoded(token: str) -> bytes:
+    """The bytes of a token; there is one text for them, so that no other text passes for it."""
+    if len(token) > QUOTE_TOKEN_BYTES_MAX:
+        raise QuoteTokenInvalid(f"must be at most {QUOTE_TOKEN_BYTES_MAX} bytes")
+    try:
+        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise QuoteTokenInvalid("is not base64url") from error
+    if base64.urlsafe_b64encode(raw).rstrip(b"=").decode() != token:
+        raise QuoteTokenInvalid("is not base64url")
+    if len(raw) <= _SHORTEST:
+        raise QuoteTokenInvalid("is too short for a quote token")
+    return raw

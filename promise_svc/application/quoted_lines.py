@@ -1,0 +1,86 @@
+"""From a quote to lines with nodes: exactly the plan it names, or what changed since.
+
+Pure but for the snapshot it is given. Stock is not looked at: the shards decide that.
+"""
+
+from __future__ import annotations
+
+from promise_svc.application.promise import planned_units
+from promise_svc.application.quote import PromisedPlan, Quote
+from promise_svc.application.reservation_body import ReservationLine
+from promise_svc.application.sourced_lines import REFUSALS, LineOutcome, SourcedLines
+from promise_svc.domain.delivery import Shipment
+from promise_svc.domain.network import NetworkSnapshot
+from promise_svc.domain.reach import Reach, UnfulfilledReason, Wanted
+from promise_svc.domain.reservation import CreateOutcome
+from promise_svc.hotpath import shard_of
+
+
+def quoted_lines(
+    snapshot: NetworkSnapshot, quote: Quote, shard_count: int, now_ms: int
+) -> SourcedLines:
+    """The quote's lines at its nodes, or a refusal for each line that cannot be kept.
+
+    A cutoff is met at its very instant, and a date that is kept or beaten stands. The time at
+    which a pickup is ready is told anew, for an order of now. Cost: some 20 us a shipment.
+    """
+    reach = _reach(snapshot, quote, now_ms)
+    shipments: list[Shipment] = []
+    refusals: list[LineOutcome] = []
+    for shipment in quote.plan.shipments:
+        found = _as_of_now(reach, shipment, now_ms)
+        if isinstance(found, Shipment):
+            shipments.append(found)
+        else:
+            refusals += [found._replace(line_id=line.line_id) for line in shipment.lines]
+    if refusals:
+        refusals.sort(key=lambda refusal: refusal.outcome)
+        return SourcedLines(refusals=tuple(refusals), network_version=snapshot.version)
+    units = planned_units(shipments)
+    lines = tuple(
+        ReservationLine(
+            line.line_id,
+            line.sku,
+            line.quantity,
+            shard_of(snapshot.shard_key(line.sku), shard_count),
+            units[line.line_id],
+        )
+        for line in quote.lines
+    )
+    return SourcedLines(
+        lines=lines,
+        network_version=snapshot.version,
+        promised=PromisedPlan(quote.plan.currency_code, tuple(shipments)),
+    )
+
+
+def _reach(snapshot: NetworkSnapshot, quote: Quote, now_ms: int) -> Reach:
+    shipments = quote.plan.shipments
+    wanted = Wanted(
+        address=quote.address,
+        pickup_node_id=quote.pickup_node_id,
+        fulfillment_methods=frozenset(x.fulfillment_method for x in shipments),
+        carrier_services=frozenset(x.carrier_service for x in shipments if x.carrier_service),
+        order_ms=now_ms,
+    )
+    return Reach(snapshot, wanted)
+
+
+def _as_of_now(reach: Reach, shipment: Shipment, now_ms: int) -> Shipment | LineOutcome:
+    """The shipment if it can leave as promised, else why its lines cannot be kept."""
+    node_id = shipment.node_id
+    services = reach.services(node_id)
+    if isinstance(services, UnfulfilledReason):
+        return LineOutcome("", REFUSALS[services], node_id=node_id)
+    wanted = shipment.fulfillment_method, shipment.carrier_service
+    same = [x for x in services if (x.fulfillment_method, x.carrier_service) == wanted]
+    if not same:
+        return LineOutcome("", CreateOutcome.NO_LANE, node_id=node_id)
+    latest = same[0].dates.latest_delivery_date
+    if now_ms > shipment.order_by_ms:
+        outcome = CreateOutcome.CUTOFF_PASSED
+    elif latest > shipment.latest_delivery_date:
+        outcome = CreateOutcome.DATE_MOVED
+    else:
+        return shipment._replace(ready_ms=same[0].ready_ms)
+    return LineOutcome("", outcome, node_id=node_id, latest_delivery_date=latest)
