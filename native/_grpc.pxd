@@ -152,6 +152,8 @@ cdef class Call:
     cdef int64_t body_filled
     cdef int64_t counted_bytes
     cdef bytes request
+    cdef readonly bint request_compressed
+    """Whether the request, or the one read last, came compressed."""
     cdef object requests
     cdef int64_t unconsumed
     cdef object reader

@@ -1047,6 +1047,7 @@ cdef class Call:
             await self.reader
             self.check()
         compressed, message = self.requests.popleft()
+        self.request_compressed = compressed
         if self.unconsumed > 0 and not self.requests and not self.closed:
             nghttp2_session_consume_stream(
                 self.connection.session, self.stream_id, self.unconsumed
@@ -1254,7 +1255,8 @@ cdef class Call:
             if self.reader is not None and not self.reader.done():
                 self.reader.set_result(None)
         elif self.request is None:
-            self.request = self.plain(message) if self.prefix[0] == 1 else message
+            self.request_compressed = self.prefix[0] == 1
+            self.request = self.plain(message) if self.request_compressed else message
         else:
             self.refuse(INTERNAL, "more than one message in a call that takes one")
         return 0

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,30 @@ from promise_svc.rpc.transport import TransportOptions
 from tests.support.fronts import BOTH, FRONTS, REPLIES, REQUESTS, UNARY, BytesFront, bytes_front
 
 JS_ROOT = Path(__file__).with_name("grpc_js")
-JS_MODULES = os.environ.get("NODE_PATH", "")
-JS_PRESENT = shutil.which("node") is not None and any(
-    Path(folder, "@grpc", "grpc-js").is_dir() for folder in JS_MODULES.split(os.pathsep)
-)
+JS_FOLDER = Path(__file__).parents[2] / "build" / "grpc_js"
+JS_INSTALL_SECONDS = 90
+
+
+@pytest.fixture(scope="session")
+def js_modules() -> Path:
+    """The folder of @grpc/grpc-js, installed as locked on first use; skips where it cannot be."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("@grpc/grpc-js needs node and npm")
+    modules, lock = JS_FOLDER / "node_modules", JS_ROOT / "package-lock.json"
+    mark = JS_FOLDER / "installed"
+    if not mark.exists() or mark.read_bytes() != lock.read_bytes():
+        JS_FOLDER.mkdir(parents=True, exist_ok=True)
+        for name in ("package.json", lock.name):
+            shutil.copy(JS_ROOT / name, JS_FOLDER)
+        command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+        try:
+            subprocess.run(
+                command, cwd=JS_FOLDER, check=True, capture_output=True, timeout=JS_INSTALL_SECONDS
+            )
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+            pytest.skip("@grpc/grpc-js could not be installed: npm reaches no registry")
+        shutil.copy(lock, mark)
+    return modules
 
 
 @pytest.fixture(params=sorted(FRONTS))
@@ -110,14 +131,15 @@ async def test_grpclib_is_served(front: BytesFront) -> None:
         assert answers == [b"%d" % index for index in range(200)]
 
 
-@pytest.mark.skipif(
-    not JS_PRESENT, reason="needs node and @grpc/grpc-js: npm install it, set NODE_PATH"
-)
-async def test_grpc_js_is_served(front: BytesFront) -> None:
+async def test_grpc_js_is_served(front: BytesFront, js_modules: Path) -> None:
     """Node's own HTTP/2."""
     front.behaviors.unary = refusing
     process = await asyncio.create_subprocess_exec(
-        "node", str(JS_ROOT / "caller.js"), front.address, stdout=asyncio.subprocess.PIPE
+        "node",
+        str(JS_ROOT / "caller.js"),
+        front.address,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "NODE_PATH": str(js_modules)},
     )
     assert process.stdout is not None
     seen = json.loads(await asyncio.wait_for(process.stdout.read(), 30))
