@@ -62,6 +62,7 @@ cdef class Front:
     cdef uint8_t* outbox
     cdef list dirty
     cdef object vacant
+    cdef bint draining
     cdef bint expiry_armed
     cdef double now
     """As of the last tick: enough for limits of seconds."""

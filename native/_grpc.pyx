@@ -520,6 +520,12 @@ cdef class Front:
         """The protocol of a new connection."""
         return ServerConnection(self)
 
+    def drain(self):
+        """Drain every connection, also those that are still being made."""
+        self.draining = True
+        for connection in list(self.connections):
+            (<Connection>connection).drain()
+
     def vacated(self):
         """A future that is done when there is no connection."""
         if self.vacant is None or self.vacant.done():
@@ -625,6 +631,9 @@ cdef class Connection:
         # Ten per cent either way, so that connections made together do not end together.
         self.age_limit = front.age_seconds_max * (0.9 + 0.2 * random.random())
         front.connections.add(self)
+        if front.draining:
+            # It was taken in, or shook hands, while the drain began.
+            return self.drain()
         self.flush()
 
     def get_buffer(self, size_hint):

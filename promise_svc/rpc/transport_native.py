@@ -138,8 +138,7 @@ class NativeTransport:
         # What was accepted in this turn is told to its protocol in the next.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        for connection in tuple(self._front.connections):
-            connection.drain()
+        self._front.drain()
         await asyncio.wait({self._front.vacated()}, timeout=grace_seconds)
         for connection in tuple(self._front.connections):
             connection.cut()

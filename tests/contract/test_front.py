@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -473,3 +475,31 @@ async def until(holds, seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
         while not holds():
             await asyncio.sleep(0.005)
+
+
+async def test_a_drain_under_load_breaks_no_call(front: Front) -> None:
+    """Callers that go on calling get answers until they are turned away; none is cut off."""
+    codes: Counter[grpc.StatusCode] = Counter()
+
+    async def script(request, call):
+        await asyncio.sleep(random.uniform(0, 0.05))
+        return pb.QueryAvailabilityResponse()
+
+    async def keep_calling(channel: grpc.aio.Channel) -> None:
+        stub = pb_grpc.AvailabilityServiceStub(channel)
+        while not codes[grpc.StatusCode.UNAVAILABLE]:
+            codes[await stub.QueryAvailability(request("a"), timeout=5).code()] += 1
+
+    front.servicer.script = script
+    options = (("grpc.use_local_subchannel_pool", 1),)
+    channels = [
+        grpc.aio.insecure_channel(f"127.0.0.1:{front.port}", options=options) for _ in range(6)
+    ]
+    callers = [asyncio.create_task(keep_calling(channel)) for channel in channels]
+    await until(lambda: codes[grpc.StatusCode.OK] > 30)
+    await front.drain()
+    await asyncio.gather(*callers)
+    for channel in channels:
+        await channel.close()
+
+    assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}, codes
