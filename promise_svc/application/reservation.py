@@ -326,7 +326,7 @@ class Reservations:
             if claim.state == State.PENDING:
                 noted = await self._noted(rid, home, claim.attempt, deadline)
                 at, epoch = Position(noted.epoch, noted.sequence), noted.epoch
-            legs = reply.points or await self._stand(claim, deadline)
+            legs = reply.points or await self._stand(rid, home, claim, deadline)
             await self._recorder.recorded(home, at, epoch, legs, deadline)
         if not replayed:
             await self._own_writes.visible(claim.legs)
@@ -446,8 +446,9 @@ class Reservations:
     ) -> TransitionResult:
         home = self._home(rid)
         self._recorder.refuse_unrecordable(mode)
+        points: Mapping[int, Position] = {}
         if target is State.CONFIRMED:
-            reply = await self._shards.confirm(rid, home, revision, deadline)
+            reply, points = await self._shards.confirm(rid, home, revision, deadline)
         else:
             reply = await self._shards.let_go(rid, home, target, revision, deadline)
             if reply.outcome == Outcome.DONE and reply.claim:
@@ -463,10 +464,9 @@ class Reservations:
         outcome = transition_outcome(reply, target, reservation.state)
         if mode is DurabilityMode.RECORDED and outcome <= TransitionOutcome.CANCELLED:
             at = Position(reply.claim.epoch, reply.claim.sequence)
-            legs: Mapping[int, Position] = {}
-            if target is State.CONFIRMED:
-                legs = await self._shards.followed(rid, home, reply.claim, deadline)
-            await self._recorder.recorded(home, at, reply.epoch, legs, deadline)
+            if target is State.CONFIRMED and not points:
+                points = await self._stand(rid, home, reply.claim, deadline)
+            await self._recorder.recorded(home, at, reply.epoch, points, deadline)
         return TransitionResult(
             outcome=outcome,
             reservation=reservation,
@@ -476,12 +476,18 @@ class Reservations:
 
     # -- recorded ---------------------------------------------------------------------------
 
-    async def _stand(self, claim: ClaimRecord, deadline: Deadline) -> dict[int, Position]:
-        """Where the shards of a repeated hold stand: its legs are no later than that."""
+    async def _stand(
+        self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline
+    ) -> dict[int, Position]:
+        """Where the shards of a repeated answer stand: its legs are no later than that, once they
+        have followed."""
+        if claim.state == State.CONFIRMED and not claim.settled:
+            return await self._shards.followed(rid, home, claim, deadline)
+        others = [shard for shard in claim.legs if shard != home]
         metas = await asyncio.gather(
-            *(self._index.read_meta(shard, deadline.left()) for shard in claim.legs)
+            *(self._index.read_meta(shard, deadline.left()) for shard in others)
         )
-        return {shard: meta.at for shard, meta in zip(claim.legs, metas, strict=True)}
+        return {shard: meta.at for shard, meta in zip(others, metas, strict=True)}
 
     # -- reads ------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ steps' rules are in ``domain/ledger.py``; here is only their order, and why each
 - an attempt is barred at a leg before it is aborted at home: by the tombstone of a refusal, of a
   probe or of a letting-go. Several workers may drive one attempt (a retry sends the same plan
   again), and none of them may acknowledge what another aborts.
-- a confirm pins the claim, then every leg, then decides. Pinned units do not expire, so what was
-  decided can be carried out. The resolver finishes a pinned claim, as its caller wished.
+- a confirm pins the claim, which then no longer expires, then confirms the other legs, then decides
+  with nothing left to follow. The resolver finishes a pinned claim, as its caller wished; where a
+  leg had ended before, the confirm comes to nothing, nobody heard of it, and the legs follow that.
 - what is decided at home is never undone; following is idempotent.
 """
 
@@ -209,7 +210,7 @@ class SeveralShards:
         unknown = [error for error in errors.values() if isinstance(error, OutcomeUnknown)]
         if unknown:
             raise unknown[0]
-        if hold.home in errors:
+        if hold.claim and hold.home in errors:
             taken = [shard for shard, reply in answers.items() if reply.outcome == Outcome.DONE]
             grace = Deadline(BACKGROUND_SECONDS)
             work = self._follow(hold.reservation_id, hold.attempt, State.ABORTED, taken, grace)
@@ -231,13 +232,16 @@ class SeveralShards:
 
     # -- decide -----------------------------------------------------------------------------
 
-    async def confirm(self, rid: str, home: int, revision: int, deadline: Deadline) -> StepReply:
-        """Pin every leg, decide once. The reply's outcome is DONE, REPEATED, REFUSED, MISSING or
-        REVISION_DIFFERS, with the claim as it is then."""
+    async def confirm(
+        self, rid: str, home: int, revision: int, deadline: Deadline
+    ) -> tuple[StepReply, dict[int, Position]]:
+        """Pin the claim, confirm every other leg, decide once. The reply's outcome is DONE,
+        REPEATED, REFUSED, MISSING or REVISION_DIFFERS, with the claim as it is then; with it, where
+        the shards of the legs stand that were confirmed now."""
         step = ResolveStep(rid, State.CONFIRMED, 0, revision)
         reply = (await self._index.resolve(home, [step], deadline.left()))[0]
         if reply.outcome != Outcome.NEEDS_PINS:
-            return reply
+            return reply, {}
         try:
             return await self._confirm_pinned(rid, home, _claim(reply), deadline)
         except (Unavailable, DeadlineExceeded) as error:
@@ -249,18 +253,18 @@ class SeveralShards:
 
     async def _confirm_pinned(
         self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline
-    ) -> StepReply:
+    ) -> tuple[StepReply, dict[int, Position]]:
         others = [shard for shard in claim.legs if shard != home]
-        pins = await self._each(rid, claim.attempt, State.PINNED, others, deadline)
-        if any(pin.outcome == Outcome.MISSING for pin in pins):
+        replies = await self._each(rid, claim.attempt, State.CONFIRMED, others, deadline)
+        if any(reply.outcome == Outcome.MISSING for reply in replies):
             # The create is still under way, or died. Probing bars the legs that have not come.
             await self._each(rid, claim.attempt, State.PENDING, others, deadline)
-            pins = await self._each(rid, claim.attempt, State.PINNED, others, deadline)
-        if all(pin.outcome in _GRANTED for pin in pins):
+            replies = await self._each(rid, claim.attempt, State.CONFIRMED, others, deadline)
+        if all(_stands(reply) for reply in replies):
             step = ResolveStep(rid, State.CONFIRMED, claim.attempt, 0, 1)
         elif any(
-            pin.outcome not in (*_GRANTED, Outcome.REFUSED) or pin.state == State.ABORTED
-            for pin in pins
+            reply.outcome not in (*_GRANTED, Outcome.REFUSED) or reply.state == State.ABORTED
+            for reply in replies
         ):
             # Never complete, so never acknowledged: nobody was promised anything.
             step = ResolveStep(rid, State.ABORTED, claim.attempt)
@@ -268,11 +272,11 @@ class SeveralShards:
             step = ResolveStep(rid, State.EXPIRED, claim.attempt)
         reply = (await self._index.resolve(home, [step], deadline.left()))[0]
         if reply.outcome == Outcome.NEEDS_FOLLOW:
-            decided = _claim(reply)
-            self._tasks.start(_quietly(self.finish(rid, home, decided)))
-            done = step.target == State.CONFIRMED
-            return reply._replace(outcome=Outcome.DONE if done else Outcome.REFUSED)
-        return reply
+            # A confirm that came to nothing: its legs are let go, also those already confirmed.
+            self._tasks.start(_quietly(self.finish(rid, home, _claim(reply))))
+            reply = reply._replace(outcome=Outcome.REFUSED)
+        points = {s: Position(r.epoch, r.sequence) for s, r in zip(others, replies, strict=True)}
+        return reply, points
 
     async def let_go(
         self, rid: str, home: int, target: State, revision: int, deadline: Deadline
@@ -281,6 +285,10 @@ class SeveralShards:
         hears; a leg that does not answer is the resolver's."""
         step = ResolveStep(rid, target, 0, revision)
         reply = (await self._index.resolve(home, [step], deadline.left()))[0]
+        if reply.outcome == Outcome.REFUSED and reply.state == State.PINNED:
+            # A confirm has begun: it comes to its end first.
+            await self._confirm_pinned(rid, home, _claim(reply), deadline)
+            reply = (await self._index.resolve(home, [step], deadline.left()))[0]
         if reply.outcome == Outcome.NEEDS_FOLLOW:
             claim = _claim(reply)
             others = [shard for shard in claim.legs if shard != home]
@@ -432,10 +440,7 @@ class SeveralShards:
             raise
         except PromiseServiceError:
             return False
-        # What ends the order may have overtaken the confirm on the way to the leg.
-        ended = (State.CANCELLED, State.FULFILLED)
-        stands = [r.outcome in _GRANTED or r.state in ended for r in replies]
-        if target == State.CONFIRMED and not all(stands):
+        if target == State.CONFIRMED and not all(map(_stands, replies)):
             raise InvariantBroken(f"a leg of confirmed reservation {rid} is not held")
         if target == State.CONFIRMED:
             return True
@@ -507,6 +512,12 @@ def _refusal(hold: Hold, home: StepReply, refused: Mapping[int, StepReply]) -> H
         contended=any(reply.contended for reply in refused.values()),
         attempt=max(reply.attempt for reply in refused.values()),
     )
+
+
+def _stands(reply: StepReply) -> bool:
+    """Whether a leg that was told CONFIRMED is, or was: what ends the order may have overtaken the
+    confirm on the way."""
+    return reply.outcome in _GRANTED or reply.state in (State.CANCELLED, State.FULFILLED)
 
 
 def _claim(reply: StepReply) -> ClaimRecord:

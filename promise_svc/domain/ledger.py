@@ -59,7 +59,6 @@ _LEG_EVENT = {
 }
 _FOLLOWED = frozenset(
     {
-        State.PINNED,
         State.CONFIRMED,
         State.RELEASED,
         State.CANCELLED,
@@ -249,7 +248,7 @@ class ShardLedger:
             return self._reply(Outcome.MISSING, "")
         if target is State.PENDING:
             return self._leg_reply(Outcome.DONE, leg)
-        if leg.state == target or (target is State.PINNED and leg.state == State.CONFIRMED):
+        if leg.state == target:
             return self._leg_reply(Outcome.REPEATED, leg)
         if target in _LETTING_GO and leg.state not in OPEN and leg.state != State.CONFIRMED:
             return self._leg_reply(Outcome.REPEATED, leg)
@@ -527,8 +526,9 @@ class ShardLedger:
             # Only a leg sent again with a shorter life can be gone before its claim.
             self._decide(rid, claim, State.EXPIRED)
             return self._reply(Outcome.REFUSED, rid)
-        if claim.legs == (self.shard,) or (pinned and claim.state == State.PINNED):
-            return self._decide(rid, claim, State.CONFIRMED)
+        followed = pinned and claim.state == State.PINNED
+        if claim.legs == (self.shard,) or followed:
+            return self._decide(rid, claim, State.CONFIRMED, followed=followed)
         if claim.state != State.PINNED:
             self._set_claim(rid, claim._replace(state=State.PINNED, settled=0))
             if leg is not None:
@@ -537,8 +537,10 @@ class ShardLedger:
             self._emit(rid)
         return self._reply(Outcome.NEEDS_PINS, rid)
 
-    def _decide(self, rid: str, claim: ClaimRecord, target: State) -> StepReply:
-        alone = claim.legs == (self.shard,)
+    def _decide(
+        self, rid: str, claim: ClaimRecord, target: State, *, followed: bool = False
+    ) -> StepReply:
+        alone = followed or claim.legs == (self.shard,)
         self._set_claim(rid, claim._replace(state=target, settled=int(alone)))
         leg = self._leg_now(rid) if self.shard in claim.legs else None
         ours = leg is not None and leg.attempt == claim.attempt
@@ -734,24 +736,26 @@ def _meet_leg(leg: LegRecord, step: CreateStep) -> Outcome | None:
 
 
 def _leg_may_move(source: State, target: State) -> bool:
-    """Legs follow decisions already taken at home, so they may skip the states in between."""
+    """Legs follow decisions already taken at home, so they may skip the states in between. A leg is
+    confirmed before its pinned claim is, so it also follows a confirm that came to nothing."""
     if source in OPEN:
-        return target in _FOLLOWED or (target is State.HELD and source is State.PINNED)
-    return source is State.CONFIRMED and target is State.CANCELLED
+        return target in _FOLLOWED
+    ends = (State.CANCELLED, State.EXPIRED, State.ABORTED)
+    return source is State.CONFIRMED and target in ends
 
 
 def _moved(row: StockPosition, source: int, target: State, quantity: int) -> StockPosition:
     """Counters of a position whose units move from ``source`` to ``target``."""
-    if source in OPEN and target in OPEN:
-        return row
     if source in OPEN:
+        if target in OPEN:
+            return row
         row = row._replace(held=row.held - quantity)
-        if target in (State.CONFIRMED, State.CANCELLED):
-            row = row._replace(
-                committed=row.committed + quantity, confirmed_total=row.confirmed_total + quantity
-            )
-        source = State.CONFIRMED
-    if target is State.CANCELLED:
+        if target not in (State.CONFIRMED, State.CANCELLED):
+            return row
+        row = row._replace(
+            committed=row.committed + quantity, confirmed_total=row.confirmed_total + quantity
+        )
+    if target is not State.CONFIRMED:
         row = row._replace(
             committed=row.committed - quantity, cancelled_total=row.cancelled_total + quantity
         )

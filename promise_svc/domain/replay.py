@@ -104,7 +104,8 @@ class Replay:
         if before.attempt == after.attempt and before.state == State.CONFIRMED:
             if event.type in (EventType.LEG_REVISED, EventType.RESERVATION_REVISED):
                 return after.state == State.CONFIRMED and after.change >= before.change
-            return after.state in (State.CANCELLED, State.FULFILLED)
+            ends = (State.CANCELLED, State.FULFILLED, State.EXPIRED, State.ABORTED)
+            return after.state in ends
         dead = before.state not in ALIVE
         if dead and after.state == State.HELD and after.attempt > before.attempt:
             return True

@@ -50,9 +50,7 @@ _MOVES: dict[State, frozenset[State]] = {
         {State.HELD, State.PINNED, State.RELEASED, State.EXPIRED, State.ABORTED}
     ),
     State.HELD: frozenset({State.PINNED, State.CONFIRMED, State.RELEASED, State.EXPIRED}),
-    State.PINNED: frozenset(
-        {State.HELD, State.CONFIRMED, State.RELEASED, State.EXPIRED, State.ABORTED}
-    ),
+    State.PINNED: frozenset({State.CONFIRMED, State.EXPIRED, State.ABORTED}),
     State.CONFIRMED: frozenset({State.CANCELLED, State.FULFILLED}),
 }
 
@@ -253,7 +251,7 @@ class ResolveStep(NamedTuple):
     revision: int = 0
     """Only if the claim is at this revision; 0 for any."""
     pinned: int = 0
-    """1 when every leg is pinned and a confirm may be decided."""
+    """1 when every other leg is confirmed, so that the claim may be."""
 
 
 class FollowStep(NamedTuple):

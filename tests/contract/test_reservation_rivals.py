@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from promise_svc.application.reservation_body import RequestedLine
 from promise_svc.application.reservation_changes import ChangeCommand
-from promise_svc.application.resolver import Resolver
 from promise_svc.domain.network import Item
 from promise_svc.domain.reach import Address
 from promise_svc.domain.reservation import CreateOutcome, State, SupplyRow, TransitionOutcome
 from promise_svc.domain.sharding import START, Position
-from promise_svc.errors import NotFound, OutcomeUnknown, PromiseServiceError, Unavailable
+from promise_svc.errors import NotFound, OutcomeUnknown, PromiseServiceError
 from tests.support.networks import a_lane, a_node, a_service, a_snapshot
-from tests.support.reservation_world import Worker, World, a_cart
+from tests.support.reservation_world import Died, Worker, World, a_cart
 from tests.support.shards import TIMEOUT
 
 CART = ("A", "B", "C")
@@ -171,35 +171,27 @@ async def test_a_retry_never_aborts_what_the_first_worker_acknowledges(world: Wo
     await world.check()
 
 
-async def test_a_cancel_that_overtakes_a_confirms_legs_is_no_alarm(world: World) -> None:
-    """The resolver has read the claim CONFIRMED; before it moves the legs, somebody cancels."""
+async def test_a_cancel_that_overtakes_a_slow_confirm_is_no_alarm(world: World) -> None:
+    """One worker has pinned the claim; before it speaks to the legs, others confirm and cancel."""
     await world.stock(A=5, B=5, C=5)
     await world.worker().reservations.create(a_cart(RID, CART), TIMEOUT)
+    told: list[TransitionOutcome] = []
 
-    async def dies(verb: str, shard: int, step: Any, when: str) -> None:
-        if verb == "follow" and step.target == State.CONFIRMED:
-            raise Unavailable("this worker is gone")
-
-    dying = hooked(world, dies)
-    confirmed = await dying.reservations.confirm(RID, 0, None, TIMEOUT)
-    await dying.rest()
-    world.advance(2_001)
-    cancelled: list[TransitionOutcome] = []
-
-    async def cancels(verb: str, shard: int, step: Any, when: str) -> None:
-        if verb == "open_claims" and when == "after" and not cancelled:
+    async def overtaken(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "follow" and when == "before" and not told:
+            told.append(TransitionOutcome.CONFIRMED)
             worker = world.worker()
-            result = await worker.reservations.cancel(ChangeCommand(reservation_id=RID), TIMEOUT)
-            cancelled.append(result.outcome)
+            told[0] = (await worker.reservations.confirm(RID, 0, None, TIMEOUT)).outcome
+            cancel = await worker.reservations.cancel(ChangeCommand(reservation_id=RID), TIMEOUT)
+            told.append(cancel.outcome)
             await worker.rest()
 
-    resolver_worker = world.worker()
-    resolver = Resolver(Hooked(world.index, cancels), resolver_worker.tasks)
-    await resolver.resolve(world.shard(RID))
-    await resolver_worker.rest()
+    slow = hooked(world, overtaken)
+    late = await slow.reservations.confirm(RID, 0, None, TIMEOUT)
+    await slow.rest()
 
-    assert confirmed.outcome is TransitionOutcome.CONFIRMED
-    assert cancelled == [TransitionOutcome.CANCELLED]
+    assert told == [TransitionOutcome.CONFIRMED, TransitionOutcome.CANCELLED]
+    assert late.outcome is TransitionOutcome.ALREADY_CANCELLED
     assert [await world.held_and_committed(sku) for sku in CART] == [(0, 0)] * 3
     await world.check()
 
@@ -232,4 +224,49 @@ async def test_a_refused_plan_is_made_again_also_when_the_table_has_caught_up(wo
     assert held.outcome is CreateOutcome.HELD
     assert held.reservation is not None
     assert [u.node_id for u in held.reservation.lines[0].planned_units] == ["n2"]
+
+
+async def test_a_confirm_that_met_an_ended_leg_gives_back_what_it_had_confirmed(
+    world: World,
+) -> None:
+    """The claim was pinned in time, one leg ended before it heard: nothing is sold."""
+    await world.stock(A=1, B=1, C=1)
+    await world.worker().reservations.create(a_cart(RID, CART, ttl_ms=1_000), TIMEOUT)
+    last = world.shard("C")
+
+    async def late(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "follow" and shard == last and step.target == State.CONFIRMED:
+            while not all([await confirmed(sku) for sku in ("A", "B")]):
+                await asyncio.sleep(0)
+            if when == "before":
+                world.advance(1_000)
+
+    async def confirmed(sku: str) -> bool:
+        leg = (await world.index.read_legs(world.shard(sku), [RID], TIMEOUT))[0]
+        return bool(leg) and leg.state == State.CONFIRMED
+
+    worker = hooked(world, late)
+    result = await worker.reservations.confirm(RID, 0, None, TIMEOUT)
+    await worker.rest()
+    other = await world.worker().reservations.create(a_cart("other", CART), TIMEOUT)
+
+    assert result.outcome is TransitionOutcome.EXPIRED
+    assert other.outcome is CreateOutcome.HELD
+    await world.check()
+
+
+async def test_a_release_after_a_confirm_began_comes_second(world: World) -> None:
+    """The confirm's worker died; the release finishes it and says so."""
+    await world.stock(A=1, B=1, C=1)
+    await world.worker().reservations.create(a_cart(RID, CART), TIMEOUT)
+    dying = world.worker(dies_at=2)
+    with contextlib.suppress(Died):
+        await dying.reservations.confirm(RID, 0, None, TIMEOUT)
+
+    worker = world.worker()
+    released = await worker.reservations.release(RID, 0, None, TIMEOUT)
+    await worker.rest()
+
+    assert released.outcome is TransitionOutcome.ALREADY_CONFIRMED
+    assert [await world.held_and_committed(sku) for sku in CART] == [(0, 1)] * 3
     await world.check()

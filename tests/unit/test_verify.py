@@ -73,7 +73,7 @@ class Books:
         now_ms, (home, other) = self.index.now_ms, self.index.ledgers
         if target is State.CONFIRMED:
             home.resolve(ResolveStep(rid, target), now_ms)
-            other.follow(FollowStep(rid, 1, State.PINNED), now_ms)
+            other.follow(FollowStep(rid, 1, target), now_ms)
         home.resolve(ResolveStep(rid, target, pinned=1), now_ms)
         if settle:
             other.follow(FollowStep(rid, 1, target), now_ms)

@@ -47,13 +47,13 @@ local EVENT_RESERVATION_REVISED, EVENT_LEG_REVISED = 18, 38
 
 local OPEN = {[PENDING] = true, [HELD] = true, [PINNED] = true}
 local ALIVE = {[PENDING] = true, [HELD] = true, [PINNED] = true, [CONFIRMED] = true}
-local FOLLOWED = {[PINNED] = true, [CONFIRMED] = true, [RELEASED] = true, [CANCELLED] = true,
+local FOLLOWED = {[CONFIRMED] = true, [RELEASED] = true, [CANCELLED] = true,
   [EXPIRED] = true, [ABORTED] = true}
 local LETTING_GO = {[RELEASED] = true, [EXPIRED] = true, [ABORTED] = true}
 local MOVES = {
   [PENDING] = {[HELD] = true, [PINNED] = true, [RELEASED] = true, [EXPIRED] = true, [ABORTED] = true},
   [HELD] = {[PINNED] = true, [CONFIRMED] = true, [RELEASED] = true, [EXPIRED] = true},
-  [PINNED] = {[HELD] = true, [CONFIRMED] = true, [RELEASED] = true, [EXPIRED] = true, [ABORTED] = true},
+  [PINNED] = {[CONFIRMED] = true, [EXPIRED] = true, [ABORTED] = true},
   [CONFIRMED] = {[CANCELLED] = true, [FULFILLED] = true},
 }
 
@@ -215,29 +215,26 @@ local function emit(subject, kind, note)
 end
 
 local function leg_may_move(source, target)
-  if OPEN[source] then
-    return FOLLOWED[target] or target == HELD and source == PINNED
-  end
-  return source == CONFIRMED and target == CANCELLED
+  if OPEN[source] then return FOLLOWED[target] end
+  return source == CONFIRMED and (target == CANCELLED or target == EXPIRED or target == ABORTED)
 end
 
 local function move_leg(rid, leg, target)
   local source = leg[L_STATE]
   for _, line in ipairs(leg[L_LINES]) do
-    local row, quantity, from = get_row(line[1], line[2], line[3]), line[4], source
-    if not (OPEN[from] and OPEN[target]) then
-      if OPEN[from] then
-        row[HELD_UNITS] = row[HELD_UNITS] - quantity
-        if target == CONFIRMED or target == CANCELLED then
-          row[COMMITTED] = row[COMMITTED] + quantity
-          row[CONFIRMED_TOTAL] = row[CONFIRMED_TOTAL] + quantity
-        end
-        from = CONFIRMED
+    local row, quantity = get_row(line[1], line[2], line[3]), line[4]
+    local sold = source == CONFIRMED
+    if OPEN[source] and not OPEN[target] then
+      row[HELD_UNITS] = row[HELD_UNITS] - quantity
+      if target == CONFIRMED or target == CANCELLED then
+        row[COMMITTED] = row[COMMITTED] + quantity
+        row[CONFIRMED_TOTAL] = row[CONFIRMED_TOTAL] + quantity
+        sold = true
       end
-      if target == CANCELLED then
-        row[COMMITTED] = row[COMMITTED] - quantity
-        row[CANCELLED_TOTAL] = row[CANCELLED_TOTAL] + quantity
-      end
+    end
+    if sold and target ~= CONFIRMED then
+      row[COMMITTED] = row[COMMITTED] - quantity
+      row[CANCELLED_TOTAL] = row[CANCELLED_TOTAL] + quantity
     end
     if row[HELD_UNITS] < 0 or row[COMMITTED] < 0 then error('INVARIANT_BROKEN counters below zero') end
     touch_row(line[1], line[2], line[3], row)

@@ -1,9 +1,9 @@
 -- resolve: move claims at their home shard. KEYS meta; ARGV one ResolveStep each; reply one
 -- StepReply each. O(lines of the home leg).
 
-local function decide(rid, claim, target)
+local function decide(rid, claim, target, followed)
   local legs = claim[C_LEGS]
-  local alone = #legs == 1 and legs[1] == S.shard
+  local alone = followed or #legs == 1 and legs[1] == S.shard
   put_claim(rid, claim, target, alone and 1 or 0)
   local leg = has(legs, S.shard) and leg_now(rid)
   if leg and leg[L_ATTEMPT] == claim[C_ATTEMPT] and leg_may_move(leg[L_STATE], target) then
@@ -23,9 +23,8 @@ local function confirm(rid, claim, pinned)
     decide(rid, claim, EXPIRED)
     return reply(REFUSED, rid)
   end
-  if here and #legs == 1 or pinned == 1 and claim[C_STATE] == PINNED then
-    return decide(rid, claim, CONFIRMED)
-  end
+  local followed = pinned == 1 and claim[C_STATE] == PINNED
+  if here and #legs == 1 or followed then return decide(rid, claim, CONFIRMED, followed) end
   if claim[C_STATE] ~= PINNED then
     put_claim(rid, claim, PINNED, 0)
     if leg then move_leg(rid, leg, PINNED) end
