@@ -259,6 +259,28 @@ async def test_an_extended_hold_lives_on_whole(world: World) -> None:
     assert (ended.state, after.outcome) == (State.EXPIRED, CreateOutcome.HELD)
 
 
+async def test_a_hold_near_its_end_is_extended_in_every_shard_or_not_at_all(
+    world: World,
+) -> None:
+    """Time passes between home's decision and the legs: none has ended meanwhile."""
+    await world.stock(A=1, B=1, C=1)
+    await world.worker().reservations.create(a_cart(RID, CART, ttl_ms=1_000), TIMEOUT)
+    world.advance(900)
+
+    async def pass_time(verb: str, shard: int, args: tuple[Any, ...]) -> None:
+        if verb == "conform" and args[0][0].lines:
+            world.advance(100)
+
+    worker = Worker(world, SpiedIndex(world.index, pass_time))
+    result = await extend(worker, 5_000)
+    await worker.rest()
+    rival = await world.worker().reservations.create(a_cart("r-2", ("B",)), TIMEOUT)
+
+    assert result.outcome is TransitionOutcome.EXTENDED
+    assert rival.outcome is CreateOutcome.INSUFFICIENT_STOCK
+    await world.check()
+
+
 async def test_a_hold_is_never_made_shorter_nor_revived_nor_kept_for_ever(world: World) -> None:
     await world.stock(A=1, B=1, C=1)
     worker = world.worker()

@@ -11,6 +11,8 @@ LUA = "promise_svc/adapters/ats_index/lua"
 RESERVATIONS = "tests/contract/test_reservations.py::"
 RACES = "tests/contract/test_reservation_races.py::"
 QUOTES = "tests/contract/test_quotes.py::"
+RIVALS = "tests/contract/test_reservation_rivals.py::"
+CHANGES = "tests/contract/test_reservation_changes.py::"
 LEDGER = "tests/property/test_ledger.py::test_the_ledger_keeps_its_invariants"
 TAKEOVER = "tests/fault/test_takeover.py::"
 
@@ -122,8 +124,8 @@ MUTANTS = (
     Mutant(
         "refund_counted_twice",
         f"{LUA}/prelude.lua",
-        "        row[COMMITTED] = row[COMMITTED] - quantity\n",
-        "        row[COMMITTED] = math.max(0, row[COMMITTED] - 2 * quantity)\n",
+        "      row[COMMITTED] = row[COMMITTED] - quantity\n",
+        "      row[COMMITTED] = math.max(0, row[COMMITTED] - 2 * quantity)\n",
         (
             "tests/contract/test_counters.py::test_a_cancel_gives_back_its_own_units_and_nobody_elses",
         ),
@@ -186,15 +188,71 @@ MUTANTS = (
         "A worker would acknowledge what home has just aborted.",
     ),
     Mutant(
-        "confirm_without_pins",
+        "confirm_without_legs",
         "promise_svc/application/several_shards.py",
-        "        others = [shard for shard in claim.legs if shard != home]\n        pins = await",
-        "        others: list[int] = []\n        pins = await",
+        "claim.attempt, State.CONFIRMED, others, deadline)\n        if any(",
+        "claim.attempt, State.CONFIRMED, (others := []), deadline)\n        if any(",
         (
             RACES + "test_a_confirm_whose_legs_expired_before_they_were_pinned_confirms_nothing",
             RESERVATIONS + "test_confirming_keeps_units_that_would_expire_meanwhile",
         ),
         "A sale would be decided whose units have expired and been sold to somebody else.",
+    ),
+    Mutant(
+        "failed_confirm_keeps_legs",
+        f"{LUA}/prelude.lua",
+        "(target == CANCELLED or target == EXPIRED or target == ABORTED)",
+        "target == CANCELLED",
+        (RIVALS + "test_a_confirm_that_met_an_ended_leg_gives_back_what_it_had_confirmed",),
+        "Units of an order that never came about would be sold to nobody, for ever.",
+    ),
+    Mutant(
+        "release_ignores_confirm",
+        "promise_svc/application/several_shards.py",
+        "        if reply.outcome == Outcome.REFUSED and reply.state == State.PINNED:\n",
+        "        if False:\n",
+        (RIVALS + "test_a_release_after_a_confirm_began_comes_second",),
+        "A shopper would hear nothing true of an order that stands.",
+    ),
+    Mutant(
+        "change_not_compared",
+        f"{LUA}/revise.lua",
+        "  if (claim[C_CHANGE] or 0) ~= step[3] then return reply(REVISION_DIFFERS, rid) end\n",
+        "",
+        (CHANGES + "test_two_shipments_at_once_both_count",),
+        "One of two parcels told at once would be forgotten.",
+    ),
+    Mutant(
+        "older_change_obeyed",
+        f"{LUA}/revise.lua",
+        "  if change < (leg[L_CHANGE] or 0) or overtaken then",
+        "  if overtaken then",
+        (CHANGES + "test_a_leg_refuses_what_an_older_change_said",),
+        "A late message would bring units back that have left.",
+    ),
+    Mutant(
+        "shipment_key_forgotten",
+        "promise_svc/application/reservation_changes.py",
+        "            if known is not None:\n",
+        "            if False:\n",
+        (CHANGES + "test_the_same_shipment_told_twice_counts_once",),
+        "A parcel that is told twice would lower the stock twice.",
+    ),
+    Mutant(
+        "extension_of_home_alone",
+        "promise_svc/application/several_shards.py",
+        "        longer = others if wanted.expire_ms > claim.expire_ms else []\n",
+        "        longer: list[int] = []\n",
+        (CHANGES + "test_a_hold_near_its_end_is_extended_in_every_shard_or_not_at_all",),
+        "A hold would be told as extended of which a leg has ended.",
+    ),
+    Mutant(
+        "fulfilled_not_counted",
+        f"{LUA}/revise.lua",
+        "    row[ON_HAND] = math.max(0, row[ON_HAND] - gone)\n",
+        "",
+        (CHANGES + "test_goods_that_left_lower_on_hand_and_committed_together",),
+        "What left the store would be sold again.",
     ),
     Mutant(
         "one_shard_in_order",
@@ -215,8 +273,8 @@ MUTANTS = (
     Mutant(
         "expired_taken_for_aborted",
         "promise_svc/application/several_shards.py",
-        "            pin.outcome not in (*_GRANTED, Outcome.REFUSED) or",
-        "            pin.outcome != Outcome.REFUSED or",
+        "            reply.outcome not in (*_GRANTED, Outcome.REFUSED) or",
+        "            reply.outcome != Outcome.REFUSED or",
         (RACES + "test_a_confirm_that_finds_some_legs_expired_and_some_not_is_told_expired",),
         "A hold that ran out would be told as one that never was.",
     ),
