@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from promise_svc.application.held_stock import look_behind_holds
 from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.ports import AtsIndex, AtsReader, Clock, DurabilityWatch, OrderStore
 from promise_svc.application.quoted_lines import quoted_lines
@@ -192,16 +193,16 @@ class Reservations:
         self._recorder.refuse_unrecordable(mode)
         digest = body_hash(command)
         missing: dict[tuple[str, str], int] = {}
-        ordered = refreshed = False
+        ordered = asked = False
         reply: HoldReply | None = None
         held: tuple[ReservationLine, ...] = ()
         for _ in range(_TRIES):
             sourced = self._source(command, missing)
             if sourced.refusals:
-                if not refreshed and any(x.outcome in _NETWORK_OUTCOMES for x in sourced.refusals):
-                    # Another process may have heard of it just before.
-                    refreshed = True
-                    await self._network.refresh()
+                if not asked and await self._others_know_more(
+                    command, sourced.refusals, missing, deadline
+                ):
+                    asked = True
                     continue
                 return await self._refused(command, digest, sourced.refusals, mode, deadline)
             hold, held = self._hold(command, digest, sourced, reply), sourced.lines
@@ -268,6 +269,24 @@ class Reservations:
             network_version=sourced.network_version,
             legs=legs,
             claim=ClaimDraft(digest, command.create_ms, tuple(legs), encode_body(body)),
+        )
+
+    async def _others_know_more(
+        self,
+        command: CreateCommand,
+        refusals: tuple[LineOutcome, ...],
+        missing: dict[tuple[str, str], int],
+        deadline: Deadline,
+    ) -> bool:
+        """Whether a refusal by what this process knows is worth another look: the network may have
+        been edited elsewhere, and a hold that the table still counts may have run out."""
+        if any(x.outcome in _NETWORK_OUTCOMES for x in refusals):
+            await self._network.refresh()
+            return True
+        short = {x.line_id for x in refusals if x.outcome is CreateOutcome.INSUFFICIENT_STOCK}
+        skus = {line.sku for line in command.lines if line.line_id in short}
+        return await look_behind_holds(
+            self._index, self._table, self._network.snapshot(), skus, missing, deadline
         )
 
     def _may_replan(

@@ -69,7 +69,8 @@ def source_lines(
     missing: Mapping[tuple[str, str], int],
 ) -> SourcedLines:
     """Nodes for every line. ``missing`` are units (SKU, node) that a shard just said the table
-    still counts and it does not have. InvalidRequest where method and destination do not fit."""
+    still counts and it does not have; below zero, that it has and the table does not count.
+    InvalidRequest where method and destination do not fit."""
 
     def shard(sku: str) -> int:
         return shard_of(snapshot.shard_key(sku), shard_count)

@@ -196,6 +196,29 @@ async def test_a_cancel_that_overtakes_a_slow_confirm_is_no_alarm(world: World) 
     await world.check()
 
 
+async def test_a_hold_that_just_ran_out_is_planned_with_though_the_table_still_counts_it(
+    world: World,
+) -> None:
+    """The table hears of an expiry when it is swept; a shopper who comes before that gets the unit,
+    and one who comes before the expiry does not."""
+    world.network.now = a_snapshot(a_node("n1"), a_lane("n1"), a_service(), Item(sku="A"))
+    await world.stock(A=1)
+    await world.worker().reservations.create(a_cart("first", ("A",), ttl_ms=1_000), TIMEOUT)
+    world.table.put("A", "n1", 1, held=1)
+    cart = a_cart(
+        RID, (), lines=(RequestedLine("l0", "A", 1),),
+        address=Address(country="US", postal_code="60601"),
+    )  # fmt: skip
+
+    early = await world.worker().reservations.create(cart, TIMEOUT)
+    world.advance(1_000)
+    due = await world.worker().reservations.create(cart, TIMEOUT)
+
+    assert early.outcome is CreateOutcome.INSUFFICIENT_STOCK
+    assert due.outcome is CreateOutcome.HELD
+    await world.check()
+
+
 async def test_a_refused_plan_is_made_again_also_when_the_table_has_caught_up(world: World) -> None:
     """Two nodes with one unit each. The plan takes the nearer, whose unit was just sold; when the
     shard refuses, the table knows as much. The other node still has its unit."""

@@ -102,6 +102,12 @@ class Shop:
         request = pb.ConfirmReservationRequest(reservation_id=reservation_id)
         return await self.client.reservation.ConfirmReservation(request, timeout=SECONDS)
 
+    async def extend(self, reservation_id: str, seconds: int) -> pb.ExtendReservationResponse:
+        request = pb.ExtendReservationRequest(
+            reservation_id=reservation_id, ttl=Duration(seconds=seconds)
+        )
+        return await self.client.reservation.ExtendReservation(request, timeout=SECONDS)
+
     async def release(self, reservation_id: str) -> pb.ReleaseReservationResponse:
         request = pb.ReleaseReservationRequest(reservation_id=reservation_id)
         return await self.client.reservation.ReleaseReservation(request, timeout=SECONDS)

@@ -275,7 +275,7 @@ async def test_an_expired_hold_is_free_at_once_and_cannot_be_paid_from_the_next_
     await asyncio.sleep(max(0.0, due - time.time()))
 
     seen = await rival.ats(sku)
-    theirs = await rival.create(a_hold((sku, 1, "dc")))
+    theirs = await rival.create(a_hold((sku, 1)))
     late = await shop.confirm(first.reservation_id)
     replay, anew = await shop.create(first), await shop.create(a_hold((sku, 1)))
 
@@ -285,6 +285,31 @@ async def test_an_expired_hold_is_free_at_once_and_cannot_be_paid_from_the_next_
     assert (replay.replayed, replay.reservation.state) == (True, pb.Reservation.STATE_EXPIRED)
     assert anew.outcome == INSUFFICIENT
     assert await shop.figures(sku) == (1, 1, 0)
+
+
+async def test_an_expired_hold_cannot_be_renewed_against_the_one_who_has_the_unit_now(
+    shop: Shop, rival: Shop
+) -> None:
+    """A cart lives on by being renewed in time; renewed a moment too late, it gets nothing, whether
+    the unit was taken meanwhile or not."""
+    sku = await shop.stock(dc=2)
+    in_time, late = a_hold((sku, 1, "dc"), ttl_seconds=1), a_hold((sku, 1, "dc"), ttl_seconds=1)
+    assert (await shop.create(in_time)).outcome == HELD
+    renewed = await shop.extend(in_time.reservation_id, 60)
+    held = await shop.create(late)
+    await asyncio.sleep(max(0.0, held.reservation.expire_time.ToNanoseconds() / 1e9 - time.time()))
+
+    nobody_came = await shop.extend(late.reservation_id, 60)
+    theirs = await rival.create(a_hold((sku, 1, "dc")))
+    somebody_came = await shop.extend(late.reservation_id, 60)
+    paid = await shop.confirm(in_time.reservation_id)
+
+    assert renewed.outcome == pb.TRANSITION_OUTCOME_EXTENDED
+    expired = pb.TRANSITION_OUTCOME_EXPIRED
+    assert [nobody_came.outcome, somebody_came.outcome] == [expired, expired]
+    assert theirs.outcome == HELD
+    assert paid.outcome == CONFIRMED
+    assert await shop.figures(sku) == (2, 1, 1)
 
 
 async def test_a_hold_nobody_needs_can_be_let_go_again_and_again(shop: Shop, rival: Shop) -> None:
