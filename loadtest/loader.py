@@ -12,6 +12,7 @@ from typing import Any
 import grpc.aio
 
 from loadtest.catalog import SHARD_COUNT, Catalog
+from loadtest.channel import open_channel
 from loadtest.scenario import load_scenario
 from promise_svc.hotpath import shard_of
 from promise_svc.v1 import network_service_pb2 as network_pb
@@ -30,7 +31,7 @@ async def load_catalog(
     target: str, catalog: Catalog, on_progress: OnProgress = lambda _done, _total: None
 ) -> float:
     """Network, items, then every position; returns positions a second. Loading again is safe."""
-    async with grpc.aio.insecure_channel(target) as channel:
+    async with open_channel(target) as channel:
         await _load_network(network_grpc.NetworkServiceStub(channel), catalog)
         rows = sorted(catalog.rows(), key=lambda row: shard_of(row.sku, SHARD_COUNT))
         begun = time.monotonic()

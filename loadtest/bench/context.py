@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 import time
@@ -15,11 +16,13 @@ from rich.console import Console
 
 from loadtest.bodies import Session, write_bodies
 from loadtest.catalog import Catalog, CatalogSize
+from loadtest.channel import TOKEN_VARIABLE
 from loadtest.driver.process import BUILD_FOLDER, Load, drive
 from loadtest.host import SERVE, Cpu, ServiceHost, fsync_ms
 from loadtest.loader import load_catalog
 from loadtest.recorder import Histogram, RunRecord
 from loadtest.workload import Workload, WorkloadOptions
+from promise_svc.rpc.auth import add_token
 
 BODIES_MIN = 10_000
 QUIET_SECONDS_MAX = 60.0
@@ -61,6 +64,11 @@ class Bench:
         self.folder = Path(tempfile.mkdtemp(prefix="promise-bench-", dir=BUILD_FOLDER.absolute()))
         # PostgreSQL runs as another account, which must pass through here.
         self.folder.chmod(0o711)
+        # Servers and clients inherit both: calls are authenticated, as off loopback they would be.
+        os.environ["PROMISE_TOKENS_FILE"] = str(self.folder / "tokens")
+        os.environ[TOKEN_VARIABLE] = add_token(
+            self.folder / "tokens", "bench", "read,reserve,supply,network,admin"
+        )
         self.load_rate = 0.0
         self.load_cpu: Cpu | None = None
         self.curves: list[tuple[str, Histogram]] = []
@@ -116,6 +124,8 @@ class Bench:
         for host in (self._host, self._small):
             if host is not None:
                 host.__exit__()
+        for name in ("PROMISE_TOKENS_FILE", TOKEN_VARIABLE):
+            os.environ.pop(name, None)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def workload(self, kind: str, catalog: Catalog | None = None, **options: object) -> Workload:

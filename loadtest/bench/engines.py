@@ -15,6 +15,7 @@ import grpc.aio
 from loadtest.bench.context import Bench
 from loadtest.bench.row import Row, row
 from loadtest.bodies import CREATE
+from loadtest.channel import open_blocking_channel, open_channel
 from loadtest.driver.process import Load, drive
 from loadtest.loader import sync_rows
 from loadtest.recorder import RunRecord
@@ -40,7 +41,7 @@ def supply(bench: Bench) -> Iterator[Row]:
     bench.quiet()
 
     async def feed() -> None:
-        async with grpc.aio.insecure_channel(host.target) as channel:
+        async with open_channel(host.target) as channel:
             await sync_rows(channel, rows, source_sequence=2)
 
     async def both() -> tuple[float, RunRecord]:
@@ -119,7 +120,7 @@ def takeover(bench: Bench) -> Iterator[Row]:
     host.kill_shards()
     host.restart_shards()
     back = time.monotonic() - begun
-    with grpc.insecure_channel(host.target) as channel:
+    with open_blocking_channel(host.target) as channel:
         create: Any = channel.unary_unary(CREATE)
         while time.monotonic() - begun < 60:
             step = workload.create(workload.cart(), workload.destination())

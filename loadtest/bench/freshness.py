@@ -13,6 +13,7 @@ import grpc.aio
 from loadtest.bench.context import BODIES_MIN, Bench
 from loadtest.bench.row import Row, row
 from loadtest.bodies import CREATE
+from loadtest.channel import open_channel
 from loadtest.driver.process import Load, drive
 from loadtest.workload import Workload
 from promise_svc.v1 import availability_service_pb2 as availability_pb
@@ -43,7 +44,7 @@ async def _watch_changes(bench: Bench, path: Path, rate: float) -> tuple[list[fl
     load = Load(connections=4, streams=16, seconds=bench.seconds + 1, rate=rate)
     target, found = bench.host.target, []
     running = asyncio.create_task(asyncio.to_thread(drive, target, [path], load))
-    async with grpc.aio.insecure_channel(target) as channel:
+    async with open_channel(target) as channel:
         supply = supply_grpc.SupplyServiceStub(channel)
         reads = availability_grpc.AvailabilityServiceStub(channel)
         sku, node = bench.catalog.hot_skus[-1], bench.catalog.centers[0]
@@ -107,7 +108,7 @@ def sold_out(bench: Bench) -> Iterator[Row]:
 async def _restocks(bench: Bench) -> list[float]:
     found = []
     asking = bench.workload("sold_out", named_nodes=False)
-    async with grpc.aio.insecure_channel(bench.host.target) as channel:
+    async with open_channel(bench.host.target) as channel:
         for sku in bench.catalog.sold_out_skus[:20]:
             await _restock(bench, channel, sku)
             begun = time.time()
@@ -119,7 +120,7 @@ async def _expiries(bench: Bench) -> list[float]:
     found = []
     asking = bench.workload("sold_out", named_nodes=False)
     workload = bench.workload("sold_out", named_nodes=False, ttl_seconds=1.0)
-    async with grpc.aio.insecure_channel(bench.host.target) as channel:
+    async with open_channel(bench.host.target) as channel:
         create: Any = channel.unary_unary(CREATE)
         for sku in bench.catalog.sold_out_skus[20:25]:
             await _restock(bench, channel, sku)

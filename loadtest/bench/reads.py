@@ -12,6 +12,7 @@ from loadtest.bench.cpp import build_cpp, cpp_server
 from loadtest.bench.row import Row, row
 from loadtest.bodies import QUERY, Step
 from loadtest.catalog import ALL_NODES, FEW_NODES
+from loadtest.channel import bearer_metadata
 from loadtest.driver.process import Load, drive
 from loadtest.host import tree_cpu
 from promise_svc.v1 import availability_service_pb2 as availability_pb
@@ -115,6 +116,7 @@ def _h2load(bench: Bench) -> Row:
         "content-type: application/grpc",
         "-H",
         "te: trailers",
+        *(part for name, value in bearer_metadata() for part in ("-H", f"{name}: {value}")),
         f"http://{bench.host.target}{QUERY}",
     ]
     told = subprocess.run(command, capture_output=True, text=True, check=False).stdout

@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from loadtest.bench.context import Bench, Driven
 from loadtest.bench.row import Row, row
 from loadtest.bodies import QUERY, Session, Step
 from loadtest.catalog import Catalog, sku_name
+from loadtest.channel import open_blocking_channel
 from loadtest.driver.process import Load
 from promise_svc.v1 import availability_service_pb2 as availability_pb
 from promise_svc.v1 import availability_service_pb2_grpc as availability_grpc
@@ -96,7 +95,7 @@ def _demand_stock(target: str, sku: str) -> None:
     query = availability_pb.QueryAvailabilityRequest(
         entries=[availability_pb.AvailabilityQuery(sku=sku)]
     )
-    with grpc.insecure_channel(target) as channel:
+    with open_blocking_channel(target) as channel:
         stub: Any = availability_grpc.AvailabilityServiceStub(channel)
         if not stub.QueryAvailability(query, timeout=5).entries[0].ats:
             raise ValueError(f"{sku} has no stock")

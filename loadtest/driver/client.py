@@ -22,6 +22,7 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
 from loadtest.bodies import Entry, read_bodies
+from loadtest.channel import bearer_metadata
 from loadtest.pacer import intended_times
 from loadtest.recorder import AckLog, MethodRecord, RunRecord
 
@@ -60,6 +61,7 @@ class ClientProcess:
         self._options = options
         self._record = RunRecord(seconds=options.seconds)
         self._log = AckLog(Path(options.ack_log)) if options.ack_log else None
+        self._metadata = bearer_metadata()
         self._numbers = count()
         self._sessions = iter(sessions) if options.once else cycle(sessions)
         # Own subchannels: by default channels of one target share a connection.
@@ -148,7 +150,11 @@ class ClientProcess:
         reason = ""
         code, outcome = CODE_UNANSWERED, 0
         try:
-            reply = await call(entry.message, timeout=self._options.deadline_ms / 1000)
+            reply = await call(
+                entry.message,
+                timeout=self._options.deadline_ms / 1000,
+                metadata=self._metadata,
+            )
             code, outcome = 0, _outcome(reply)
         except grpc.aio.AioRpcError as error:
             code, reason = error.code().value[0], reason_of_error(error)

@@ -68,7 +68,7 @@ static struct {
     const char *host; int port;
     int connections, streams, once, poisson;
     double seconds, warmup, rate;
-    uint64_t seed; char deadline[24]; const char *ack_log;
+    uint64_t seed; char deadline[24]; char authorization[300]; const char *ack_log;
 } options = {.connections = 1, .streams = 1, .seconds = 5, .poisson = 1, .seed = 1,
              .deadline = "10000m"};
 
@@ -281,10 +281,12 @@ static void send_call(Call *call, uint64_t intended) {
         HEADER(":path", paths[entries[call->entry].path]), HEADER(":authority", "loadtest"),
         HEADER("content-type", "application/grpc"), HEADER("te", "trailers"),
         HEADER("grpc-timeout", options.deadline),
+        HEADER("authorization", options.authorization),  /* last: left out without a token */
     };
+    size_t header_count = sizeof headers / sizeof *headers - !options.authorization[0];
     nghttp2_data_provider provider = {.source.ptr = call, .read_callback = read_body};
     call->stream = nghttp2_submit_request(call->connection->session, NULL, headers,
-                                          sizeof headers / sizeof *headers, &provider, call);
+                                          header_count, &provider, call);
     if (call->stream < 0) { call->code = CODE_BROKEN; finish(call, 0); }
 }
 
@@ -641,6 +643,9 @@ static void set_option(const char *argument) {
 
 int main(int count, char **arguments) {
     if (count < 4) { fprintf(stderr, "usage: unary HOST PORT BODIES key=value...\n"); return 2; }
+    const char *token = getenv("PROMISE_TOKEN");
+    if (token && *token)
+        snprintf(options.authorization, sizeof options.authorization, "Bearer %s", token);
     options.host = arguments[1];
     options.port = atoi(arguments[2]);
     for (int i = 4; i < count; i++) set_option(arguments[i]);
