@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 _PREFIX = "/promise_svc.v1."
 QUERY = _PREFIX + "AvailabilityService/QueryAvailability"
+CHECK = _PREFIX + "AvailabilityService/CheckAvailability"
 PICKUP = _PREFIX + "AvailabilityService/FindPickupNodes"
 PROMISE = _PREFIX + "PromiseService/PromiseCart"
 CREATE = _PREFIX + "ReservationService/CreateReservation"
@@ -22,7 +23,7 @@ CONFIRM = _PREFIX + "ReservationService/ConfirmReservation"
 RELEASE = _PREFIX + "ReservationService/ReleaseReservation"
 CANCEL = _PREFIX + "ReservationService/CancelReservation"
 SYNC = _PREFIX + "SupplyService/SyncSupply"
-PATHS = (QUERY, PICKUP, PROMISE, CREATE, CONFIRM, RELEASE, CANCEL, SYNC)
+PATHS = (QUERY, CHECK, PICKUP, PROMISE, CREATE, CONFIRM, RELEASE, CANCEL, SYNC)
 
 MAGIC = b"PLB1"
 

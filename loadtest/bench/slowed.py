@@ -10,9 +10,9 @@ import os
 import time
 from typing import Any
 
-from promise_svc.application.availability import AvailabilityReader
 from promise_svc.application.reservation import Reservations
 from promise_svc.cli import main
+from promise_svc.rpc.availability import NetworkReads
 
 BURN_US_DEFAULT = 500
 
@@ -29,8 +29,20 @@ def _slow(kind: type, name: str, seconds: float) -> None:
     setattr(kind, name, slowed)
 
 
+def _slow_at_once(kind: type, name: str, seconds: float) -> None:
+    original = getattr(kind, name)
+
+    def slowed(*arguments: Any) -> Any:
+        stop = time.perf_counter() + seconds
+        while time.perf_counter() < stop:
+            pass
+        return original(*arguments)
+
+    setattr(kind, name, slowed)
+
+
 if __name__ == "__main__":
     burn = float(os.environ.get("LOADTEST_BURN_US", BURN_US_DEFAULT)) / 1e6
-    _slow(AvailabilityReader, "query", burn)
+    _slow_at_once(NetworkReads, "query", burn)
     _slow(Reservations, "create", burn)
     main()
