@@ -8,8 +8,9 @@ import itertools
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -38,7 +39,8 @@ from promise_svc.application.pickup import PickupFinder
 from promise_svc.application.ports import ShardNews
 from promise_svc.application.promise import CartPromiser
 from promise_svc.application.quote import Quotes, QuoteSigner
-from promise_svc.application.reconcile import DriftWatch
+from promise_svc.application.rebuild import Rebuild, Rebuilt
+from promise_svc.application.reconcile import DriftWatch, Reconciliation, compare_all
 from promise_svc.application.relay import Relay
 from promise_svc.application.reservation import Durability, Reservations
 from promise_svc.application.reservation_list import ReservationLister
@@ -620,28 +622,61 @@ def _transport(process: ProcessConfig, port_shared: bool) -> Transport:
     return GrpcioTransport(options)
 
 
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Index and order store with connections of their own, for those who look after them."""
+
+    index: ClusterAtsIndex
+    store: PostgresOrderStore
+    window_ms: int
+
+    def audit(self) -> Verify:
+        """The whole audit."""
+        return Verify(self.index, self.store, SystemClock(), window_ms=self.window_ms)
+
+    async def compare(self, shard_ids: Sequence[int]) -> Reconciliation:
+        """Rows of the index against rows of the order store."""
+        return await compare_all(self.index, self.store, shard_ids)
+
+    async def rebuild(self, shard: int, *, lose_unrecorded: bool) -> Rebuilt:
+        """A shard from the order store, under a new epoch."""
+        takeover = Takeover(self.index, self.store, lambda _shard, _at: None)
+        return await Rebuild(self.index, self.store, takeover).run(
+            shard, lose_unrecorded=lose_unrecorded
+        )
+
+
 @asynccontextmanager
-async def open_audit(
+async def open_books(
     cluster: ClusterConfig, index_urls: tuple[str, ...], order_store_url: str
-) -> AsyncIterator[Verify]:
-    """The audit with connections of its own, for those who do not want to ask the server."""
+) -> AsyncIterator[Books]:
+    """For those who do not want to ask the server. Refuses engines that are not each other's."""
     async with AsyncExitStack() as closing:
         store = await PostgresOrderStore.open(PoolConfig(url=order_store_url))
         closing.push_async_callback(store.close)
         seeds, access = parse_urls(index_urls)
+        window_ms = cluster.idempotency_window_seconds * 1000
         index = ClusterAtsIndex(
             Topology(seeds, access),
             access,
             key_prefix=cluster.key_prefix,
             shard_count=cluster.shard_count,
-            window_ms=cluster.idempotency_window_seconds * 1000,
+            window_ms=window_ms,
             outbox_kept=cluster.outbox_events_kept,
         )
         closing.callback(index.close)
         await index.start(fsync=False)
         await refuse_foreign(index, store, cluster.key_prefix, cluster.shard_count)
-        window_ms = cluster.idempotency_window_seconds * 1000
-        yield Verify(index, store, SystemClock(), window_ms=window_ms)
+        yield Books(index, store, window_ms)
+
+
+@asynccontextmanager
+async def open_audit(
+    cluster: ClusterConfig, index_urls: tuple[str, ...], order_store_url: str
+) -> AsyncIterator[Verify]:
+    """The audit alone."""
+    async with open_books(cluster, index_urls, order_store_url) as books:
+        yield books.audit()
 
 
 def _drifted(

@@ -142,6 +142,11 @@ class AtsIndex(Protocol):
         ``expected``; returns the position of EPOCH_STARTED. PreconditionFailed otherwise."""
         ...
 
+    async def clear(self, shard: int, expected: Position, timeout: float) -> bool:
+        """Remove everything the shard has, in one step, if it still stands at ``expected``; False
+        and nothing removed otherwise. Cost: the shard answers nobody meanwhile."""
+        ...
+
     async def restore(self, shard: int, events: Sequence[StoredEvent], timeout: float) -> None:
         """Apply after-images to a shard that does not serve. PreconditionFailed if it does."""
         ...

@@ -6,7 +6,20 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from promise_svc.cli import child, demo, load, relay, serve, token, verify, version
+from promise_svc.cli import (
+    child,
+    demo,
+    doctor,
+    explain,
+    load,
+    rebuild,
+    reconcile,
+    relay,
+    serve,
+    token,
+    verify,
+    version,
+)
 from promise_svc.errors import PromiseServiceError
 
 app = typer.Typer(
@@ -23,7 +36,8 @@ def _commands() -> None:
 
 
 for command in (
-    demo.demo, serve.serve, relay.relay, load.load, token.token, verify.verify, version.version,
+    demo.demo, serve.serve, relay.relay, load.load, token.token, doctor.doctor, verify.verify,
+    explain.explain, reconcile.reconcile, rebuild.rebuild, version.version,
 ):  # fmt: skip
     app.command()(command)
 app.command(hidden=True)(child.child)

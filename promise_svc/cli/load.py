@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import grpc
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from promise_svc.cli.options import TARGET, AsJson, CaFile, Target, Token, client_of
 from promise_svc.client import PromiseClient
 from promise_svc.load.folder import Folder, read_folder
 from promise_svc.load.rows import Refusal
@@ -29,19 +29,15 @@ def load(
         Path,
         typer.Argument(help="The folder; promise_svc/load/README.md says what its files hold."),
     ],
-    target: Annotated[str, typer.Option(help="host:port of the service.")] = "127.0.0.1:50051",
-    ca_file: Annotated[
-        Path | None, typer.Option(help="PEM roots of the service's certificate; without, no TLS.")
-    ] = None,
-    token: Annotated[
-        str, typer.Option(envvar="PROMISE_TOKEN", help="Bearer token; better by the variable.")
-    ] = "",
+    target: Target = TARGET,
+    ca_file: CaFile = None,
+    token: Token = "",
     dry_run: Annotated[bool, typer.Option(help="Check everything, send nothing.")] = False,
     source: Annotated[str, typer.Option(help="Name of the feed that counted the stock.")] = "load",
     source_sequence: Annotated[
         int, typer.Option(min=0, help="Number of the count; 0 takes the time of supply.csv.")
     ] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Load nodes, items, lanes, stock and the rest from CSV and TOML files.
 
@@ -53,7 +49,7 @@ def load(
     loaded = Loaded()
     if not read.refusals and not dry_run:
         # Made where it is used: a channel belongs to the event loop it was made in.
-        client = partial(_client, target, ca_file, token)
+        client = partial(client_of, target, ca_file, token)
         loaded = asyncio.run(_send(client, read, source, console))
     refusals = read.refusals or loaded.refusals
     if as_json:
@@ -70,12 +66,6 @@ def load(
             console.print("dry run: nothing wrong, nothing sent")
     if refusals:
         raise typer.Exit(1)
-
-
-def _client(target: str, ca_file: Path | None, token: str) -> PromiseClient:
-    roots = ca_file.read_bytes() if ca_file else None
-    credentials = grpc.ssl_channel_credentials(roots) if roots else None
-    return PromiseClient(target, credentials=credentials, token=token)
 
 
 async def _send(

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import json
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 from rich.table import Table
 
 from promise_svc.application.verify_report import VerifyReport
 from promise_svc.bootstrap import open_audit
-from promise_svc.cli.settings import load_settings
+from promise_svc.cli.options import (
+    AsJson,
+    CaFile,
+    IndexUrls,
+    OrderStoreUrl,
+    Token,
+    client_of,
+    engines_of,
+)
+from promise_svc.client import PromiseClient
 from promise_svc.config import ClusterConfig
-from promise_svc.errors import ConfigError
+from promise_svc.rpc.convert.admin import verify_to
+from promise_svc.v1 import admin_service_pb2 as pb
+from promise_svc.v1.reservation_service_pb2 import Reservation
+
+VERIFY_SECONDS_MAX = 600.0
 
 
 def verify(
-    index_url: Annotated[
-        list[str] | None,
-        typer.Option(help="URL of a node of the Valkey cluster; may be given several times."),
-    ] = None,
-    order_store_url: Annotated[
-        str | None, typer.Option(help="postgresql:// URL of the order store.")
-    ] = None,
+    index_url: IndexUrls = None,
+    order_store_url: OrderStoreUrl = None,
+    target: Annotated[
+        str, typer.Option(help="host:port of a service to ask instead of reading the engines.")
+    ] = "",
+    ca_file: CaFile = None,
+    token: Token = "",
     findings: Annotated[
         int, typer.Option(min=1, max=10_000, help="The most findings to list.")
     ] = 100,
+    as_json: AsJson = False,
 ) -> None:
     """Audit the index, the order store, and one against the other. Changes nothing.
 
@@ -35,29 +51,63 @@ def verify(
     or legs that are still on their way to follow their claims stay where they are. Ends with code
     1 when something does not balance.
     """
-    flags = {"index_urls": tuple(index_url) if index_url else None,
-             "order_store_url": order_store_url}  # fmt: skip
-    cluster, process = load_settings(flags, os.environ)
-    if not process.index_urls or not process.order_store_url:
-        raise ConfigError("verify needs --index-url and --order-store-url: what is it to read?")
-    report = asyncio.run(
-        _run(cluster, process.index_urls, process.order_store_url, findings_max=findings)
-    )
-    console = Console()
-    table = Table("audit", "")
-    for row in report.counts():
-        table.add_row(*row)
-    console.print(table)
-    for finding in report.findings:
-        where = " ".join(filter(None, (finding.sku, finding.node_id, finding.bucket)))
-        name = f"{finding.kind.name} shard {finding.shard} {where or finding.reservation_id}"
-        console.print(f"{name}: {finding.detail}", markup=False, highlight=False)
-    if not report.consistent or report.uncompared_shard_ids:
+    if target:
+        message = asyncio.run(_ask(lambda: client_of(target, ca_file, token), findings))
+        rows = _counts(message)
+    else:
+        engines = engines_of("verify", index_url, order_store_url)
+        report = asyncio.run(_read(*engines, findings_max=findings))
+        message, rows = verify_to(report), report.counts()
+    if as_json:
+        print(json.dumps(MessageToDict(message, always_print_fields_with_no_presence=True)))
+    else:
+        _print(message, rows)
+    if not message.consistent or message.uncompared_shard_ids:
         raise typer.Exit(1)
 
 
-async def _run(
+async def _ask(connect: Callable[[], PromiseClient], findings_max: int) -> pb.VerifyResponse:
+    async with connect() as client:
+        request = pb.VerifyRequest(max_findings=findings_max)
+        return await client.call(client.admin.Verify, request, deadline_seconds=VERIFY_SECONDS_MAX)
+
+
+async def _read(
     cluster: ClusterConfig, index_urls: tuple[str, ...], order_store_url: str, *, findings_max: int
 ) -> VerifyReport:
     async with open_audit(cluster, index_urls, order_store_url) as audit:
         return await audit.run(findings_max=findings_max)
+
+
+def _counts(message: pb.VerifyResponse) -> list[tuple[str, str]]:
+    states = ", ".join(
+        f"{each.reservation_count:,} {Reservation.State.Name(each.state).removeprefix('STATE_')}"
+        for each in message.reservation_counts
+    )
+    numbers = (
+        ("shards", message.shard_count),
+        ("positions", message.position_count),
+        ("reservations in the order store", message.order_store_reservation_count),
+        ("events in the order store", message.order_store_event_count),
+        ("events on their way", message.in_flight_event_count),
+        ("positions short after a correction", message.shortage_count),
+        ("positions oversold", message.oversold_count),
+        ("drift between index and order store", message.drift_count),
+        ("shards without a verdict", len(message.uncompared_shard_ids)),
+        ("findings", message.finding_count),
+    )
+    return [("reservations in the index", states or "none"),
+            *((name, f"{number:,}") for name, number in numbers)]  # fmt: skip
+
+
+def _print(message: pb.VerifyResponse, rows: list[tuple[str, str]]) -> None:
+    console = Console()
+    table = Table("audit", "")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for finding in message.findings:
+        where = " ".join(filter(None, (finding.sku, finding.node_id, finding.bucket)))
+        kind = pb.VerifyFindingKind.Name(finding.kind).removeprefix("VERIFY_FINDING_KIND_")
+        name = f"{kind} shard {finding.shard_id} {where or finding.reservation_id}"
+        console.print(f"{name}: {finding.detail}", markup=False, highlight=False)

@@ -147,6 +147,14 @@ class FakeAtsIndex:
         self.owners[shard] = self.process
         return self.ledgers[shard].take_over(self.now_ms)
 
+    async def clear(self, shard: int, expected: Position, timeout: float) -> bool:
+        await asyncio.sleep(0)
+        if self.ledgers[shard].at != expected:
+            return False
+        self.ledgers[shard], self.owners[shard] = ShardLedger(shard), ""
+        self.durable[shard] = START
+        return True
+
     async def restore(self, shard: int, events: Sequence[StoredEvent], timeout: float) -> None:
         await asyncio.sleep(0)
         if self.owners[shard] == self.process:

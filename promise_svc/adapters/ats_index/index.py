@@ -206,6 +206,15 @@ class ClusterAtsIndex:
         )
         return Position(epoch, sequence)
 
+    async def clear(self, shard: int, expected: Position, timeout: float) -> bool:
+        node = self.topology.node_of(self.keys.slots[shard])
+        return await self.topology.remove_all(
+            node,
+            f"{self.keys.bases[shard]}*",
+            self.keys.meta[shard],
+            {b"epoch": b"%d" % expected.epoch, b"sequence": b"%d" % expected.sequence},
+        )
+
     async def restore(self, shard: int, events: Sequence[StoredEvent], timeout: float) -> None:
         args = [b"%d" % shard]
         for event in events:

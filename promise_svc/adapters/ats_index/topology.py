@@ -14,7 +14,7 @@ import redis.asyncio
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, WatchError
 
 from promise_svc.adapters.ats_index.connection import Access, Node
 from promise_svc.adapters.ats_index.functions import Library
@@ -134,6 +134,44 @@ class Topology:
                 return [key async for key in client.scan_iter(match=pattern, count=1000)]
             except (RedisError, OSError, TimeoutError) as error:
                 raise Unavailable(f"{node.host}:{node.port}: {_plain(error)}") from error
+
+    async def remove_all(
+        self, node: Node, pattern: str, guard: bytes, expected: dict[bytes, bytes]
+    ) -> bool:
+        """Remove all keys that match, if the hash ``guard`` holds ``expected`` and does not change
+        while they are looked for: every write of a shard changes its meta."""
+        async with self._client(node) as client, client.pipeline(transaction=True) as steps:
+            try:
+                await steps.watch(guard)
+                found = dict(zip(expected, await steps.hmget(guard, list(expected)), strict=True))
+                missing = all(value is None for value in found.values())
+                fresh = missing and set(expected.values()) == {b"0"}
+                if found != expected and not fresh:
+                    return False
+                keys = [key async for key in client.scan_iter(match=pattern, count=1000)]
+                steps.multi()
+                for first in range(0, len(keys), 1000):
+                    steps.unlink(*keys[first : first + 1000])
+                await steps.execute()
+            except WatchError:
+                return False
+            except (RedisError, OSError, TimeoutError) as error:
+                raise Unavailable(f"{node.host}:{node.port}: {_plain(error)}") from error
+        return True
+
+    async def vitals(self, node: Node) -> dict[str, str]:
+        """Its clock in ms (``time_ms``), memory, persistence and replication, as it tells them."""
+        try:
+            seconds, micros = await self._ask(node, "TIME")
+            told: dict[str, str] = {"time_ms": str(int(seconds) * 1000 + int(micros) // 1000)}
+            for section in ("server", "memory", "persistence", "replication"):
+                info = await self._ask(node, "INFO", section)
+                told |= {str(name): str(value) for name, value in info.items()}
+            lines = _text(await self._ask(node, "CLUSTER", "INFO")).split()
+            told |= dict(line.split(":", 1) for line in lines)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise Unavailable(f"{node.host}:{node.port}: {_plain(error)}") from error
+        return told
 
     async def _ask(self, node: Node, *command: str) -> Any:
         async with self._client(node) as client:

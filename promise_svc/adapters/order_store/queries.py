@@ -211,4 +211,14 @@ SELECT name, setting FROM pg_settings WHERE name IN
     ('fsync', 'full_page_writes', 'server_encoding', 'server_version_num', 'synchronous_commit')
 """
 
+READ_VITALS = """
+SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS time_ms,
+    current_setting('server_version') AS version,
+    current_setting('max_connections')::int AS connections_max,
+    (SELECT count(*)::int FROM pg_stat_activity) AS connection_count,
+    pg_database_size(current_database()) AS size_bytes
+"""
+
+MIGRATIONS_EXIST = "SELECT to_regclass('schema_migrations') IS NOT NULL"
+
 READ_RECOVERY = "SELECT pg_is_in_recovery()"

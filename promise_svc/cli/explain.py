@@ -1,0 +1,111 @@
+"""`promise-svc explain`: why a figure is what it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
+from rich.table import Table
+
+from promise_svc.cli.options import TARGET, AsJson, CaFile, Target, Token, client_of
+from promise_svc.client import PromiseClient
+from promise_svc.v1 import availability_service_pb2 as pb
+
+EXPLAIN_SECONDS_MAX = 30.0
+
+TEXTS = {
+    "NO_ITEM": "the network has no item of this SKU: load it, or the SKU is mistyped",
+    "UNKNOWN_NODE": "the network has no such node: load it, or its name is mistyped",
+    "NODE_OFF": "the node is OFF: SetNodeStatus switches it on",
+    "NO_METHOD": "the node offers no method, so nothing is sold from it",
+    "NEVER_COUNTED": "no feed ever counted the SKU at this node",
+    "NOTHING_ON_HAND": "the last count says that nothing is on hand",
+    "SAFETY_STOCK": "units are withheld as safety stock",
+    "COMMITTED": "units are committed to orders that have not left",
+    "RESERVED": "units are reserved by holds",
+    "SHORTAGE": "demand exceeds supply: a count was corrected downwards",
+}
+
+
+def explain(
+    sku: Annotated[str, typer.Argument(help="The SKU.")],
+    node_id: Annotated[str, typer.Argument(help="The node.")],
+    target: Target = TARGET,
+    ca_file: CaFile = None,
+    token: Token = "",
+    limit: Annotated[
+        int, typer.Option(min=1, max=1_000, help="Most reservations and events told.")
+    ] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Tell the whole story of one SKU at one node: figures, reasons, feed, holds, events.
+
+    The answer to "why is this 0?". Reads the shard that decides and the order store.
+    """
+    request = pb.ExplainAvailabilityRequest(sku=sku, node_id=node_id, limit=limit)
+    story = asyncio.run(_ask(lambda: client_of(target, ca_file, token), request))
+    if as_json:
+        print(json.dumps(MessageToDict(story, always_print_fields_with_no_presence=True)))
+    else:
+        _print(story, sku, node_id)
+
+
+async def _ask(
+    connect: Callable[[], PromiseClient], request: pb.ExplainAvailabilityRequest
+) -> pb.ExplainAvailabilityResponse:
+    async with connect() as client:
+        return await client.call(
+            client.availability.ExplainAvailability, request, deadline_seconds=EXPLAIN_SECONDS_MAX
+        )
+
+
+def _print(story: pb.ExplainAvailabilityResponse, sku: str, node_id: str) -> None:
+    console = Console(highlight=False)
+    figures = story.breakdown
+    console.print(f"{sku} at {node_id}: {story.ats} can be sold", style="bold", markup=False)
+    console.print(
+        f"= {figures.on_hand} on hand - {figures.committed} committed - {figures.reserved} "
+        f"reserved - {figures.safety_stock} safety stock"
+        + (f", short by {figures.shortage}" if figures.shortage else "")
+    )
+    for reason in story.reasons:
+        name = pb.AvailabilityReason.Name(reason).removeprefix("AVAILABILITY_REASON_")
+        console.print(f"- {TEXTS.get(name, name)}")
+    at, stored = story.as_of, story.order_store_as_of
+    console.print(f"decided by shard {at.shard_id}, at {at.epoch}-{at.sequence}; the order store "
+                  f"has it up to {stored.epoch}-{stored.sequence}")  # fmt: skip
+    age = story.table_freshness.age.ToMilliseconds()
+    console.print(f"reads are told {story.table_ats}, from a copy {age} ms old")
+    if story.source:
+        console.print(f"last counted by {story.source}, number {story.source_sequence}")
+    for supply in story.inbound:
+        console.print(f"on its way: {supply.on_hand} of {supply.bucket}", markup=False)
+    if story.reservations:
+        table = Table(
+            "reservation", "keeps", "until", title=f"{story.reservation_count} keep units"
+        )
+        for keeps in story.reservations:
+            until = "an order" if keeps.confirmed else _time(keeps.expire_time)
+            table.add_row(keeps.reservation_id, str(keeps.quantity), until)
+        console.print(table)
+    if story.events:
+        table = Table("when", "event", "of", "on hand", "committed", "held", "safety", "by",
+                      title="what happened, newest first")  # fmt: skip
+        for event in story.events:
+            counted = f"{event.source} {event.source_sequence}" if not event.subject else ""
+            table.add_row(
+                _time(event.as_of.as_of_time), event.event_type, event.subject,
+                str(event.on_hand), str(event.committed), str(event.held),
+                str(event.safety_stock), counted,
+            )  # fmt: skip
+        console.print(table)
+
+
+def _time(instant: Timestamp) -> str:
+    return instant.ToDatetime().isoformat(" ", "milliseconds")
