@@ -32,14 +32,16 @@ def run(served: Served, *arguments: str, engines: bool = True) -> tuple[int, str
         "PROMISE_ORDER_STORE_URL": served.order_store_url,
         "PROMISE_KEY_PREFIX": served.cluster.key_prefix,
         "PROMISE_SHARD_COUNT": str(served.cluster.shard_count),
-        "COLUMNS": "250",
     }
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PROMISE_")}
     done = subprocess.run(
         [sys.executable, "-m", "promise_svc", *arguments],
-        env=kept | (told if engines else {}), capture_output=True, text=True, check=False,
+        env=kept | {"COLUMNS": "250"} | (told if engines else {}),
+        capture_output=True,
+        text=True,
+        check=False,
         timeout=60,
-    )  # fmt: skip
+    )
     return done.returncode, done.stdout, done.stderr
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +109,19 @@ async def test_the_client_holds_and_confirms_what_was_loaded(
     assert held.outcome == again.outcome == 1
     assert (held.replayed, again.replayed) == (False, True)
     assert answer.entries[0].ats == (40 - 3) + (2 - 1) - 3
+
+
+def test_the_readmes_example_runs_as_it_stands(served: Served, tmp_path: Path) -> None:
+    """Only the address is another one."""
+    assert load(served, write_folder(tmp_path), "--source", "readme")[0] == 0
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+                  if "PromiseClient" in block]  # fmt: skip
+
+    done = subprocess.run(
+        [sys.executable, "-c", example.replace("127.0.0.1:50051", f"127.0.0.1:{served.port}")],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+    assert done.stdout.startswith("1 20"), done.stderr  # HELD, until a time of this century
+    assert len(example.strip().splitlines()) <= 12
