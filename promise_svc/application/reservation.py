@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from promise_svc.application.held_stock import look_behind_holds
+from promise_svc.application.hold_policy import reduced
 from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.ports import AtsIndex, AtsReader, Clock, DurabilityWatch, OrderStore
 from promise_svc.application.quoted_lines import quoted_lines
@@ -64,13 +65,17 @@ from promise_svc.hotpath import shard_of
 
 _NETWORK_OUTCOMES = (CreateOutcome.UNKNOWN_SKU, CreateOutcome.UNKNOWN_NODE)
 
+_REDUCTIONS = 4
+"""Times a command may ask for less, under its policy, before its first refusal is told."""
+
 _TRIES = 4
 """Plans one create call may try: the network changed, stock moved, an abort was in the way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateResult:
-    """Answer to a create. ``reservation`` is there when the outcome is HELD, else ``lines``."""
+    """Answer to a create. ``reservation`` is there when the outcome is HELD or PARTLY_HELD, else
+    ``lines``."""
 
     outcome: CreateOutcome
     reservation: Reservation | None = None
@@ -124,7 +129,8 @@ class Reservations:
         )
 
     async def create(self, command: CreateCommand, timeout: float) -> CreateResult:
-        """Hold all lines or none; the same id and body again get the same answer.
+        """Hold all lines or none, or what the command's policy allows instead; the same id and
+        body again get the same answer.
 
         Raises IdempotencyKeyReused, IdempotencyWindowPassed, OutcomeUnknown, Unavailable.
         """
@@ -133,7 +139,15 @@ class Reservations:
         if command.quote and command.quote.network_version > self._network.snapshot().version:
             # Quoted by a process that has heard of an edit before this one.
             await self._network.refresh()
-        return await self._create(command, mode, deadline)
+        digest, asked = body_hash(command), command
+        told = result = await self._create(asked, digest, mode, deadline)
+        for _ in range(_REDUCTIONS):
+            fewer = reduced(asked, result.lines)
+            if result.reservation is not None or fewer is None:
+                break
+            asked = fewer
+            result = await self._create(asked, digest, mode, deadline)
+        return told if result.reservation is None else result
 
     async def get(self, reservation_id: str, timeout: float) -> Reservation:
         """The reservation as of now, from its home shard; one that left the index, from the order
@@ -188,10 +202,9 @@ class Reservations:
     # -- create -----------------------------------------------------------------------------
 
     async def _create(
-        self, command: CreateCommand, mode: DurabilityMode, deadline: Deadline
+        self, command: CreateCommand, digest: str, mode: DurabilityMode, deadline: Deadline
     ) -> CreateResult:
         self._recorder.refuse_unrecordable(mode)
-        digest = body_hash(command)
         missing: dict[tuple[str, str], int] = {}
         ordered = asked = False
         reply: HoldReply | None = None
@@ -259,6 +272,7 @@ class Reservations:
             network_version=sourced.network_version,
             lines=sourced.lines,
             promised=sourced.promised,
+            unheld=command.unheld,
         )
         return Hold(
             reservation_id=command.reservation_id,
@@ -349,12 +363,7 @@ class Reservations:
             await self._recorder.recorded(home, at, epoch, legs, deadline)
         if not replayed:
             await self._own_writes.visible(claim.legs)
-        return CreateResult(
-            outcome=CreateOutcome.HELD,
-            reservation=reservation_of(rid, claim),
-            replayed=replayed,
-            durability=mode,
-        )
+        return _held(reservation_of(rid, claim), mode, replayed=replayed)
 
     async def _noted(self, rid: str, home: int, attempt: int, deadline: Deadline) -> StepReply:
         """Note the hold at home. What fails here must not say that nothing was done: it is held."""
@@ -409,12 +418,7 @@ class Reservations:
             )
         if stored.claim.body_hash != digest:
             raise IdempotencyKeyReused("reservation_id", rid)
-        return CreateResult(
-            outcome=CreateOutcome.HELD,
-            reservation=reservation_of(rid, stored.claim),
-            replayed=True,
-            durability=mode,
-        )
+        return _held(reservation_of(rid, stored.claim), mode, replayed=True)
 
     def _told(
         self,
@@ -522,6 +526,15 @@ class Reservations:
 
     def _home(self, rid: str) -> int:
         return shard_of(rid, self._index.shard_count)
+
+
+def _held(reservation: Reservation, durability: DurabilityMode, *, replayed: bool) -> CreateResult:
+    return CreateResult(
+        outcome=CreateOutcome.PARTLY_HELD if reservation.unheld else CreateOutcome.HELD,
+        reservation=reservation,
+        replayed=replayed,
+        durability=durability,
+    )
 
 
 def _known(reply: HoldReply) -> ClaimRecord:

@@ -21,6 +21,7 @@ from promise_svc.domain.reservation import (
     TTL_MS_DEFAULT,
     ClaimRecord,
     DurabilityMode,
+    HoldPolicy,
     LegLine,
     State,
 )
@@ -34,6 +35,19 @@ class ReservationLine(NamedTuple):
     quantity: int
     shard: int
     planned_units: tuple[PlannedUnits, ...]
+
+
+class UnheldLine(NamedTuple):
+    """Units of a line that were asked for and not held, and why not."""
+
+    line_id: str
+    line_index: int
+    """Place of the line in the request, from 0."""
+    quantity: int
+    outcome: int
+    ats: int
+    """-1 where it was not looked at."""
+    node_id: str
 
 
 class Change(NamedTuple):
@@ -77,6 +91,9 @@ class CreateCommand:
     order_reference: str = ""
     durability: DurabilityMode | None = None
     """None for the server's default."""
+    policy: HoldPolicy = HoldPolicy.ALL_OR_NOTHING
+    unheld: tuple[UnheldLine, ...] = ()
+    """What was given up of the request so far, under its policy."""
     quote: Quote | None = None
     """Hold its plan and no other; lines, method, destination and segment are the quote's."""
     terms: PromiseTerms | None = None
@@ -99,6 +116,8 @@ class Reservation:
     order_reference: str = ""
     promised: PromisedPlan | None = None
     """What was promised when it was held, if anything was."""
+    unheld: tuple[UnheldLine, ...] = ()
+    """What was asked for and not held, under the request's policy."""
 
 
 class Body(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -114,6 +133,7 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
     changes: tuple[Change, ...] = ()
     """Latest last."""
     promised: PromisedPlan | None = None
+    unheld: tuple[UnheldLine, ...] = ()
 
 
 _encoder = msgspec.json.Encoder()
@@ -157,6 +177,8 @@ def body_hash(command: CreateCommand) -> str:
         command.ttl_ms,
         command.order_reference,
     )
+    if command.policy is not HoldPolicy.ALL_OR_NOTHING:
+        covered = (*covered, command.policy)
     if command.terms is not None:
         services, max_shipments = command.terms
         covered = (*covered, sorted(services), max_shipments)
@@ -209,4 +231,5 @@ def reservation_of(reservation_id: str, claim: ClaimRecord) -> Reservation:
         segment=body.segment,
         order_reference=body.order_reference,
         promised=body.promised,
+        unheld=body.unheld,
     )

@@ -124,11 +124,20 @@ class DurabilityMode(IntEnum):
     RECORDED = 4
 
 
+class HoldPolicy(IntEnum):
+    """What a caller would rather have than nothing; numbers are the contract's."""
+
+    ALL_OR_NOTHING = 1
+    PER_LINE = 2
+    PARTIAL = 3
+
+
 class CreateOutcome(IntEnum):
     """Answer to a reservation or to one of its lines; numbers are the contract's, and where
     several refusals apply the lowest is told."""
 
     HELD = 1
+    PARTLY_HELD = 2
     UNKNOWN_SKU = 10
     UNKNOWN_NODE = 20
     NODE_OFF = 30

@@ -23,6 +23,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _HoldPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HoldPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HOLD_POLICY_UNSPECIFIED: _HoldPolicy.ValueType  # 0
+    """ALL_OR_NOTHING."""
+    HOLD_POLICY_ALL_OR_NOTHING: _HoldPolicy.ValueType  # 1
+    """Every line whole, or nothing."""
+    HOLD_POLICY_PER_LINE: _HoldPolicy.ValueType  # 2
+    """Each line whole or not at all; nothing only if no line can be held."""
+    HOLD_POLICY_PARTIAL: _HoldPolicy.ValueType  # 3
+    """As many units of each line as there are; nothing only if there are none."""
+
+class HoldPolicy(_HoldPolicy, metaclass=_HoldPolicyEnumTypeWrapper):
+    """What to hold where not everything can be."""
+
+HOLD_POLICY_UNSPECIFIED: HoldPolicy.ValueType  # 0
+"""ALL_OR_NOTHING."""
+HOLD_POLICY_ALL_OR_NOTHING: HoldPolicy.ValueType  # 1
+"""Every line whole, or nothing."""
+HOLD_POLICY_PER_LINE: HoldPolicy.ValueType  # 2
+"""Each line whole or not at all; nothing only if no line can be held."""
+HOLD_POLICY_PARTIAL: HoldPolicy.ValueType  # 3
+"""As many units of each line as there are; nothing only if there are none."""
+Global___HoldPolicy: _TypeAlias = HoldPolicy  # noqa: Y015
+
 class _CreateReservationOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -33,6 +61,10 @@ class _CreateReservationOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapp
     """Never sent."""
     CREATE_RESERVATION_OUTCOME_HELD: _CreateReservationOutcome.ValueType  # 1
     """Held."""
+    CREATE_RESERVATION_OUTCOME_PARTLY_HELD: _CreateReservationOutcome.ValueType  # 2
+    """Held in part, as the request's policy allows: see the reservation's lines, and each line's
+    outcome. Only with policy PER_LINE or PARTIAL.
+    """
     CREATE_RESERVATION_OUTCOME_UNKNOWN_SKU: _CreateReservationOutcome.ValueType  # 10
     """Neither an item nor a position of this SKU is known."""
     CREATE_RESERVATION_OUTCOME_UNKNOWN_NODE: _CreateReservationOutcome.ValueType  # 20
@@ -67,6 +99,10 @@ CREATE_RESERVATION_OUTCOME_UNSPECIFIED: CreateReservationOutcome.ValueType  # 0
 """Never sent."""
 CREATE_RESERVATION_OUTCOME_HELD: CreateReservationOutcome.ValueType  # 1
 """Held."""
+CREATE_RESERVATION_OUTCOME_PARTLY_HELD: CreateReservationOutcome.ValueType  # 2
+"""Held in part, as the request's policy allows: see the reservation's lines, and each line's
+outcome. Only with policy PER_LINE or PARTIAL.
+"""
 CREATE_RESERVATION_OUTCOME_UNKNOWN_SKU: CreateReservationOutcome.ValueType  # 10
 """Neither an item nor a position of this SKU is known."""
 CREATE_RESERVATION_OUTCOME_UNKNOWN_NODE: CreateReservationOutcome.ValueType  # 20
@@ -193,6 +229,7 @@ class CreateReservationRequest(_message.Message):
     ORDER_REFERENCE_FIELD_NUMBER: _builtins.int
     DURABILITY_MODE_FIELD_NUMBER: _builtins.int
     QUOTE_TOKEN_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.str
     """The caller's name for the reservation, and its idempotency key: new for each intended hold, the
     same for each retry of it. Required unless a `quote_token` is given, which brings one.
@@ -215,6 +252,10 @@ class CreateReservationRequest(_message.Message):
     """What the acknowledgement must survive. Optional; UNSPECIFIED means FSYNC."""
     quote_token: _builtins.str
     """The token of the plan to hold, from PromiseCart. Optional."""
+    policy: Global___HoldPolicy.ValueType
+    """What to hold where not everything can be. Optional; UNSPECIFIED means ALL_OR_NOTHING. Not with a
+    quote token, whose plan is held exactly.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the caller made up the key. Optional; with it, a key older than the idempotency window is
@@ -251,10 +292,11 @@ class CreateReservationRequest(_message.Message):
         order_reference: _builtins.str = ...,
         durability_mode: _types_pb2.DurabilityMode.ValueType = ...,
         quote_token: _builtins.str = ...,
+        policy: Global___HoldPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "destination", b"destination", "pickup_node_id", b"pickup_node_id", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "destination", b"destination", "durability_mode", b"durability_mode", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "order_reference", b"order_reference", "owner_id", b"owner_id", "pickup_node_id", b"pickup_node_id", "quote_token", b"quote_token", "reservation_id", b"reservation_id", "segment", b"segment", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "destination", b"destination", "durability_mode", b"durability_mode", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "order_reference", b"order_reference", "owner_id", b"owner_id", "pickup_node_id", b"pickup_node_id", "policy", b"policy", "quote_token", b"quote_token", "reservation_id", b"reservation_id", "segment", b"segment", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_destination: _TypeAlias = _typing.Literal["address", "pickup_node_id"]  # noqa: Y015
     _WhichOneofArgType_destination: _TypeAlias = _typing.Literal["destination", b"destination"]  # noqa: Y015
@@ -316,14 +358,16 @@ class CreateReservationResponse(_message.Message):
     replayed: _builtins.bool
     """True when an earlier call with this id had held it, and this one only tells."""
     durability_mode: _types_pb2.DurabilityMode.ValueType
-    """What the acknowledgement survives; UNSPECIFIED unless the outcome is HELD."""
+    """What the acknowledgement survives; UNSPECIFIED unless the outcome is HELD or PARTLY_HELD."""
     @_builtins.property
     def reservation(self) -> Global___Reservation:
-        """The reservation as it is now; left out unless the outcome is HELD."""
+        """The reservation as it is now; left out unless the outcome is HELD or PARTLY_HELD."""
 
     @_builtins.property
     def line_outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineOutcome]:
-        """What happened to each line, in request order. All are HELD, or none is."""
+        """What happened to each line, in request order. All are HELD, or none is, unless the policy allows
+        less.
+        """
 
     def __init__(
         self,
@@ -353,16 +397,19 @@ class LineOutcome(_message.Message):
     ATS_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
     LATEST_DELIVERY_DATE_FIELD_NUMBER: _builtins.int
+    HELD_QUANTITY_FIELD_NUMBER: _builtins.int
     line_id: _builtins.str
     """The line."""
     outcome: Global___CreateReservationOutcome.ValueType
     """HELD, or why not."""
     ats: _builtins.int
-    """For INSUFFICIENT_STOCK, the units that could have been held for this line's SKU when it was
+    """For INSUFFICIENT_STOCK and PARTLY_HELD, the units that could have been held for this line's SKU when it was
     decided: at its node, or over all nodes that could have served it. Else left out.
     """
     node_id: _builtins.str
     """The node that refused, where there was one."""
+    held_quantity: _builtins.int
+    """For PARTLY_HELD, the units of the line that are held. Else left out: all are, or none."""
     @_builtins.property
     def latest_delivery_date(self) -> _types_pb2.Date:
         """For CUTOFF_PASSED and DATE_MOVED, when the line would be there at the latest if it were held
@@ -377,10 +424,11 @@ class LineOutcome(_message.Message):
         ats: _builtins.int | None = ...,
         node_id: _builtins.str = ...,
         latest_delivery_date: _types_pb2.Date | None = ...,
+        held_quantity: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ats", b"_ats", "ats", b"ats", "latest_delivery_date", b"latest_delivery_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ats", b"_ats", "ats", b"ats", "latest_delivery_date", b"latest_delivery_date", "line_id", b"line_id", "node_id", b"node_id", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ats", b"_ats", "ats", b"ats", "held_quantity", b"held_quantity", "latest_delivery_date", b"latest_delivery_date", "line_id", b"line_id", "node_id", b"node_id", "outcome", b"outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ats: _TypeAlias = _typing.Literal["ats"]  # noqa: Y015
     _WhichOneofArgType__ats: _TypeAlias = _typing.Literal["_ats", b"_ats"]  # noqa: Y015

@@ -97,7 +97,8 @@ class ReservationServiceServicer:
     """
 
     def CreateReservation(self, request, context):
-        """Holds all lines for the owner, or none. Decides every line against its shard at that moment, so
+        """Holds all lines for the owner, or none; or, where the request's policy says so, as much as there
+        is. Decides every line against its shard at that moment, so
         it never oversells.
 
         With a `quote_token` it holds exactly the plan that PromiseCart showed, the same units at the

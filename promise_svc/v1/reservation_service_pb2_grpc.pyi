@@ -40,7 +40,8 @@ class ReservationServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ReservationServiceAsyncStub: ...
     CreateReservation: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.CreateReservationRequest, _reservation_service_pb2.CreateReservationResponse]
-    """Holds all lines for the owner, or none. Decides every line against its shard at that moment, so
+    """Holds all lines for the owner, or none; or, where the request's policy says so, as much as there
+    is. Decides every line against its shard at that moment, so
     it never oversells.
 
     With a `quote_token` it holds exactly the plan that PromiseCart showed, the same units at the
@@ -129,7 +130,8 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateReservation: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.CreateReservationRequest, _reservation_service_pb2.CreateReservationResponse]  # type: ignore[assignment]
-    """Holds all lines for the owner, or none. Decides every line against its shard at that moment, so
+    """Holds all lines for the owner, or none; or, where the request's policy says so, as much as there
+    is. Decides every line against its shard at that moment, so
     it never oversells.
 
     With a `quote_token` it holds exactly the plan that PromiseCart showed, the same units at the
@@ -221,7 +223,8 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reservation_service_pb2.CreateReservationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reservation_service_pb2.CreateReservationResponse, _abc.Awaitable[_reservation_service_pb2.CreateReservationResponse]]:
-        """Holds all lines for the owner, or none. Decides every line against its shard at that moment, so
+        """Holds all lines for the owner, or none; or, where the request's policy says so, as much as there
+        is. Decides every line against its shard at that moment, so
         it never oversells.
 
         With a `quote_token` it holds exactly the plan that PromiseCart showed, the same units at the

@@ -288,6 +288,17 @@ MUTANTS = (
         "The other lines of a refused cart would stay held.",
     ),
     Mutant(
+        "partial_lines_share_nothing",
+        "promise_svc/application/hold_policy.py",
+        "            left[place] -= units\n",
+        "",
+        (
+            "tests/contract/test_hold_policies.py::"
+            "test_lines_of_one_sku_share_what_there_is_in_request_order",
+        ),
+        "Two lines of one SKU would each be promised the same units, and the hold refused.",
+    ),
+    Mutant(
         "retry_sources_anew",
         "promise_svc/application/reservation.py",
         "            attempt=claim.attempt,\n            plan_hash=claim.plan_hash,\n",

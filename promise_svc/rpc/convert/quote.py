@@ -6,7 +6,7 @@ from promise_svc.application.promise import MAX_SHIPMENTS_DEFAULT
 from promise_svc.application.quote import Quote
 from promise_svc.application.reservation import CreateResult
 from promise_svc.application.reservation_body import CreateCommand, PromiseTerms, RequestedLine
-from promise_svc.domain.reservation import LINES_MAX, CreateOutcome
+from promise_svc.domain.reservation import LINES_MAX, CreateOutcome, HoldPolicy
 from promise_svc.rpc.convert.fields import Fields
 from promise_svc.rpc.convert.promise import (
     SHIPMENTS_MAX,
@@ -32,6 +32,8 @@ def quoted_create_from(
     fields = Fields()
     _lines_agree(fields, request, quote)
     _destination_agrees(fields, request, quote)
+    if request.policy > HoldPolicy.ALL_OR_NOTHING:
+        fields.complain("policy", "DOES_NOT_FIT", "a quote is held as it is, or not at all")
     method = METHODS.get(request.fulfillment_method)
     if request.fulfillment_method and method is not quote.fulfillment_method:
         _complain(fields, "fulfillment_method")

@@ -23,6 +23,7 @@ from promise_svc.domain.reservation import (
     TTL_MS_MIN,
     CreateOutcome,
     DurabilityMode,
+    HoldPolicy,
     State,
     TransitionOutcome,
 )
@@ -56,6 +57,8 @@ STATE_NUMBERS = {
     State.FULFILLED: pb.Reservation.STATE_FULFILLED,
 }
 _MODES = {int(mode): mode for mode in DurabilityMode}
+_POLICIES = {int(policy): policy for policy in HoldPolicy}
+_HELD = number_of(CreateOutcome.HELD)
 
 ReplyT = TypeVar(
     "ReplyT",
@@ -114,10 +117,17 @@ def create_from(request: pb.CreateReservationRequest, now_ms: int, ttl: TtlLimit
         address=address,
         pickup_node_id=pickup_node_id,
         segment=fields.id("segment", request.segment, optional=True),
+        policy=_policy_from(fields, request.policy),
         **hold_from(fields, request, now_ms, ttl)._asdict(),
     )
     fields.done()
     return command
+
+
+def _policy_from(fields: Fields, number: int) -> HoldPolicy:
+    if number == 0:
+        return HoldPolicy.ALL_OR_NOTHING
+    return fields.enum("policy", number, _POLICIES)
 
 
 def hold_from(
@@ -274,13 +284,13 @@ def change_from(
 
 def create_to(result: CreateResult) -> pb.CreateReservationResponse:
     reservation = result.reservation
-    if result.outcome is not CreateOutcome.HELD or reservation is None:
+    if reservation is None:
         return pb.CreateReservationResponse(
             outcome=number_of(result.outcome),
             line_outcomes=line_outcomes_to(result),
         )
     return pb.CreateReservationResponse(
-        outcome=number_of(CreateOutcome.HELD),
+        outcome=number_of(result.outcome),
         reservation=reservation_to(reservation),
         line_outcomes=line_outcomes_to(result),
         replayed=result.replayed,
@@ -289,12 +299,21 @@ def create_to(result: CreateResult) -> pb.CreateReservationResponse:
 
 
 def line_outcomes_to(result: CreateResult) -> list[pb.LineOutcome]:
-    """One a line: all are held, or none is."""
-    if result.outcome is CreateOutcome.HELD and result.reservation is not None:
-        held = number_of(CreateOutcome.HELD)
-        lines = result.reservation.lines
-        return [pb.LineOutcome(line_id=line.line_id, outcome=held) for line in lines]
-    return [_line_outcome_to(line) for line in result.lines]
+    """One a line of the request, in its order."""
+    if result.reservation is None:
+        return [_line_outcome_to(line) for line in result.lines]
+    lines = {line.line_id: line for line in result.reservation.lines}
+    unheld = result.reservation.unheld
+    short = {line.line_id for line in unheld}
+    told = [pb.LineOutcome(line_id=x, outcome=_HELD) for x in lines if x not in short]
+    for line in unheld:  # by place in the request, so each lands where it stood
+        why = LineOutcome(line.line_id, CreateOutcome(line.outcome), line.ats, line.node_id)
+        outcome = _line_outcome_to(why)
+        if line.line_id in lines:
+            outcome.outcome = number_of(CreateOutcome.PARTLY_HELD)
+            outcome.held_quantity = lines[line.line_id].quantity
+        told.insert(line.line_index, outcome)
+    return told
 
 
 def _line_outcome_to(line: LineOutcome) -> pb.LineOutcome:
