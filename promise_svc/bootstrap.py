@@ -328,12 +328,13 @@ class Service:
             SupplyServicer(
                 SupplyWriter(
                     index=self.index,
-                    table=self.table,
                     network=snapshot,
                     tasks=self._tasks,
                     own_writes=self.own_writes,
                     durability=_RESERVE_MODES[self._process.reserve_durability],
-                )
+                    observer=self.metrics.supply,
+                ),
+                clock,
             ),
             self._network_servicer(),
             AdminServicer(verify, self._cluster.shard_count),

@@ -1,8 +1,8 @@
-"""Take stock in: absolute counts and changes, each row with its own outcome.
+"""Take stock in: absolute counts, changes, sales made elsewhere; each row with its own outcome.
 
 Rows go to their shards in parallel, a shard's rows in request order. A shard that is away does not
 keep the others from applying theirs; the call then ends in an error that says so, because the
-contract has no outcome for a row nobody answered. Both calls are idempotent: sent again, they
+contract has no outcome for a row nobody answered. All calls are idempotent: sent again, they
 finish the rest.
 
 A row's shard is that of its item's shard key, in a network that may be a poll old. Shard keys are
@@ -19,12 +19,11 @@ import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from promise_svc.application.own_writes import OwnWrites
-from promise_svc.application.ports import AtsIndex, AtsReader
+from promise_svc.application.ports import AtsIndex
 from promise_svc.application.tasks import Deadline, OwnedTasks
-from promise_svc.domain.inventory import shortage
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reservation import (
     AdjustRow,
@@ -56,6 +55,7 @@ class SupplyOutcome(IntEnum):
     APPLIED = 1
     UNCHANGED = 2
     IDEMPOTENCY_KEY_REUSED = 10
+    IDEMPOTENCY_WINDOW_PASSED = 15
     UNKNOWN_SKU = 20
     UNKNOWN_NODE = 30
     STALE_SEQUENCE = 40
@@ -83,6 +83,14 @@ class SupplyDelta(NamedTuple):
     quantity_delta: int
 
 
+class SaleLine(NamedTuple):
+    """Units of stock here now that were sold elsewhere."""
+
+    sku: str
+    node_id: str
+    quantity: int
+
+
 class SupplyResult(NamedTuple):
     """What happened to one row, and the position after it."""
 
@@ -105,6 +113,7 @@ _OUTCOMES = {
     Outcome.REPEATED: SupplyOutcome.APPLIED,
     Outcome.UNCHANGED: SupplyOutcome.UNCHANGED,
     Outcome.BODY_DIFFERS: SupplyOutcome.IDEMPOTENCY_KEY_REUSED,
+    Outcome.WINDOW_PASSED: SupplyOutcome.IDEMPOTENCY_WINDOW_PASSED,
     Outcome.STALE_SEQUENCE: SupplyOutcome.STALE_SEQUENCE,
     Outcome.BELOW_ZERO: SupplyOutcome.BELOW_ZERO,
     Outcome.ABOVE_MAXIMUM: SupplyOutcome.QUANTITY_TOO_LARGE,
@@ -116,6 +125,14 @@ _Answered = dict[int, SupplyResult]
 """Results by row index."""
 
 
+class SaleObserver(Protocol):
+    """Who counts sales made elsewhere."""
+
+    def sold_elsewhere(self, line_count: int, short_count: int) -> None:
+        """Lines newly recorded, and how many of them found or left a shortage."""
+        ...
+
+
 class SupplyWriter:
     """The use cases of SupplyService."""
 
@@ -123,20 +140,20 @@ class SupplyWriter:
         self,
         *,
         index: AtsIndex,
-        table: AtsReader,
         network: Callable[[], NetworkSnapshot],
         tasks: OwnedTasks,
         own_writes: OwnWrites,
         durability: DurabilityMode,
+        observer: SaleObserver,
     ) -> None:
         """``durability`` is what the index's acknowledgement survives; ``tasks`` carry rows to
         their end when the caller goes away, for half a report is worse than all of it."""
         self._index = index
-        self._table = table
         self._network = network
         self._own_writes = own_writes
         self._durability = durability
         self._tasks = tasks
+        self._observer = observer
 
     async def sync(
         self, source: str, source_sequence: int, rows: Sequence[SupplyCount], timeout: float
@@ -151,27 +168,39 @@ class SupplyWriter:
         return await self._tasks.shielded(self._apply(sent, self._index.sync_supply, timeout))
 
     async def adjust(
-        self, idempotency_key: str, rows: Sequence[SupplyDelta], timeout: float
+        self, idempotency_key: str, create_ms: int, rows: Sequence[SupplyDelta], timeout: float
     ) -> SupplyAnswer:
-        """Add or take units, each row once per key. Errors as ``sync``; cost: two round trips."""
-        return await self._tasks.shielded(self._adjust(idempotency_key, rows, timeout))
+        """Add or take units, each row once per key. ``create_ms`` is when the caller made up the
+        key, ms since 1970, 0 where it does not say; one older than the window is refused. Errors as
+        ``sync``; cost: two round trips."""
+        key = AdjustRow("", "", "", 0, idempotency_key, _body_hash(rows), create_ms)
+        return await self._tasks.shielded(self._adjust(key, rows, timeout))
+
+    async def record_sale(
+        self, sale_id: str, create_ms: int, lines: Sequence[SaleLine], timeout: float
+    ) -> SupplyAnswer:
+        """Take what was sold elsewhere, each line once per sale, whether or not it is there; what
+        is not becomes shortage. ``create_ms``, errors and cost as ``adjust``."""
+        rows = [SupplyDelta(line.sku, line.node_id, "", -line.quantity) for line in lines]
+        # A blank stands in no id of a caller's, and "sale" is no row's number: sales and changes
+        # do not share their keys.
+        key = AdjustRow("", "", "", 0, f"{sale_id} sale", _body_hash(rows), create_ms, sale=1)
+        return await self._tasks.shielded(self._adjust(key, rows, timeout))
 
     async def _adjust(
-        self, idempotency_key: str, rows: Sequence[SupplyDelta], timeout: float
+        self, key: AdjustRow, rows: Sequence[SupplyDelta], timeout: float
     ) -> SupplyAnswer:
         """The key is claimed at its own home shard first, so that another body is recognised
-        wherever its rows go."""
+        wherever its rows go. Rows go by the key's age again: their shards may have forgotten what
+        they did while home still knows the key."""
         deadline = Deadline(timeout)
-        body_hash = _body_hash(rows)
-        claim = AdjustRow("", "", "", 0, idempotency_key, body_hash)
-        home = shard_of(idempotency_key, self._index.shard_count)
-        claimed = (await self._index.adjust_supply(home, [claim], timeout))[0]
-        if claimed.outcome == Outcome.BODY_DIFFERS:
-            reused = SupplyResult(SupplyOutcome.IDEMPOTENCY_KEY_REUSED)
-            return SupplyAnswer((reused,) * len(rows), self._durability)
+        home = shard_of(key.idempotency_key, self._index.shard_count)
+        claimed = (await self._index.adjust_supply(home, [key], timeout))[0]
+        if claimed.outcome in (Outcome.BODY_DIFFERS, Outcome.WINDOW_PASSED):
+            refused = SupplyResult(_OUTCOMES[Outcome(claimed.outcome)])
+            return SupplyAnswer((refused,) * len(rows), self._durability)
         sent = [
-            # A blank stands in no key of a caller's, so rows and calls cannot meet.
-            AdjustRow(*row, f"{idempotency_key} {index}", body_hash)
+            key._replace(**row._asdict(), idempotency_key=f"{key.idempotency_key} {index}")
             for index, row in enumerate(rows)
         ]
         return await self._apply(sent, self._index.adjust_supply, deadline.left())
@@ -193,8 +222,9 @@ class SupplyWriter:
                     if not (left := deadline.left()):
                         raise DeadlineExceeded("time ran out before all rows were sent")
                     replies = await send(shard, [rows[index] for index in chunk], left)
+                    self._count_sales([rows[index] for index in chunk], replies)
                     for index, reply in zip(chunk, replies, strict=True):
-                        answered[index] = self._result(rows[index], reply)
+                        answered[index] = _result(reply)
             except PromiseServiceError as error:
                 return error
             return answered
@@ -245,6 +275,18 @@ class SupplyWriter:
             if not images
         }
 
+    def _count_sales(
+        self, rows: Sequence[SupplyRow | AdjustRow], replies: Sequence[SupplyReply]
+    ) -> None:
+        """Here, because a call may record some lines and then fail."""
+        new = [
+            reply
+            for row, reply in zip(rows, replies, strict=True)
+            if isinstance(row, AdjustRow) and row.sale and reply.outcome == Outcome.DONE
+        ]
+        if new:
+            self._observer.sold_elsewhere(len(new), sum(reply.shortage > 0 for reply in new))
+
     def _by_shard(self, skus: Iterable[tuple[int, str]]) -> dict[int, list[int]]:
         snapshot = self._network()
         shards: dict[int, list[int]] = defaultdict(list)
@@ -252,25 +294,12 @@ class SupplyWriter:
             shards[shard_of(snapshot.shard_key(sku), self._index.shard_count)].append(index)
         return shards
 
-    def _result(self, row: SupplyRow | AdjustRow, reply: SupplyReply) -> SupplyResult:
-        outcome = Outcome(reply.outcome)
-        return SupplyResult(
-            _OUTCOMES[outcome],
-            reply.on_hand,
-            reply.ats,
-            0 if reply.ats else self._shortage(row, reply.on_hand),
-            outcome is Outcome.REPEATED,
-        )
 
-    def _shortage(self, row: SupplyRow | AdjustRow, on_hand: int) -> int:
-        """From the row's count and the demand the table knows of, which may be a moment old."""
-        for seen in self._table.rows(row.sku) or ():
-            if (seen.node_id, seen.bucket) == (row.node_id, row.bucket):
-                safety_stock = seen.safety_stock
-                if isinstance(row, SupplyRow) and row.safety_stock != KEEP_SAFETY_STOCK:
-                    safety_stock = row.safety_stock
-                return shortage(on_hand, seen.committed, seen.held, safety_stock)
-        return 0
+def _result(reply: SupplyReply) -> SupplyResult:
+    outcome = Outcome(reply.outcome)
+    return SupplyResult(
+        _OUTCOMES[outcome], reply.on_hand, reply.ats, reply.shortage, outcome is Outcome.REPEATED
+    )
 
 
 def _failure(

@@ -88,14 +88,15 @@ def unbalanced(shard: int, records: ShardRecords) -> Iterator[Finding]:
                 sums[key] = sums.get(key, 0) + line.quantity
     for key in records.positions.keys() | held.keys() | committed.keys():
         row = records.positions.get(key, StockPosition())
+        owed = committed.get(key, 0) + row.sold_short
         for kind, name, expected, actual in (
             (FindingKind.HELD_MISMATCH, "held", held.get(key, 0), row.held),
-            (FindingKind.COMMITTED_MISMATCH, "committed", committed.get(key, 0), row.committed),
+            (FindingKind.COMMITTED_MISMATCH, "committed", owed, row.committed),
         ):
             if expected != actual:
                 text = f"{name} is {actual}, its legs add up to {expected}"
                 yield Finding(kind, shard, text, expected, actual, *key)
-        least = min(row[:7])
+        least = min(*row[:7], row.sold_short)
         if least < 0:
             text = f"a figure is negative: {_figures(row)}"
             yield Finding(FindingKind.NEGATIVE_QUANTITY, shard, text, 0, least, *key)
@@ -223,7 +224,7 @@ def _figures(row: StockPosition | None) -> str:
         return "none"
     return (
         f"on_hand={row.on_hand} committed={row.committed} held={row.held} "
-        f"safety_stock={row.safety_stock} totals={row[4:7]}"
+        f"safety_stock={row.safety_stock} totals={row[4:7]} sold_short={row.sold_short}"
     )
 
 

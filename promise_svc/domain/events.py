@@ -20,6 +20,7 @@ class EventType(IntEnum):
     EPOCH_STARTED = 1
     SUPPLY_SYNCED = 2
     SUPPLY_ADJUSTED = 3
+    SALE_RECORDED = 4
     RESERVATION_OPENED = 10
     RESERVATION_HELD = 11
     RESERVATION_PINNED = 12
@@ -57,9 +58,9 @@ class Event(NamedTuple):
     time_ms: int
     """Shard time, ms since 1970, never falling within a shard."""
     subject: str
-    """Reservation id, or the idempotency key of an adjustment; empty otherwise."""
+    """Reservation id, or the idempotency key of an adjustment or a sale; empty otherwise."""
     note: str = ""
-    """Body hash of an adjustment; empty otherwise."""
+    """Body hash of an adjustment or a sale; empty otherwise."""
     claim: ClaimRecord | tuple[()] = ()
     leg: LegRecord | tuple[()] = ()
     positions: tuple[PositionImage, ...] = ()

@@ -40,6 +40,10 @@ class StockPosition(NamedTuple):
     source_sequence: int = 0
     multi_hold_ms: int = 0
     """Shard time of the last hold taken here by a reservation over several shards."""
+    sold_short: int = 0
+    """Units sold elsewhere that on hand did not cover; part of ``committed``, so that they are owed
+    wherever demand is read. The next receipt pays them, the next count forgets them; above 0 only
+    while ``on_hand`` is 0."""
 
 
 def ats(on_hand: int, committed: int, reserved: int, safety_stock: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from promise_svc.domain.events import Event, EventType, PositionImage
-from promise_svc.domain.inventory import QUANTITY_MAX, PositionKey, StockPosition, ats
+from promise_svc.domain.inventory import QUANTITY_MAX, PositionKey, StockPosition, ats, shortage
 from promise_svc.domain.reservation import (
     CONTENDED_MS,
     OPEN,
@@ -69,6 +69,7 @@ _FOLLOWED = frozenset(
 _LETTING_GO = frozenset({State.RELEASED, State.EXPIRED, State.ABORTED})
 _CONFORMED = frozenset({State.HELD, State.CONFIRMED, State.FULFILLED, State.CANCELLED})
 _CLOSED = frozenset({State.FULFILLED, State.CANCELLED})
+_KEYED = frozenset({EventType.SUPPLY_ADJUSTED, EventType.SALE_RECORDED})
 
 
 class ShardLedger:
@@ -80,7 +81,7 @@ class ShardLedger:
         self.positions: dict[PositionKey, StockPosition] = {}
         self.legs: dict[str, LegRecord] = {}
         self.claims: dict[str, ClaimRecord] = {}
-        self.adjustments: dict[str, tuple[str, int, int]] = {}
+        self.adjustments: dict[str, tuple[str, int, int, int]] = {}
         self.open_until: dict[str, int] = {}
         self.events: list[tuple[Position, Event]] = []
         self.at = START
@@ -347,7 +348,7 @@ class ShardLedger:
 
     def adjust_supply(self, rows: Sequence[AdjustRow], now_ms: int) -> list[SupplyReply]:
         """Change counts, each row once per idempotency key; one event a row. A row without a SKU
-        only claims its key."""
+        only claims its key; a sale takes what is there and owes the rest."""
         self._advance(now_ms)
         return [self._adjust_row(row) for row in rows]
 
@@ -375,10 +376,10 @@ class ShardLedger:
                 self.legs[event.subject] = event.leg
             if event.claim:
                 self._restore_claim(event.subject, event.claim)
-            if event.type == EventType.SUPPLY_ADJUSTED:
+            if event.type in _KEYED:
                 row = event.positions[0].row if event.positions else StockPosition()
-                left = ats(row.on_hand, row.committed, row.held, row.safety_stock)
-                self.adjustments[event.subject] = (event.note, row.on_hand, left)
+                answer = row.on_hand, ats(*row[:4]), shortage(*row[:4])
+                self.adjustments[event.subject] = (event.note, *answer)
 
     # -- checks: no writes but expiry of what is due ------------------------------------------
 
@@ -606,11 +607,13 @@ class ShardLedger:
         safety_stock = old.safety_stock if row.safety_stock < 0 else row.safety_stock
         new = old._replace(
             on_hand=row.on_hand,
+            committed=old.committed - old.sold_short,
             safety_stock=safety_stock,
             source=row.source,
             source_sequence=row.source_sequence,
+            sold_short=0,
         )
-        same = (old.on_hand, old.safety_stock) == (new.on_hand, new.safety_stock)
+        same = (*old[:4], old.sold_short) == (*new[:4], 0)
         if known is not None and same:
             # The sequence is kept so that an older row is still recognised; that is no event.
             self.positions[key] = new
@@ -623,23 +626,25 @@ class ShardLedger:
         seen = self.adjustments.get(row.idempotency_key)
         if seen is not None:
             outcome = Outcome.REPEATED if seen[0] == row.body_hash else Outcome.BODY_DIFFERS
-            return SupplyReply(outcome, seen[1], seen[2], *self.at)
+            return SupplyReply(outcome, seen[1], seen[2], *self.at, seen[3])
+        if row.create_ms and self.time_ms - row.create_ms > self.window_ms:
+            return self._supply_reply(Outcome.WINDOW_PASSED, key)
+        kind = EventType.SALE_RECORDED if row.sale else EventType.SUPPLY_ADJUSTED
         if not row.sku:
-            self.adjustments[row.idempotency_key] = (row.body_hash, 0, 0)
+            self.adjustments[row.idempotency_key] = (row.body_hash, 0, 0, 0)
             note = row.body_hash
-            kind = EventType.SUPPLY_ADJUSTED
             self._append(Event(kind, self.time_ms, row.idempotency_key, note))
             return SupplyReply(Outcome.DONE, 0, 0, *self.at)
-        old = self.positions.get(key, StockPosition())
-        on_hand = old.on_hand + row.quantity_delta
-        if on_hand < 0 or on_hand > QUANTITY_MAX:
-            return self._supply_reply(
-                Outcome.BELOW_ZERO if on_hand < 0 else Outcome.ABOVE_MAXIMUM, key
-            )
-        self._set_position(key, old._replace(on_hand=on_hand))
-        self._emit(row.idempotency_key, EventType.SUPPLY_ADJUSTED, row.body_hash)
+        new = _adjusted(self.positions.get(key, StockPosition()), row)
+        if new.on_hand < 0:
+            return self._supply_reply(Outcome.BELOW_ZERO, key)
+        if max(new.on_hand, new.sold_short) > QUANTITY_MAX:
+            return self._supply_reply(Outcome.ABOVE_MAXIMUM, key)
+        self._set_position(key, new)
+        self._emit(row.idempotency_key, kind, row.body_hash)
         reply = self._supply_reply(Outcome.DONE, key)
-        self.adjustments[row.idempotency_key] = (row.body_hash, reply.on_hand, reply.ats)
+        answer = reply.on_hand, reply.ats, reply.shortage
+        self.adjustments[row.idempotency_key] = (row.body_hash, *answer)
         return reply
 
     # -- bookkeeping --------------------------------------------------------------------------
@@ -712,8 +717,7 @@ class ShardLedger:
 
     def _supply_reply(self, outcome: Outcome, key: PositionKey) -> SupplyReply:
         row = self.positions.get(key, StockPosition())
-        left = ats(row.on_hand, row.committed, row.held, row.safety_stock)
-        return SupplyReply(outcome, row.on_hand, left, *self.at)
+        return SupplyReply(outcome, row.on_hand, ats(*row[:4]), *self.at, shortage(*row[:4]))
 
 
 def _due(record: ClaimRecord | LegRecord, time_ms: int) -> bool:
@@ -760,6 +764,22 @@ def _moved(row: StockPosition, source: int, target: State, quantity: int) -> Sto
             committed=row.committed - quantity, cancelled_total=row.cancelled_total + quantity
         )
     return row
+
+
+def _adjusted(old: StockPosition, row: AdjustRow) -> StockPosition:
+    """The position after a change of on hand: a receipt pays first what was sold short, a sale owes
+    what on hand does not cover. Below zero on hand where units are taken that are not there."""
+    if row.sale:
+        covered = min(old.on_hand, -row.quantity_delta)
+        owed = -row.quantity_delta - covered
+    else:
+        owed = -min(old.sold_short, max(0, row.quantity_delta))
+        covered = -row.quantity_delta - owed
+    return old._replace(
+        on_hand=old.on_hand - covered,
+        committed=old.committed + owed,
+        sold_short=old.sold_short + owed,
+    )
 
 
 def _given_back(old: LegLine, new: LegLine) -> int:

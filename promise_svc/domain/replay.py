@@ -121,8 +121,8 @@ class Replay:
         for image in event.positions:
             key, row = PositionKey(*image[:3]), image.row
             before = self._ledger.positions.get(key, StockPosition())
-            demand, supply = row.committed + row.held, row.on_hand - row.safety_stock
-            if demand > before.committed + before.held and demand > supply:
+            demand, supply = _granted(row), row.on_hand - row.safety_stock
+            if demand > _granted(before) and demand > supply:
                 self.oversold.add(key)
                 text = f"{_name(at)} granted {demand} units of {supply}"
                 yield self._finding(FindingKind.OVERSOLD, text, supply, demand, key)
@@ -139,6 +139,11 @@ class Replay:
         return Finding(
             kind, self._shard, detail, expected, actual, *key, reservation_id=reservation_id
         )
+
+
+def _granted(row: StockPosition) -> int:
+    """Units given to reservations; what was sold elsewhere nobody granted."""
+    return row.committed - row.sold_short + row.held
 
 
 def remembered(replay: Replay, index: ShardRecords, time_ms: int, window_ms: int) -> ShardRecords:

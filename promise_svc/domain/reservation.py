@@ -335,7 +335,10 @@ class SupplyRow(NamedTuple):
 
 
 class AdjustRow(NamedTuple):
-    """A change of on hand under an idempotency key; without a SKU, only the key is claimed."""
+    """A change of on hand under an idempotency key; without a SKU, only the key is claimed.
+
+    A key older than the window is carried out no more: its answer may be forgotten.
+    """
 
     sku: str
     node_id: str
@@ -343,17 +346,23 @@ class AdjustRow(NamedTuple):
     quantity_delta: int
     idempotency_key: str
     body_hash: str
+    create_ms: int = 0
+    """The client's ``create_time``, ms since 1970; 0 when it sent none."""
+    sale: int = 0
+    """1 for a sale that happened elsewhere: taken also where on hand does not cover it."""
 
 
 class SupplyReply(NamedTuple):
     """Outcome for one supply row: DONE, UNCHANGED, STALE_SEQUENCE, REPEATED, BODY_DIFFERS,
-    BELOW_ZERO or ABOVE_MAXIMUM, and the position after it."""
+    WINDOW_PASSED, BELOW_ZERO or ABOVE_MAXIMUM, and the position after it."""
 
     outcome: int
     on_hand: int
     ats: int
     epoch: int
     sequence: int
+    shortage: int = 0
+    """Due holds count until they are swept."""
 
 
 class SweepReply(NamedTuple):

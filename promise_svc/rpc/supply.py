@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from promise_svc.application.admission import Priority
+from promise_svc.application.ports import Clock
 from promise_svc.application.supply import SupplyWriter
 from promise_svc.rpc.auth import Scope
-from promise_svc.rpc.convert.supply import adjust_from, adjust_to, sync_from, sync_to
+from promise_svc.rpc.convert.supply import (
+    adjust_from,
+    adjust_to,
+    sale_from,
+    sale_to,
+    sync_from,
+    sync_to,
+)
 from promise_svc.rpc.guard import Call, MethodRule
 from promise_svc.v1 import supply_service_pb2 as pb
 
@@ -20,15 +28,18 @@ class SupplyServicer:
 
     service = pb.DESCRIPTOR.services_by_name["SupplyService"]
     rules = {
-        # Whether a count lowers anything is known to the shard only.
+        # Whether a count lowers anything is known to the shard only. That an adjustment does, is
+        # known when the request has been read, which is before it waits for a place.
         "SyncSupply": MethodRule(Priority.OTHER_SUPPLY, Scope.SUPPLY, writes=True),
         "AdjustSupply": MethodRule(
             Priority.OTHER_SUPPLY, Scope.SUPPLY, writes=True, priority_of=_priority_of_adjustment
         ),
+        "RecordSale": MethodRule(Priority.SUPPLY_DOWN, Scope.SUPPLY, writes=True),
     }
 
-    def __init__(self, writer: SupplyWriter) -> None:
+    def __init__(self, writer: SupplyWriter, clock: Clock) -> None:
         self._writer = writer
+        self._clock = clock
 
     async def SyncSupply(self, request: pb.SyncSupplyRequest, call: Call) -> pb.SyncSupplyResponse:
         report = sync_from(request)
@@ -40,6 +51,12 @@ class SupplyServicer:
     async def AdjustSupply(
         self, request: pb.AdjustSupplyRequest, call: Call
     ) -> pb.AdjustSupplyResponse:
-        change = adjust_from(request)
-        answer = await self._writer.adjust(change.idempotency_key, change.rows, call.timeout)
+        change = adjust_from(request, self._clock.now_ms())
+        answer = await self._writer.adjust(
+            change.idempotency_key, change.create_ms, change.rows, call.timeout
+        )
         return adjust_to(answer)
+
+    async def RecordSale(self, request: pb.RecordSaleRequest, call: Call) -> pb.RecordSaleResponse:
+        sale = sale_from(request, self._clock.now_ms())
+        return sale_to(await self._writer.record_sale(*sale, call.timeout))

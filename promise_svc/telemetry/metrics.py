@@ -23,6 +23,7 @@ class Metrics:
         self.relay = RelayMetrics(self.registry)
         self.feed = FeedMetrics(self.registry)
         self.index = IndexMetrics(self.registry)
+        self.supply = SupplyMetrics(self.registry)
         self._loop_failures = Counter(
             "promise_loop_failures_total",
             "Tries of a background loop that failed and will be repeated",
@@ -200,6 +201,24 @@ class IndexMetrics:
 
     def compared(self, drift_count: int) -> None:
         self._drift.set(drift_count)
+
+
+class SupplyMetrics:
+    """Stock as feeds report it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._sold = Counter(
+            "promise_sale_lines_total", "Lines of sales made elsewhere", registry=registry
+        )
+        self._short = Counter(
+            "promise_sale_lines_short_total",
+            "Lines of sales made elsewhere after which demand exceeds what is on hand",
+            registry=registry,
+        )
+
+    def sold_elsewhere(self, line_count: int, short_count: int) -> None:
+        self._sold.inc(line_count)
+        self._short.inc(short_count)
 
 
 class LoopMetrics:

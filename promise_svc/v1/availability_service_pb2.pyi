@@ -396,7 +396,9 @@ class AvailabilityBreakdown(_message.Message):
     reserved: _builtins.int
     """Units put aside by holds that have not expired."""
     committed: _builtins.int
-    """Units of confirmed reservations not yet fulfilled."""
+    """Units of confirmed reservations not yet fulfilled, and units sold elsewhere that on hand did not
+    cover (RecordSale).
+    """
     safety_stock: _builtins.int
     """Units withheld from sale by rule."""
     shortage: _builtins.int

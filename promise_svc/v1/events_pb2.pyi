@@ -41,6 +41,8 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     """A step of a reservation inside the index: no news of the reservation, but positions may have
     changed.
     """
+    EVENT_TYPE_SALE_RECORDED: _EventType.ValueType  # 5
+    """A sale made elsewhere took units of a position."""
     EVENT_TYPE_RESERVATION_HELD: _EventType.ValueType  # 11
     """A reservation was held."""
     EVENT_TYPE_RESERVATION_CONFIRMED: _EventType.ValueType  # 13
@@ -71,6 +73,8 @@ EVENT_TYPE_INTERNAL: EventType.ValueType  # 4
 """A step of a reservation inside the index: no news of the reservation, but positions may have
 changed.
 """
+EVENT_TYPE_SALE_RECORDED: EventType.ValueType  # 5
+"""A sale made elsewhere took units of a position."""
 EVENT_TYPE_RESERVATION_HELD: EventType.ValueType  # 11
 """A reservation was held."""
 EVENT_TYPE_RESERVATION_CONFIRMED: EventType.ValueType  # 13
@@ -172,7 +176,9 @@ class PositionImage(_message.Message):
     on_hand: _builtins.int
     """Sellable units physically at the node."""
     committed: _builtins.int
-    """Units of confirmed reservations not yet fulfilled."""
+    """Units of confirmed reservations not yet fulfilled, and units sold elsewhere that on hand did not
+    cover.
+    """
     held: _builtins.int
     """Units in holds, due ones included until swept."""
     safety_stock: _builtins.int

@@ -50,6 +50,11 @@ class SupplyServiceStub:
                 request_serializer=promise__svc_dot_v1_dot_supply__service__pb2.AdjustSupplyRequest.SerializeToString,
                 response_deserializer=promise__svc_dot_v1_dot_supply__service__pb2.AdjustSupplyResponse.FromString,
                 _registered_method=True)
+        self.RecordSale = channel.unary_unary(
+                '/promise_svc.v1.SupplyService/RecordSale',
+                request_serializer=promise__svc_dot_v1_dot_supply__service__pb2.RecordSaleRequest.SerializeToString,
+                response_deserializer=promise__svc_dot_v1_dot_supply__service__pb2.RecordSaleResponse.FromString,
+                _registered_method=True)
 
 
 class SupplyServiceServicer:
@@ -75,12 +80,29 @@ class SupplyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AdjustSupply(self, request, context):
-        """Adds or takes units: a receipt, damage, a count correction, a sale made elsewhere.
+        """Adds or takes units: a receipt, damage, a count correction.
 
         Idempotent by `idempotency_key` for the idempotency window (1 hour by default): each row is
         applied at most once a key. A retry answers
         applied rows as before, with `replayed`, and tries refused rows again. Same key with other
-        rows: each row answers IDEMPOTENCY_KEY_REUSED and nothing is applied.
+        rows: each row answers IDEMPOTENCY_KEY_REUSED and nothing is applied. A key older than the
+        window, by its `create_time`: rows whose answer is not kept any more answer
+        IDEMPOTENCY_WINDOW_PASSED and are not applied.
+
+        Errors as SyncSupply.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordSale(self, request, context):
+        """Takes what was sold elsewhere (a till, a marketplace) from stock here now. Never refused for
+        lack of stock, for the sale has happened: on hand falls to 0 at most, and what it does not cover
+        is owed. Owed units count as committed until the next receipt pays them or the next count says
+        what is there; until then they show as shortage. Holds and orders are not touched.
+
+        Idempotent by `sale_id`, as AdjustSupply is by its key; the two do not share keys. A sale that
+        is called off is given back with AdjustSupply.
 
         Errors as SyncSupply.
         """
@@ -100,6 +122,11 @@ def add_SupplyServiceServicer_to_server(servicer, server):
                     servicer.AdjustSupply,
                     request_deserializer=promise__svc_dot_v1_dot_supply__service__pb2.AdjustSupplyRequest.FromString,
                     response_serializer=promise__svc_dot_v1_dot_supply__service__pb2.AdjustSupplyResponse.SerializeToString,
+            ),
+            'RecordSale': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordSale,
+                    request_deserializer=promise__svc_dot_v1_dot_supply__service__pb2.RecordSaleRequest.FromString,
+                    response_serializer=promise__svc_dot_v1_dot_supply__service__pb2.RecordSaleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -162,6 +189,33 @@ class SupplyService:
             '/promise_svc.v1.SupplyService/AdjustSupply',
             promise__svc_dot_v1_dot_supply__service__pb2.AdjustSupplyRequest.SerializeToString,
             promise__svc_dot_v1_dot_supply__service__pb2.AdjustSupplyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordSale(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/promise_svc.v1.SupplyService/RecordSale',
+            promise__svc_dot_v1_dot_supply__service__pb2.RecordSaleRequest.SerializeToString,
+            promise__svc_dot_v1_dot_supply__service__pb2.RecordSaleResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from promise_svc.application.reservation_changes import ChangeCommand
-from promise_svc.domain.reservation import AdjustRow, Outcome
+from promise_svc.domain.reservation import AdjustRow, Outcome, SupplyRow, TransitionOutcome
 from tests.support.reservation_world import World, a_cart
-from tests.support.shards import TIMEOUT
+from tests.support.shards import TIMEOUT, WINDOW_MS
 
 
 async def test_a_cancel_gives_back_its_own_units_and_nobody_elses(world: World) -> None:
@@ -45,3 +45,46 @@ async def test_a_change_of_stock_is_applied_once_a_key(world: World) -> None:
     ]
     _, _, images = await world.index.read_positions(shard, ["A"], TIMEOUT)
     assert images[0][0].row.on_hand == 8
+
+
+async def test_a_key_older_than_the_window_changes_nothing(world: World) -> None:
+    """To the millisecond, by the shard's clock; a key that is known gets its answer."""
+    await world.stock(A=5)
+    now_ms, shard = world.clock.now_ms(), world.shard("A")
+
+    async def adjust(key: str, create_ms: int) -> tuple[int, int]:
+        row = AdjustRow("A", "n1", "", 1, key, "x", create_ms)
+        reply = (await world.index.adjust_supply(shard, [row], TIMEOUT))[0]
+        return reply.outcome, reply.on_hand
+
+    told = [await adjust("late", now_ms - WINDOW_MS - 1), await adjust("key", now_ms - WINDOW_MS)]
+    world.advance(1)
+    told.append(await adjust("key", now_ms - WINDOW_MS))
+
+    assert told == [(Outcome.WINDOW_PASSED, 5), (Outcome.DONE, 6), (Outcome.REPEATED, 6)]
+
+
+async def test_a_sale_made_elsewhere_leaves_holds_alone_and_tells_the_shortage(
+    world: World,
+) -> None:
+    """Two units held, one free, four sold elsewhere: three leave, and three are owed."""
+    await world.stock(A=3)
+    worker, shard = world.worker(), world.shard("A")
+    await worker.reservations.create(a_cart("held", ("A",), 2), TIMEOUT)
+
+    sale = AdjustRow("A", "n1", "", -4, "till-1", "x", sale=1)
+    sold = (await world.index.adjust_supply(shard, [sale], TIMEOUT))[0]
+    confirmed = await worker.reservations.confirm("held", 0, None, TIMEOUT)
+    await worker.rest()
+    _, _, images = await world.index.read_positions(shard, ["A"], TIMEOUT)
+
+    assert (sold.outcome, sold.on_hand, sold.ats, sold.shortage) == (Outcome.DONE, 0, 0, 3)
+    assert confirmed.outcome == TransitionOutcome.CONFIRMED
+    row = images[0][0].row
+    assert (row.on_hand, row.committed, row.held, row.sold_short) == (0, 3, 0, 1)
+
+    count = SupplyRow("A", "n1", "", 9, 0, "erp", 1)
+    counted = (await world.index.sync_supply(shard, [count], TIMEOUT))[0]
+
+    assert (counted.on_hand, counted.ats, counted.shortage) == (9, 7, 0)
+    await world.check()

@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -428,6 +429,36 @@ async def test_a_read_says_how_fresh_it_is(shop: Client) -> None:
     assert 0 < table.entries[0].as_of.sequence <= shard.entries[0].as_of.sequence
     assert 0 <= table.freshness.age.ToMilliseconds() < 5_000
     assert shard.freshness.age.ToMilliseconds() == 0
+
+
+async def test_a_sale_at_the_till_is_taken_below_zero_and_shows_as_shortage(shop: Client) -> None:
+    """Three held of four, two more sold at the till: the hold stands, and one unit is short."""
+    sku = await stocked(shop, 4)
+    await shop.reservation.CreateReservation(hold((sku, 3)), timeout=10)
+    sale = supply_pb.RecordSaleRequest(
+        sale_id=f"till-{sku}", lines=[supply_pb.SaleLine(sku=sku, node_id="dc", quantity=2)]
+    )
+
+    first, again = [await shop.supply.RecordSale(sale, timeout=10) for _ in range(2)]
+    late = supply_pb.AdjustSupplyRequest(
+        idempotency_key="old", reason="receipt", create_time=Timestamp(seconds=1),
+        rows=[supply_pb.SupplyDelta(sku=sku, node_id="dc", quantity_delta=9)],
+    )  # fmt: skip
+    refused = await shop.supply.AdjustSupply(late, timeout=10)
+    view = availability_pb.QueryAvailabilityRequest(
+        entries=[availability_pb.AvailabilityQuery(sku=sku)],
+        view=availability_pb.AVAILABILITY_VIEW_BREAKDOWN,
+    )
+    entry = (await shop.availability.QueryAvailability(view, timeout=10)).entries[0]
+
+    told = [(row.outcome, row.on_hand, row.shortage) for row in first.results]
+    assert told == [(supply_pb.SUPPLY_OUTCOME_APPLIED, 2, 1)]
+    assert [row.replayed for row in again.results] == [True]
+    assert [row.outcome for row in refused.results] == [
+        supply_pb.SUPPLY_OUTCOME_IDEMPOTENCY_WINDOW_PASSED
+    ]
+    dc = next(node for node in entry.nodes if node.node_id == "dc").breakdown
+    assert (entry.ats, dc.on_hand, dc.reserved, dc.shortage) == (0, 2, 3, 1)
 
 
 async def test_sigterm_ends_the_server_cleanly(client: Client, served: Served) -> None:

@@ -13,6 +13,7 @@ RACES = "tests/contract/test_reservation_races.py::"
 QUOTES = "tests/contract/test_quotes.py::"
 RIVALS = "tests/contract/test_reservation_rivals.py::"
 CHANGES = "tests/contract/test_reservation_changes.py::"
+COUNTERS = "tests/contract/test_counters.py::"
 LEDGER = "tests/property/test_ledger.py::test_the_ledger_keeps_its_invariants"
 TAKEOVER = "tests/fault/test_takeover.py::"
 
@@ -160,8 +161,24 @@ MUTANTS = (
         f"{LUA}/supply.lua",
         "  if seen then\n",
         "  if seen and false then\n",
-        ("tests/contract/test_counters.py::test_a_change_of_stock_is_applied_once_a_key",),
+        (COUNTERS + "test_a_change_of_stock_is_applied_once_a_key",),
         "A feed's retry would add its units a second time.",
+    ),
+    Mutant(
+        "late_adjustment_executed",
+        f"{LUA}/supply.lua",
+        "  if step[7] > 0 and S.time - step[7] > WINDOW_MS then",
+        "  if false then",
+        (COUNTERS + "test_a_key_older_than_the_window_changes_nothing",),
+        "A retry that comes too late would add its units a second time.",
+    ),
+    Mutant(
+        "sale_below_zero_forgotten",
+        f"{LUA}/supply.lua",
+        "    return covered, -delta - covered\n",
+        "    return covered, 0\n",
+        (COUNTERS + "test_a_sale_made_elsewhere_leaves_holds_alone_and_tells_the_shortage",),
+        "What a till sold beyond the count would be sold again from the next receipt.",
     ),
     # -- the reference ledger
     Mutant(
@@ -517,8 +534,8 @@ MUTANTS = (
     Mutant(
         "audit_overlooks_overselling",
         "promise_svc/domain/replay.py",
-        "            if demand > before.committed + before.held and demand > supply:\n",
-        "            if demand > before.committed + before.held and demand > supply + 1:\n",
+        "            if demand > _granted(before) and demand > supply:\n",
+        "            if demand > _granted(before) and demand > supply + 1:\n",
         ("tests/unit/test_verify.py::test_an_event_that_granted_too_much_is_found",),
         "The one incident that matters would not be told.",
     ),

@@ -58,7 +58,8 @@ DECODERS: dict[type, Callable[[Any], Any]] = {
     reservation_pb.FulfillReservationRequest: reservation.change_from,
     reservation_pb.ExtendReservationRequest: lambda r: reservation.extend_from(r, TTL),
     supply_pb.SyncSupplyRequest: supply.sync_from,
-    supply_pb.AdjustSupplyRequest: supply.adjust_from,
+    supply_pb.AdjustSupplyRequest: lambda r: supply.adjust_from(r, NOW_MS),
+    supply_pb.RecordSaleRequest: lambda r: supply.sale_from(r, NOW_MS),
     network_pb.UpsertNodesRequest: network.nodes_from,
     network_pb.UpsertNodeGroupsRequest: network.node_groups_from,
     network_pb.UpsertItemsRequest: network.items_from,
@@ -145,6 +146,12 @@ def an_adjustment() -> Any:
     )
 
 
+def a_sale() -> Any:
+    return supply_pb.RecordSaleRequest(
+        sale_id="s", lines=[supply_pb.SaleLine(sku="a", node_id="n", quantity=1)]
+    )
+
+
 def an_upsert_of_nodes() -> Any:
     address = types_pb2.Address(
         country="US", coordinates=types_pb2.Coordinates(latitude_degrees=41)
@@ -201,9 +208,9 @@ def an_audit() -> Any:
 
 
 GOOD = [
-    a_query, a_search, a_cart, a_create, a_confirm, a_sync, an_adjustment, an_upsert_of_nodes,
-    an_upsert_of_groups, an_upsert_of_items, an_upsert_of_calendars, an_upsert_of_services,
-    an_upsert_of_lanes, a_status, an_audit, a_promise_and_reserve,
+    a_query, a_search, a_cart, a_create, a_confirm, a_sync, an_adjustment, a_sale,
+    an_upsert_of_nodes, an_upsert_of_groups, an_upsert_of_items, an_upsert_of_calendars,
+    an_upsert_of_services, an_upsert_of_lanes, a_status, an_audit, a_promise_and_reserve,
 ]  # fmt: skip
 
 

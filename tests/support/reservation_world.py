@@ -173,7 +173,8 @@ class World:
                     key = PositionKey(*line[:3])
                     sums[key] = sums.get(key, 0) + line.quantity
             for key, row in positions.items():
-                assert (row.held, row.committed) == (held.get(key, 0), committed.get(key, 0)), key
+                owed = committed.get(key, 0) + row.sold_short
+                assert (row.held, row.committed) == (held.get(key, 0), owed), key
                 assert row.held + row.committed <= row.on_hand - row.safety_stock, key
 
 

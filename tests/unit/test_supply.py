@@ -11,15 +11,24 @@ from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.supply import (
     ROWS_MAX,
     SHARD_ROWS_MAX,
+    SaleLine,
     SupplyCount,
     SupplyDelta,
     SupplyOutcome,
+    SupplyResult,
     SupplyWriter,
 )
 from promise_svc.application.tasks import OwnedTasks
 from promise_svc.domain.inventory import QUANTITY_MAX, PositionKey
 from promise_svc.domain.network import Item
-from promise_svc.domain.reservation import DurabilityMode, SupplyReply, SupplyRow
+from promise_svc.domain.reservation import (
+    ClaimDraft,
+    CreateStep,
+    DurabilityMode,
+    LegLine,
+    SupplyReply,
+    SupplyRow,
+)
 from promise_svc.domain.sharding import shard_of
 from promise_svc.errors import (
     DeadlineExceeded,
@@ -28,12 +37,12 @@ from promise_svc.errors import (
     Unavailable,
 )
 from tests.support.fake_ats_index import FakeAtsIndex
-from tests.support.fake_ats_reader import FakeAtsReader
 from tests.support.networks import a_node, a_snapshot
 
 SHARDS = 8
 SKUS = [f"sku-{index}" for index in range(40)]
 TIMEOUT = 5.0
+WINDOW_MS = 3_600_000
 Outcome = SupplyOutcome
 
 
@@ -43,18 +52,21 @@ class World:
     def __init__(self) -> None:
         self.index = FakeAtsIndex(SHARDS)
         self.index.serve_all()
-        self.table = FakeAtsReader(0)
         items = [Item(sku=sku) for sku in SKUS] + [Item(sku="styled", shard_key="style")]
         self.snapshot = a_snapshot(a_node("n1"), a_node("n2"), *items)
         self.tasks = OwnedTasks()
         self.writer = SupplyWriter(
             index=self.index,
-            table=self.table,
             network=lambda: self.snapshot,
             tasks=self.tasks,
             own_writes=OwnWrites(self.index, self.index.seen),
             durability=DurabilityMode.FSYNC,
+            observer=self,
         )
+        self.sales: list[tuple[int, int]] = []
+
+    def sold_elsewhere(self, line_count: int, short_count: int) -> None:
+        self.sales.append((line_count, short_count))
 
     async def sync(
         self, *rows: SupplyCount, sequence: int = 1, timeout: float = TIMEOUT
@@ -62,9 +74,14 @@ class World:
         answer = await self.writer.sync("erp", sequence, rows, timeout)
         return [result.outcome for result in answer.results]
 
-    async def adjust(self, key: str, *rows: SupplyDelta) -> list[SupplyOutcome]:
-        answer = await self.writer.adjust(key, rows, TIMEOUT)
+    async def adjust(
+        self, key: str, *rows: SupplyDelta, create_ms: int = 0
+    ) -> list[SupplyOutcome]:
+        answer = await self.writer.adjust(key, create_ms, rows, TIMEOUT)
         return [result.outcome for result in answer.results]
+
+    async def sell(self, sale_id: str, *lines: SaleLine) -> list[SupplyResult]:
+        return list((await self.writer.record_sale(sale_id, 0, lines, TIMEOUT)).results)
 
     def on_hand(self, sku: str, node_id: str = "n1") -> int:
         shard = shard_of(self.snapshot.shard_key(sku), SHARDS)
@@ -179,8 +196,8 @@ async def test_a_change_is_applied_once_a_key(world: World) -> None:
     """The retry tells what the first call did, with ``replayed``."""
     await world.sync(count("sku-0", 5))
 
-    first = await world.writer.adjust("k", [delta("sku-0", -2)], TIMEOUT)
-    again = await world.writer.adjust("k", [delta("sku-0", -2)], TIMEOUT)
+    first = await world.writer.adjust("k", 0, [delta("sku-0", -2)], TIMEOUT)
+    again = await world.writer.adjust("k", 0, [delta("sku-0", -2)], TIMEOUT)
 
     assert (first.results[0].on_hand, first.results[0].replayed) == (3, False)
     assert (again.results[0].outcome, again.results[0].on_hand) == (Outcome.APPLIED, 3)
@@ -242,15 +259,84 @@ async def test_a_change_beyond_the_largest_quantity_is_refused(world: World) -> 
     assert await world.adjust("l", delta("sku-0", QUANTITY_MAX - 1)) == [Outcome.APPLIED]
 
 
-async def test_a_shortage_is_told_from_the_tables_demand(world: World) -> None:
-    """A count below what is committed and held is taken, and says how far."""
-    world.table.put("sku-0", "n1", 9, committed=4, held=3, safety_stock=2)
-    answer = await world.writer.sync("erp", 1, [count("sku-0", 0)], TIMEOUT)
+async def test_a_shortage_is_told_with_the_count(world: World) -> None:
+    """A count below what is held is taken, and says how far."""
+    await world.sync(count("sku-0", 9))
+    ledger = world.index.ledgers[shard_of("sku-0", SHARDS)]
+    line = LegLine("sku-0", "n1", "", 7)
+    draft = ClaimDraft("body", 0, (ledger.shard,), "{}")
+    step = CreateStep("r", 1, "plan", 600_000, 0, 0, (line,), draft)
+    ledger.create(step, world.index.now_ms)
+
+    row = SupplyCount("sku-0", "n1", "", 0, 2)
+    answer = await world.writer.sync("erp", 2, [row], TIMEOUT)
+
     assert (answer.results[0].ats, answer.results[0].shortage) == (0, 9)
 
-    row = SupplyCount("sku-0", "n1", "", 0, 0)
-    answer = await world.writer.sync("erp", 2, [row], TIMEOUT)
-    assert answer.results[0].shortage == 7
+
+async def test_a_key_older_than_the_window_is_refused(world: World) -> None:
+    """Its answer may be forgotten, so it is never carried out; at the window's end it still is."""
+    await world.sync(count("sku-0", 5))
+    oldest = world.index.now_ms - WINDOW_MS
+
+    late = await world.adjust("k", delta("sku-0", -1), delta("sku-1", 1), create_ms=oldest - 1)
+    in_time = await world.adjust("k", delta("sku-0", -2), create_ms=oldest)
+
+    assert late == [Outcome.IDEMPOTENCY_WINDOW_PASSED] * 2
+    assert (in_time, world.on_hand("sku-0")) == ([Outcome.APPLIED], 3)
+
+
+async def test_a_late_retry_finishes_no_row_whose_shard_may_have_forgotten(world: World) -> None:
+    """Home still knows the key, and a row's shard does not: it may have applied the row."""
+    await world.sync(count("sku-0", 5), count("sku-1", 5))
+    create_ms = world.index.now_ms
+    rows = delta("sku-0", -2), delta("sku-1", -2)
+    await world.adjust("k", *rows, create_ms=create_ms)
+    del world.index.ledgers[shard_of("sku-1", SHARDS)].adjustments["k 1"]
+    world.index.now_ms += WINDOW_MS + 1
+
+    again = await world.adjust("k", *rows, create_ms=create_ms)
+
+    assert again == [Outcome.APPLIED, Outcome.IDEMPOTENCY_WINDOW_PASSED]
+    assert (world.on_hand("sku-0"), world.on_hand("sku-1")) == (3, 3)
+
+
+async def test_a_sale_made_elsewhere_is_taken_though_it_is_not_there(world: World) -> None:
+    """On hand falls to zero, the rest is owed: a receipt pays it first."""
+    await world.sync(count("sku-0", 2), count("sku-1", 9))
+
+    sold = await world.sell("till-1", SaleLine("sku-0", "n1", 5), SaleLine("sku-1", "n1", 4))
+    assert [(r.outcome, r.on_hand, r.ats, r.shortage) for r in sold] == [
+        (Outcome.APPLIED, 0, 0, 3), (Outcome.APPLIED, 5, 5, 0),
+    ]  # fmt: skip
+
+    received = await world.writer.adjust("receipt", 0, [delta("sku-0", 10)], TIMEOUT)
+    assert received.results[0][1:4] == (7, 7, 0)
+
+
+async def test_a_sale_is_taken_once_and_counted_once(world: World) -> None:
+    """Its retry tells the first answer; its id is no key of AdjustSupply."""
+    await world.sync(count("sku-0", 5))
+    line = SaleLine("sku-0", "n1", 2)
+
+    first, again = await world.sell("x", line), await world.sell("x", line)
+    other = await world.sell("x", line._replace(quantity=1))
+    await world.adjust("x", delta("sku-0", -2))
+
+    assert (first[0].replayed, again[0].replayed) == (False, True)
+    assert (again[0].on_hand, other[0].outcome) == (3, Outcome.IDEMPOTENCY_KEY_REUSED)
+    assert world.on_hand("sku-0") == 1
+    assert world.sales == [(1, 0)]
+
+
+async def test_a_sale_that_leaves_a_shortage_is_counted_so(world: World) -> None:
+    """The metric tells how many lines were sold twice."""
+    await world.sync(count("sku-0", 1), count("sku-1", 1))
+
+    await world.sell("x", SaleLine("sku-0", "n1", 1), SaleLine("sku-1", "n1", 2))
+
+    lines, short = (sum(column) for column in zip(*world.sales, strict=True))
+    assert (lines, short) == (2, 1)
 
 
 async def test_a_full_call_goes_to_a_shard_in_chunks(world: World) -> None:

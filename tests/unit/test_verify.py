@@ -16,6 +16,7 @@ from promise_svc.domain.events import PositionImage, StoredEvent
 from promise_svc.domain.inventory import PositionKey, StockPosition
 from promise_svc.domain.ledger import ShardLedger
 from promise_svc.domain.reservation import (
+    AdjustRow,
     ClaimDraft,
     CreateStep,
     FollowStep,
@@ -336,6 +337,20 @@ async def test_a_correction_below_demand_is_a_shortage_and_no_oversell(books: Bo
     books.hold(quantity=5)
     row = SupplyRow("sku-0", "node", "", 3, 0, "erp", 2)
     books.index.ledgers[HOME].sync_supply([row], books.index.now_ms)
+    await books.relay()
+
+    report = await books.audit()
+
+    assert (report.findings, report.oversold_count, report.shortage_count) == ([], 0, 1)
+
+
+async def test_a_sale_made_elsewhere_below_zero_is_a_shortage_and_no_oversell(
+    books: Books,
+) -> None:
+    """Nobody granted it, and the books balance: what is owed is no leg's."""
+    books.hold(quantity=5)
+    row = AdjustRow("sku-0", "node", "", -12, "till-1", "body", sale=1)
+    books.index.ledgers[HOME].adjust_supply([row], books.index.now_ms)
     await books.relay()
 
     report = await books.audit()

@@ -11,7 +11,7 @@ All keys of a shard share its hash tag, so one Function may touch them all. ``P`
 ``P{t}:d:<sku>``      zset    reservation ids of HELD legs by expire time, ms
 ``P{t}:l:<id>``       string  packed LegRecord
 ``P{t}:c:<id>``       string  packed ClaimRecord (home shard only)
-``P{t}:a:<key>``      string  answer to an adjustment, kept for the idempotency window
+``P{t}:a:<key>``      string  answer to an adjustment or sale, kept for the window
 ``P{t}:legs-due``     zset    HELD legs by expire time; what the sweeper reads
 ``P{t}:claims-due``   zset    PENDING and HELD claims by expire time
 ``P{t}:open``         zset    unsettled claims by the time the resolver may take them

@@ -76,22 +76,23 @@ _POSITIONS = """
 new_positions AS (
     INSERT INTO positions AS p (
         shard, sku, node_id, bucket, on_hand, committed, held, safety_stock, confirmed_total,
-        cancelled_total, fulfilled_total, source, source_sequence, multi_hold_ms, epoch, sequence
+        cancelled_total, fulfilled_total, source, source_sequence, multi_hold_ms, sold_short,
+        epoch, sequence
     )
     SELECT n.* FROM unnest(
         $31::int[], $32::text[], $33::text[], $34::text[], $35::bigint[], $36::bigint[],
         $37::bigint[], $38::bigint[], $39::bigint[], $40::bigint[], $41::bigint[], $42::text[],
-        $43::bigint[], $44::bigint[], $45::bigint[], $46::bigint[]
+        $43::bigint[], $44::bigint[], $45::bigint[], $46::bigint[], $47::bigint[]
     ) AS n (shard, sku, node_id, bucket, on_hand, committed, held, safety_stock, confirmed_total,
-            cancelled_total, fulfilled_total, source, source_sequence, multi_hold_ms, epoch,
-            sequence)
+            cancelled_total, fulfilled_total, source, source_sequence, multi_hold_ms,
+            sold_short, epoch, sequence)
     JOIN moved USING (shard)
     ON CONFLICT (shard, sku, node_id, bucket) DO UPDATE SET
         on_hand = excluded.on_hand, committed = excluded.committed, held = excluded.held,
         safety_stock = excluded.safety_stock, confirmed_total = excluded.confirmed_total,
         cancelled_total = excluded.cancelled_total, fulfilled_total = excluded.fulfilled_total,
         source = excluded.source, source_sequence = excluded.source_sequence,
-        multi_hold_ms = excluded.multi_hold_ms,
+        multi_hold_ms = excluded.multi_hold_ms, sold_short = excluded.sold_short,
         epoch = excluded.epoch, sequence = excluded.sequence
     WHERE (p.epoch, p.sequence) < (excluded.epoch, excluded.sequence)
 )"""
@@ -145,7 +146,8 @@ READ_LEGS_IN = "SELECT reservation_id, leg FROM legs WHERE shard = $1 AND state 
 
 READ_POSITIONS = """
 SELECT c.epoch, c.sequence, sku, node_id, bucket, on_hand, committed, held, safety_stock,
-       confirmed_total, cancelled_total, fulfilled_total, source, source_sequence, multi_hold_ms
+       confirmed_total, cancelled_total, fulfilled_total, source, source_sequence, multi_hold_ms,
+       sold_short
 FROM cursors c LEFT JOIN positions p USING (shard)
 WHERE shard = $1
 """

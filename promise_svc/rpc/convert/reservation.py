@@ -34,6 +34,7 @@ from promise_svc.rpc.convert.types import (
     METHOD_NUMBERS,
     METHODS,
     address_from,
+    create_ms_from,
     date_to,
     number_of,
     timestamp_to,
@@ -42,8 +43,6 @@ from promise_svc.v1 import promise_service_pb2 as promise_pb
 from promise_svc.v1 import reservation_service_pb2 as pb
 
 ORDER_REFERENCE_BYTES_MAX = 128
-CREATE_AHEAD_MS_MAX = 5 * 60_000
-"""How far a caller's clock may run ahead of ours."""
 
 REVISION_MAX = 2**31 - 1
 
@@ -140,10 +139,7 @@ def hold_from(
     ttl_ms = ttl.default_ms
     if request.HasField("ttl"):
         ttl_ms = fields.duration_ms("ttl", request.ttl, TTL_MS_MIN, ttl.max_ms)
-    create_ms = 0
-    if request.HasField("create_time"):
-        latest_ms = now_ms + CREATE_AHEAD_MS_MAX
-        create_ms = fields.time_ms("create_time", request.create_time, 1, latest_ms)
+    create_ms = create_ms_from(fields, request, now_ms)
     reference = fields.text("order_reference", request.order_reference, ORDER_REFERENCE_BYTES_MAX)
     durability = _durability_from(fields, request.durability_mode)
     return HoldValues(ttl_ms, create_ms, reference, durability)

@@ -1,4 +1,4 @@
-"""SyncSupply and AdjustSupply."""
+"""SyncSupply, AdjustSupply and RecordSale."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 from promise_svc.application.supply import (
     KEEP_SAFETY_STOCK,
     ROWS_MAX,
+    SaleLine,
     SupplyAnswer,
     SupplyCount,
     SupplyDelta,
@@ -15,7 +16,7 @@ from promise_svc.application.supply import (
 )
 from promise_svc.domain.inventory import QUANTITY_MAX
 from promise_svc.rpc.convert.fields import Fields
-from promise_svc.rpc.convert.types import number_of
+from promise_svc.rpc.convert.types import create_ms_from, number_of
 from promise_svc.v1 import supply_service_pb2 as pb
 
 REASON_BYTES_MAX = 256
@@ -35,8 +36,17 @@ class AdjustValues(NamedTuple):
     """A report of changes."""
 
     idempotency_key: str
+    create_ms: int
     reason: str
     rows: tuple[SupplyDelta, ...]
+
+
+class SaleValues(NamedTuple):
+    """A sale made elsewhere."""
+
+    sale_id: str
+    create_ms: int
+    lines: tuple[SaleLine, ...]
 
 
 def sync_from(request: pb.SyncSupplyRequest) -> SyncValues:
@@ -59,10 +69,11 @@ def sync_from(request: pb.SyncSupplyRequest) -> SyncValues:
     return SyncValues(request.source, request.source_sequence, tuple(rows))
 
 
-def adjust_from(request: pb.AdjustSupplyRequest) -> AdjustValues:
-    """Key, reason and changes."""
+def adjust_from(request: pb.AdjustSupplyRequest, now_ms: int) -> AdjustValues:
+    """Key with its age, reason and changes."""
     fields = Fields()
     fields.id("idempotency_key", request.idempotency_key)
+    create_ms = create_ms_from(fields, request, now_ms)
     fields.text("reason", request.reason, REASON_BYTES_MAX, optional=False)
     rows = []
     for index in range(fields.count("rows", len(request.rows), 1, ROWS_MAX)):
@@ -74,7 +85,23 @@ def adjust_from(request: pb.AdjustSupplyRequest) -> AdjustValues:
         fields.number(at, row.quantity_delta, -QUANTITY_MAX, QUANTITY_MAX)
         rows.append(SupplyDelta(*position, row.quantity_delta))
     fields.done()
-    return AdjustValues(request.idempotency_key, request.reason, tuple(rows))
+    return AdjustValues(request.idempotency_key, create_ms, request.reason, tuple(rows))
+
+
+def sale_from(request: pb.RecordSaleRequest, now_ms: int) -> SaleValues:
+    """Id with its age, and what was sold where."""
+    fields = Fields()
+    fields.id("sale_id", request.sale_id)
+    create_ms = create_ms_from(fields, request, now_ms)
+    lines = []
+    for index in range(fields.count("lines", len(request.lines), 1, ROWS_MAX)):
+        line, path = request.lines[index], f"lines[{index}]"
+        fields.id(f"{path}.sku", line.sku)
+        fields.id(f"{path}.node_id", line.node_id)
+        fields.quantity(f"{path}.quantity", line.quantity)
+        lines.append(SaleLine(line.sku, line.node_id, line.quantity))
+    fields.done()
+    return SaleValues(request.sale_id, create_ms, tuple(lines))
 
 
 def _position_from(
@@ -95,6 +122,12 @@ def sync_to(answer: SupplyAnswer) -> pb.SyncSupplyResponse:
 
 def adjust_to(answer: SupplyAnswer) -> pb.AdjustSupplyResponse:
     return pb.AdjustSupplyResponse(
+        results=_results_to(answer.results), durability_mode=number_of(answer.durability)
+    )
+
+
+def sale_to(answer: SupplyAnswer) -> pb.RecordSaleResponse:
+    return pb.RecordSaleResponse(
         results=_results_to(answer.results), durability_mode=number_of(answer.durability)
     )
 

@@ -38,6 +38,17 @@ NODE_STATUSES = {
 NODE_STATUS_NUMBERS = {status: number for number, status in NODE_STATUSES.items()}
 
 
+CREATE_AHEAD_MS_MAX = 5 * 60_000
+"""How far a caller's clock may run ahead of ours."""
+
+
+def create_ms_from(fields: Fields, request: Any, now_ms: int) -> int:
+    """When the caller made up its key, ms since 1970; 0 where it does not say."""
+    if not request.HasField("create_time"):
+        return 0
+    return fields.time_ms("create_time", request.create_time, 1, now_ms + CREATE_AHEAD_MS_MAX)
+
+
 def number_of(value: int) -> Any:
     """An enum of ours, whose numbers are the contract's, as the generated code wants it."""
     return int(value)

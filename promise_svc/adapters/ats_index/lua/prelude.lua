@@ -28,7 +28,7 @@ local C_STATE, C_ATTEMPT, C_REVISION, C_BODY_HASH, C_PLAN, C_EXPIRE = 2, 3, 4, 5
 local C_LEGS, C_BODY, C_EPOCH, C_SEQUENCE, C_SETTLED, C_CHANGE = 9, 10, 11, 12, 13, 14
 local ON_HAND, COMMITTED, HELD_UNITS, SAFETY, CONFIRMED_TOTAL, CANCELLED_TOTAL = 1, 2, 3, 4, 5, 6
 local FULFILLED_TOTAL = 7
-local SOURCE, SOURCE_SEQUENCE, MULTI_HOLD_MS = 8, 9, 10
+local SOURCE, SOURCE_SEQUENCE, MULTI_HOLD_MS, SOLD_SHORT = 8, 9, 10, 11
 
 local QUANTITY_MAX = 2147483647
 local RESOLVE_AFTER_MS = 2000
@@ -39,7 +39,7 @@ local CLOCK_SKEW_MS = 600000
 -- A tombstone outlives any message that could still be on its way.
 local TOMBSTONE_MS = 600000
 
-local EVENT_EPOCH_STARTED, EVENT_SUPPLY_SYNCED, EVENT_SUPPLY_ADJUSTED = 1, 2, 3
+local EVENT_EPOCH_STARTED, EVENT_SUPPLY_SYNCED, EVENT_SUPPLY_ADJUSTED, EVENT_SALE_RECORDED = 1, 2, 3, 4
 -- By state; 0 where no move leads yet.
 local CLAIM_EVENT = {10, 11, 12, 13, 14, 15, 16, 0, 19, 17}
 local LEG_EVENT = {0, 31, 32, 33, 34, 35, 36, 0, 39, 37}
@@ -109,6 +109,8 @@ local function get_row(sku, node, bucket)
   if row == nil then
     local raw = call('HGET', S.base .. 'p:' .. sku, node .. '\t' .. bucket)
     row = raw and unpack_(raw) or false
+    -- Rows of the layout before end one field earlier.
+    if row and not row[SOLD_SHORT] then row[SOLD_SHORT] = 0 end
     S.rows[id] = row
   end
   return row
@@ -313,6 +315,13 @@ end
 
 local function leg_reply(outcome, leg, shortfalls)
   return pack({outcome, S.epoch, S.sequence, S.time, leg[L_STATE], {}, shortfalls or {}, 0, 0})
+end
+
+-- The answer to a change of stock under a key, kept as long as the key may be asked for again.
+local function keep_adjustment(key, answer)
+  local record = pack(answer)
+  S.adjusted[key] = record
+  S.keys[#S.keys + 1] = {'SET', key, record, 'PX', WINDOW_MS + CLOCK_SKEW_MS}
 end
 
 -- Commit -----------------------------------------------------------------------------------

@@ -55,11 +55,11 @@ verb('restore', function(keys, args)
       set_claim(event[3], claim)
       S.open_at[event[3]] = claim[C_SETTLED] == 0 and S.time + RESOLVE_AFTER_MS
     end
-    if event[1] == EVENT_SUPPLY_ADJUSTED then
+    if event[1] == EVENT_SUPPLY_ADJUSTED or event[1] == EVENT_SALE_RECORDED then
       local row = event[7][1] and event[7][1][4]
       local free = left(row)
-      local record = pack({event[4], row and row[ON_HAND] or 0, free > 0 and free or 0})
-      S.keys[#S.keys + 1] = {'SET', S.base .. 'a:' .. event[3], record, 'PX', WINDOW_MS}
+      keep_adjustment(S.base .. 'a:' .. event[3],
+        {event[4], row and row[ON_HAND] or 0, math.max(0, free), math.max(0, -free)})
     end
   end
   commit()

@@ -1,22 +1,23 @@
--- sync_supply: absolute counts; one event for all rows that change. adjust_supply: changes under a
--- key, one event a row. KEYS meta; ARGV one row each; reply one SupplyReply each. O(rows).
+-- sync_supply: absolute counts; one event for all rows that change. adjust_supply: changes and sales
+-- under a key, one event a row. KEYS meta; ARGV one row each; reply one SupplyReply each. O(rows).
 
 local function supply_reply(outcome, row)
   local free = left(row)
-  return {outcome, row and row[ON_HAND] or 0, free > 0 and free or 0, S.epoch, S.sequence}
+  return {outcome, row and row[ON_HAND] or 0, math.max(0, free), S.epoch, S.sequence, math.max(0, -free)}
 end
 
 local function sync_row(step)
   local sku, node, bucket = step[1], step[2], step[3]
   local row = get_row(sku, node, bucket)
   local known = row
-  row = row or {0, 0, 0, 0, 0, 0, 0, '', 0, 0}
+  row = row or {0, 0, 0, 0, 0, 0, 0, '', 0, 0, 0}
   if step[6] ~= '' and step[6] == row[SOURCE] and step[7] < row[SOURCE_SEQUENCE] then
     return supply_reply(STALE_SEQUENCE, known)
   end
   local safety = step[5] < 0 and row[SAFETY] or step[5]
-  local same = known and row[ON_HAND] == step[4] and row[SAFETY] == safety
+  local same = known and row[ON_HAND] == step[4] and row[SAFETY] == safety and row[SOLD_SHORT] == 0
   local moved = row[SOURCE] ~= step[6] or row[SOURCE_SEQUENCE] ~= step[7]
+  row[COMMITTED], row[SOLD_SHORT] = row[COMMITTED] - row[SOLD_SHORT], 0
   row[ON_HAND], row[SAFETY], row[SOURCE], row[SOURCE_SEQUENCE] = step[4], safety, step[6], step[7]
   if not same then
     touch_row(sku, node, bucket, row)
@@ -40,33 +41,42 @@ verb('sync_supply', function(keys, args)
   return replies
 end, {})
 
+-- Units that leave on hand, and units that become owed or are paid.
+local function taken(row, delta, sale)
+  if sale == 1 then
+    local covered = math.min(row[ON_HAND], -delta)
+    return covered, -delta - covered
+  end
+  local owed = -math.min(row[SOLD_SHORT], math.max(0, delta))
+  return -delta - owed, owed
+end
+
 local function adjust_row(step)
-  local key = S.base .. 'a:' .. step[5]
+  local key, sale = S.base .. 'a:' .. step[5], step[8]
   local seen = S.adjusted[key] or call('GET', key)
   if seen then
     seen = unpack_(seen)
     local outcome = seen[1] == step[6] and REPEATED or BODY_DIFFERS
-    return {outcome, seen[2], seen[3], S.epoch, S.sequence}
+    return {outcome, seen[2], seen[3], S.epoch, S.sequence, seen[4] or 0}
   end
+  local known = step[1] ~= '' and get_row(step[1], step[2], step[3])
+  if step[7] > 0 and S.time - step[7] > WINDOW_MS then return supply_reply(WINDOW_PASSED, known) end
+  local kind = sale == 1 and EVENT_SALE_RECORDED or EVENT_SUPPLY_ADJUSTED
   if step[1] == '' then
-    local record = pack({step[6], 0, 0})
-    S.adjusted[key] = record
-    append({EVENT_SUPPLY_ADJUSTED, S.time, step[5], step[6], {}, {}, {}, {}})
-    S.keys[#S.keys + 1] = {'SET', key, record, 'PX', WINDOW_MS}
-    return {DONE, 0, 0, S.epoch, S.sequence}
+    append({kind, S.time, step[5], step[6], {}, {}, {}, {}})
+    keep_adjustment(key, {step[6], 0, 0, 0})
+    return {DONE, 0, 0, S.epoch, S.sequence, 0}
   end
-  local known = get_row(step[1], step[2], step[3])
-  local row = known or {0, 0, 0, 0, 0, 0, 0, '', 0, 0}
-  local on_hand = row[ON_HAND] + step[4]
+  local row = known or {0, 0, 0, 0, 0, 0, 0, '', 0, 0, 0}
+  local covered, owed = taken(row, step[4], sale)
+  local on_hand, sold_short = row[ON_HAND] - covered, row[SOLD_SHORT] + owed
   if on_hand < 0 then return supply_reply(BELOW_ZERO, known) end
-  if on_hand > QUANTITY_MAX then return supply_reply(ABOVE_MAXIMUM, known) end
-  row[ON_HAND] = on_hand
+  if on_hand > QUANTITY_MAX or sold_short > QUANTITY_MAX then return supply_reply(ABOVE_MAXIMUM, known) end
+  row[ON_HAND], row[COMMITTED], row[SOLD_SHORT] = on_hand, row[COMMITTED] + owed, sold_short
   touch_row(step[1], step[2], step[3], row)
-  emit(step[5], EVENT_SUPPLY_ADJUSTED, step[6])
+  emit(step[5], kind, step[6])
   local done = supply_reply(DONE, row)
-  local record = pack({step[6], done[2], done[3]})
-  S.adjusted[key] = record
-  S.keys[#S.keys + 1] = {'SET', key, record, 'PX', WINDOW_MS}
+  keep_adjustment(key, {step[6], done[2], done[3], done[6]})
   return done
 end
 
