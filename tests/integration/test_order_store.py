@@ -107,7 +107,8 @@ async def test_every_counter_of_a_position_has_a_column(
             " WHERE table_name = 'positions' ORDER BY ordinal_position"
         )
 
-    assert tuple(row[0] for row in rows[4:-2]) == StockPosition._fields
+    others = {"shard", "sku", "node_id", "bucket", "epoch", "sequence"}
+    assert tuple(row[0] for row in rows if row[0] not in others) == StockPosition._fields
 
 
 async def test_a_value_that_cannot_be_stored_breaks_an_invariant(store: PostgresOrderStore) -> None:

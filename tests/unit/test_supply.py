@@ -74,9 +74,7 @@ class World:
         answer = await self.writer.sync("erp", sequence, rows, timeout)
         return [result.outcome for result in answer.results]
 
-    async def adjust(
-        self, key: str, *rows: SupplyDelta, create_ms: int = 0
-    ) -> list[SupplyOutcome]:
+    async def adjust(self, key: str, *rows: SupplyDelta, create_ms: int = 0) -> list[SupplyOutcome]:
         answer = await self.writer.adjust(key, create_ms, rows, TIMEOUT)
         return [result.outcome for result in answer.results]
 
