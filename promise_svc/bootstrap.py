@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import uvloop
@@ -92,6 +93,10 @@ DRIFT_SECONDS = 2.0
 
 WARM_SECONDS_MAX = 600.0
 """How long a start may take to load the table before it gives up."""
+
+CONNECTION_AGE_SECONDS = 600
+"""Among several workers: then a connection is drained, so that its caller finds another one. Long
+connections would else stay where they are, and a worker that replaced a dead one idle."""
 
 _TAKEOVERS_AT_ONCE = 8
 _CLOSE_SECONDS = 5.0
@@ -567,6 +572,8 @@ async def serving(
     finally:
         _log.info("draining")
         await server.drain()
+        if address.startswith(config.UNIX):
+            Path(address.removeprefix(config.UNIX)).unlink(missing_ok=True)
         if tokens is not None:
             await tokens.close()
 
@@ -614,7 +621,10 @@ def _tls(process: ProcessConfig) -> TlsFiles | None:
 
 def _transport(process: ProcessConfig, port_shared: bool) -> Transport:
     options = TransportOptions(
-        message_bytes_max=process.message_bytes_max, tls=_tls(process), port_shared=port_shared
+        message_bytes_max=process.message_bytes_max,
+        tls=_tls(process),
+        port_shared=port_shared,
+        connection_age_seconds_max=CONNECTION_AGE_SECONDS if port_shared else 0,
     )
     if front(process) == "native":
         return NativeTransport(options)

@@ -20,11 +20,18 @@ import grpc
 import psutil
 import pytest
 
-from promise_svc.v1 import reservation_service_pb2
-from tests.support.supervised import HELD, Caller, Supervised, audited, callers, stock, until
+from tests.support.supervised import (
+    CONFIRMED,
+    HELD,
+    Caller,
+    Supervised,
+    audited,
+    callers,
+    stock,
+    until,
+)
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(120)]
-CONFIRMED = reservation_service_pb2.TRANSITION_OUTCOME_CONFIRMED
 PAUSE_SECONDS = 0.01
 names = count(1)
 
@@ -162,7 +169,7 @@ async def test_a_rolling_restart_fails_no_call(service: Supervised) -> None:
     before = service.children()
 
     async def call_and_hang_up() -> None:
-        caller = Caller(service.port)
+        caller = Caller(service.target)
         try:
             await caller.ats()
         finally:
@@ -224,6 +231,8 @@ async def test_a_killed_supervisor_leaves_nothing_behind(service: Supervised, fo
         everybody = service.everybody()
         service.kill()
         gone, alive = psutil.wait_procs(everybody, timeout=20)
+        for process in alive:  # this test shall leave nothing behind either
+            process.kill()
 
     assert alive == []
     assert len(gone) > 5, "the supervisor, three children, two engines"

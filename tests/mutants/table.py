@@ -15,6 +15,8 @@ RIVALS = "tests/contract/test_reservation_rivals.py::"
 CHANGES = "tests/contract/test_reservation_changes.py::"
 COUNTERS = "tests/contract/test_counters.py::"
 LEDGER = "tests/property/test_ledger.py::test_the_ledger_keeps_its_invariants"
+SUPERVISOR = "promise_svc/rpc/supervisor.py"
+SUPERVISED = "tests/integration/test_supervisor.py::"
 TAKEOVER = "tests/fault/test_takeover.py::"
 
 
@@ -521,6 +523,47 @@ MUTANTS = (
         "        if self.in_flight > self._marks[priority]:\n",
         ("tests/unit/test_guard.py::test_each_priority_is_shed_at_its_mark_and_not_before",),
         "The room kept for confirms would be taken by reads.",
+    ),
+    # -- the processes of one host
+    Mutant(
+        "orphans",
+        "promise_svc/host.py",
+        "    die_with(assignment.supervisor_pid)\n",
+        "",
+        ("tests/fault/test_workers.py::test_a_killed_supervisor_leaves_nothing_behind",),
+        "Workers that nobody looks after would serve beside those of the next start.",
+    ),
+    Mutant(
+        "dead_workers_socket_kept",
+        SUPERVISOR,
+        "        self._door.give_up(slot.listeners)\n        slot.listeners = []\n        if",
+        "        if",
+        (SUPERVISED + "test_a_dead_worker_is_replaced_and_the_other_serves_meanwhile",),
+        "New connections would wait for a worker that is dead.",
+    ),
+    Mutant(
+        "restart_closes_sockets",
+        "promise_svc/rpc/listeners.py",
+        "        self._inherited = inherited\n",
+        "        self._inherited = False\n",
+        (SUPERVISED + "test_connections_that_wait_are_served_by_the_worker_that_replaces_theirs",),
+        "Each restart would reset the connections that wait to be accepted.",
+    ),
+    Mutant(
+        "restart_goes_on_blindly",
+        SUPERVISOR,
+        "                await self._end(child)\n                return False\n",
+        "",
+        (SUPERVISED + "test_a_restart_whose_new_worker_does_not_come_up_changes_nothing",),
+        "A broken release would replace every worker that serves.",
+    ),
+    Mutant(
+        "counts_of_the_dead_lost",
+        "promise_svc/telemetry/merged.py",
+        "        self._ended = _merge([self._ended, counted])\n",
+        "",
+        ("tests/unit/test_merged.py::test_what_an_ended_process_counted_stays_and_its_gauges_go",),
+        "Sums would fall at each death, and rates show calls that never were.",
     ),
     # -- the audit itself
     Mutant(

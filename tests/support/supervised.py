@@ -19,6 +19,7 @@ import psutil
 
 from loadtest.host import free_port
 from promise_svc.v1 import (
+    admin_service_pb2,
     admin_service_pb2_grpc,
     availability_service_pb2,
     availability_service_pb2_grpc,
@@ -34,6 +35,7 @@ from promise_svc.v1 import (
 SKU = "sku-1"
 UNITS = 1_000_000
 HELD = reservation_service_pb2.CREATE_RESERVATION_OUTCOME_HELD
+CONFIRMED = reservation_service_pb2.TRANSITION_OUTCOME_CONFIRMED
 PLACE = types_pb2.Address(
     country="US",
     postal_code="60601",
@@ -65,6 +67,10 @@ class Supervised:
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
+
+    @property
+    def target(self) -> str:
+        return f"127.0.0.1:{self.port}"
 
     def log(self) -> str:
         """What this start has logged so far."""
@@ -129,9 +135,9 @@ class Supervised:
 class Caller:
     """One channel with a connection of its own, which tries nothing twice by itself."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, target: str) -> None:
         self.channel = grpc.aio.insecure_channel(
-            f"127.0.0.1:{port}",
+            target,
             options=[
                 ("grpc.use_local_subchannel_pool", 1),
                 ("grpc.enable_retries", 0),
@@ -165,10 +171,10 @@ class Caller:
         )
         return int((await self._create(request, timeout=10)).outcome)
 
-    async def confirm(self, reservation_id: str) -> int:
+    async def confirm(self, reservation_id: str, timeout: float = 20.0) -> int:
         """The outcome; by default the order store has it then."""
         request = reservation_service_pb2.ConfirmReservationRequest(reservation_id=reservation_id)
-        return int((await self._confirm(request, timeout=20)).outcome)
+        return int((await self._confirm(request, timeout=timeout)).outcome)
 
     async def close(self) -> None:
         await self.channel.close()
@@ -179,7 +185,7 @@ async def callers(service: Supervised, count: int) -> AsyncIterator[list[Caller]
     """Channels that have made their connections, at least one to each worker."""
     async with asyncio.timeout(30):
         while True:
-            found = [Caller(service.port) for _ in range(count)]
+            found = [Caller(service.target) for _ in range(count)]
             await asyncio.gather(*(caller.ats() for caller in found))
             workers = [pid for name, pid in service.children().items() if name != "background"]
             if all(service.peers(pid) for pid in workers):
@@ -192,8 +198,17 @@ async def callers(service: Supervised, count: int) -> AsyncIterator[list[Caller]
 
 
 async def stock(service: Supervised) -> None:
-    """A network of one node with many units of one SKU; returns when every worker sells it."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
+    """Returns when every worker sells it."""
+    await load_stock(service.target)
+    async with callers(service, 8) as found, asyncio.timeout(20):
+        for number, caller in enumerate(found):
+            while await caller.hold(f"first-{number}") != HELD:
+                await asyncio.sleep(0.05)  # another worker's network comes a second later
+
+
+async def load_stock(target: str) -> None:
+    """A network of one node with many units of one SKU."""
+    async with grpc.aio.insecure_channel(target) as channel:
         network: Any = network_service_pb2_grpc.NetworkServiceStub(channel)
         supply: Any = supply_service_pb2_grpc.SupplyServiceStub(channel)
         pb = network_service_pb2
@@ -231,17 +246,11 @@ async def stock(service: Supervised) -> None:
             supply_service_pb2.SyncSupplyRequest(source="erp", source_sequence=1, rows=[row]),
             timeout=10,
         )
-    async with callers(service, 8) as found, asyncio.timeout(20):
-        for number, caller in enumerate(found):
-            while await caller.hold(f"first-{number}") != HELD:
-                await asyncio.sleep(0.05)  # another worker's network comes a second later
 
 
 async def audited(service: Supervised) -> Any:
     """What AdminService/Verify says."""
-    from promise_svc.v1 import admin_service_pb2
-
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
+    async with grpc.aio.insecure_channel(service.target) as channel:
         admin: Any = admin_service_pb2_grpc.AdminServiceStub(channel)
         return await admin.Verify(admin_service_pb2.VerifyRequest(), timeout=60)
 
