@@ -99,6 +99,7 @@ cdef class Connection:
     cdef double age_limit
     cdef double goaway_at
     cdef bint goaway_final
+    cdef bint drain_pinged
     cdef bint pinging
     cdef double peer_pinged_at
     cdef int ping_strikes
@@ -114,6 +115,7 @@ cdef class Connection:
     cdef int mark_dirty(self) except -1
     cdef int spend(self) noexcept
     cdef int close_calls(self, uint32_t error) except -1
+    cdef int ask_for_last(self) except -1
     cdef int finish_goaway(self) except -1
     cdef int pinged(self) except -1
     cdef int keep_alive(self, double now) except -1

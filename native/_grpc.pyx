@@ -82,7 +82,9 @@ cdef enum:
     PING_STRIKES_MAX = 2
 
 cdef double HANDSHAKE_SECONDS = 10.0
-cdef double GOAWAY_SECONDS = 1.0
+cdef double GOAWAY_SECONDS = 10.0
+"""A caller has this long to answer the ping of a drain; what it begins to send later is lost. A
+second was too short for one whose machine was busy."""
 cdef double EXPIRY_SECONDS = 0.01
 """Deadlines are looked at this often, while any is open."""
 
@@ -288,7 +290,8 @@ cdef int on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* us
                 connection.spend()
         elif frame.hd.type == NGHTTP2_PING:
             if frame.hd.flags & NGHTTP2_FLAG_ACK:
-                connection.finish_goaway()
+                if memcmp(frame.ping.opaque_data, DRAIN_PING, 8) == 0:
+                    connection.finish_goaway()
             else:
                 connection.pinged()
         elif frame.hd.type == NGHTTP2_SETTINGS:
@@ -694,8 +697,8 @@ cdef class Connection:
             return
         self.goaway_at = monotonic()
         nghttp2_submit_shutdown_notice(self.session)
-        nghttp2_submit_ping(self.session, NGHTTP2_FLAG_NONE, <const uint8_t*>DRAIN_PING)
         self.flush()
+        self.ask_for_last()
 
     def cut(self):
         """End it now: open calls are cancelled at both ends."""
@@ -783,6 +786,15 @@ cdef class Connection:
             self.front.loop.call_soon(self.cut)
         return 0
 
+    cdef int ask_for_last(self) except -1:
+        """Ping when the notice is out: submitted together the library sends the ping first, and a
+        caller may answer it and begin a call before it reads the notice."""
+        if self.drain_pinged or self.write_paused or self.session == NULL:
+            return 0
+        self.drain_pinged = True
+        nghttp2_submit_ping(self.session, NGHTTP2_FLAG_NONE, <const uint8_t*>DRAIN_PING)
+        return self.flush()
+
     cdef int finish_goaway(self) except -1:
         """The last stream is known once the peer has answered a ping sent after the notice."""
         if self.goaway_at == 0 or self.goaway_final or self.session == NULL:
@@ -841,6 +853,7 @@ cdef class Connection:
                 call.refuse(DEADLINE_EXCEEDED, "the request took too long to arrive")
             call = call.next
         if self.goaway_at > 0:
+            self.ask_for_last()
             if now - self.goaway_at > GOAWAY_SECONDS:
                 self.finish_goaway()
         elif (front.age_seconds_max > 0 and now - self.made_at > self.age_limit) or (

@@ -12,6 +12,7 @@ from tests.support.raw_http2 import message, raw_caller
 
 # The front looks at its limits once a second.
 WITHIN_SECONDS = 6.0
+SLOW_SECONDS = 3.0
 
 
 async def test_a_connection_without_calls_is_drained_when_idle() -> None:
@@ -51,6 +52,26 @@ async def test_an_old_connection_is_drained_and_its_calls_end_by_themselves() ->
 
         assert (await caller.answer(stream)).status == 0
         await caller.until(lambda: caller.closed, WITHIN_SECONDS)
+
+
+async def test_a_call_that_was_on_its_way_when_a_drain_began_is_answered() -> None:
+    """Also when it arrives seconds later, from a busy caller or over a slow line: which call was
+    the last is known when the caller has answered a ping, not before."""
+    async with (
+        bytes_front("native", TransportOptions(connection_age_seconds_max=1)) as front,
+        raw_caller(front.port) as caller,
+    ):
+        await caller.answer_of_ping()
+        caller.held = bytearray()
+        stream = caller.call(UNARY, b"x")
+        await caller.until(lambda: caller.goaway, WITHIN_SECONDS)
+        await asyncio.sleep(SLOW_SECONDS)
+        caller.write(bytes(caller.held))
+        caller.held = None
+
+        assert (await caller.answer(stream)).status == 0
+        await caller.until(lambda: caller.closed, WITHIN_SECONDS)
+        assert (caller.pings_before_goaway, caller.pings_received) == (0, 1)
 
 
 async def test_a_channel_goes_on_when_its_connection_is_drained() -> None:

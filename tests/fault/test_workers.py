@@ -61,7 +61,7 @@ class Load:
     """What callers who hardly rest were told, by caller."""
 
     ok: Counter[int] = field(default_factory=Counter)
-    failed: dict[int, list[grpc.StatusCode]] = field(default_factory=dict)
+    failed: dict[int, list[tuple[grpc.StatusCode, str | None]]] = field(default_factory=dict)
 
     async def more(self, calls: int, who: set[int]) -> None:
         """Return when each of ``who`` was answered so many times more."""
@@ -84,7 +84,7 @@ async def under_load(*works: Callable[[], Awaitable[None]]) -> AsyncIterator[Loa
                 await work()
                 load.ok[number] += 1
             except grpc.aio.AioRpcError as error:
-                load.failed.setdefault(number, []).append(error.code())
+                load.failed.setdefault(number, []).append((error.code(), error.details()))
             await asyncio.sleep(PAUSE_SECONDS)  # leaves the processes under test some CPU
 
     tasks = [asyncio.create_task(repeat(n, work)) for n, work in enumerate(works)]
@@ -134,7 +134,7 @@ async def test_a_killed_worker_takes_only_its_own_calls_along(service: Supervise
     after = service.children()
     assert served_by_others
     assert set(load.failed) <= doomed
-    assert {code for codes in load.failed.values() for code in codes} <= {
+    assert {code for told in load.failed.values() for code, _ in told} <= {
         grpc.StatusCode.UNAVAILABLE
     }
     assert after["worker-1"] != before["worker-1"]

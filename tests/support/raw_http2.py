@@ -73,6 +73,7 @@ class RawCaller:
         self.goaway: h2.events.ConnectionTerminated | None = None
         self.pings_answered = 0
         self.pings_received = 0
+        self.pings_before_goaway = 0
         self.closed = False
         self.held: bytearray | None = None
         """While it is one, good frames go there instead of out."""
@@ -169,9 +170,13 @@ class RawCaller:
 
     async def _read(self) -> None:
         try:
+            waiting = b""
             while data := await self._reader.read(65_536):
-                for event in self.conn.receive_data(data):
-                    self._take(event)
+                frames, waiting = whole_frames(waiting + data)
+                # One by one: h2 drops what comes in one piece with a GOAWAY, pings included.
+                for each in frames:
+                    for event in self.conn.receive_data(each):
+                        self._take(event)
                 self.flush()
                 self._changed.set()
         except (ConnectionError, h2.exceptions.ProtocolError):
@@ -198,6 +203,8 @@ class RawCaller:
         elif isinstance(event, h2.events.PingReceived):
             self.pings_received += 1
         elif isinstance(event, h2.events.ConnectionTerminated):
+            if self.goaway is None:
+                self.pings_before_goaway = self.pings_received
             self.goaway = event
             # h2 would hear nothing more, but the open calls are still to be answered.
             self.conn.state_machine.state = h2.connection.ConnectionState.CLIENT_OPEN
@@ -211,3 +218,13 @@ async def raw_caller(port: int, *, greedy: bool = True) -> AsyncIterator[RawCall
         yield caller
     finally:
         await caller.close()
+
+
+def whole_frames(data: bytes) -> tuple[list[bytes], bytes]:
+    """The frames that are complete, and what is left."""
+    frames = []
+    while len(data) >= 9 and len(data) >= 9 + int.from_bytes(data[:3], "big"):
+        size = 9 + int.from_bytes(data[:3], "big")
+        frames.append(data[:size])
+        data = data[size:]
+    return frames, data
