@@ -155,6 +155,11 @@ class SeveralShards:
             await self._follow(hold.reservation_id, hold.attempt, State.ABORTED, taken, deadline)
         return _refusal(hold, home, refused)
 
+    async def settle_refused(self, hold: Hold) -> None:
+        """Before another plan: else that would meet its own last one, not yet settled, at home."""
+        if hold.multi:
+            await self._settle(hold.reservation_id, hold.home, hold.attempt, State.ABORTED)
+
     async def _at_once(
         self, hold: Hold, deadline: Deadline
     ) -> dict[int, StepReply | PromiseServiceError]:

@@ -65,8 +65,9 @@ class Shopper:
         return request
 
 
-async def browse(shopper: Shopper, story: Story) -> None:
-    """Product page, pickup nearby, delivery promise: reads from memory, holding nothing."""
+async def browse(shopper: Shopper, story: Story) -> promise_pb.DeliveryPromise:
+    """Product page, pickup nearby, delivery promise: reads from memory, holding nothing. The best
+    plan."""
     place, client = shopper.place, shopper.client
     story.chapter(f"A shopper in {place.city}, {place.region} {place.postal_code}")
     sku = shopper.basket[0][0]
@@ -93,6 +94,8 @@ async def browse(shopper: Shopper, story: Story) -> None:
         for line in (f"{index}. {first}", *rest):
             story.detail(line)
     story.expect(promise.outcome == promise_pb.PROMISE_OUTCOME_COMPLETE, "all lines are promised")
+    best: promise_pb.DeliveryPromise = promise.options[0]
+    return best
 
 
 async def _pickup(shopper: Shopper, sku: str, story: Story) -> None:
@@ -113,15 +116,16 @@ async def _pickup(shopper: Shopper, sku: str, story: Story) -> None:
     story.expect(len(found.nodes) > 0, "there is a store nearby")
 
 
-async def buy(shopper: Shopper, story: Story) -> None:
-    """Hold, ask again, ask with another body, confirm: P4, P2."""
+async def buy(shopper: Shopper, plan: promise_pb.DeliveryPromise, story: Story) -> None:
+    """Hold the plan shown, ask again, ask with another body, confirm: P5, P4, P2."""
     story.chapter("Checkout")
     client, stub = shopper.client, shopper.client.reservations
-    request = shopper.request("first")
+    request = shopper.request("first", quote_token=plan.quote_token)
     held, took = await client.call(stub.CreateReservation, request)
-    story.step(f"reserve {len(shopper.basket)} lines", took)
+    story.step(f"reserve {len(shopper.basket)} lines with the token of plan 1", took)
     story.detail(f"{wording.created(held.outcome)}: {wording.planned_units(held.reservation)}")
-    story.expect(held.outcome == _HELD, "the basket is held")
+    exactly = list(held.reservation.shipments) == list(plan.shipments)
+    story.expect(held.outcome == _HELD and exactly, "exactly that plan is held, with its dates")
     again, took = await client.call(stub.CreateReservation, request)
     story.step("the same call again", took)
     same = again.reservation.lines == held.reservation.lines and again.replayed

@@ -114,8 +114,8 @@ async def _play(
 
 
 async def _one_shopper(shopper: journey.Shopper, stock: DemoStock, story: Story) -> None:
-    await journey.browse(shopper, story)
-    await journey.buy(shopper, story)
+    plan = await journey.browse(shopper, story)
+    await journey.buy(shopper, plan, story)
     await journey.change_minds(shopper, story)
     await journey.last_unit(shopper, stock, story)
     await journey.node_off(shopper, stock, story)

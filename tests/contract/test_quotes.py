@@ -315,6 +315,22 @@ async def test_a_token_sent_twice_holds_once(shop: World) -> None:
     assert await held(shop, "A") == {"n1": 1}
 
 
+async def test_a_token_sent_twice_at_once_holds_once(shop: World) -> None:
+    """An impatient shopper, two workers: both are told the same hold."""
+    await put(shop, "A", "n1", 5)
+    await put(shop, "B", "n1", 5)
+    quote = await quoted(shop, ("A", 1), ("B", 1))
+
+    results = await asyncio.gather(*(create(shop, with_token(quote)) for _ in range(4)))
+
+    assert {result.outcome for result in results} == {CreateOutcome.HELD}
+    assert {result.reservation and result.reservation.promised for result in results} == {
+        quote.plan
+    }
+    assert (await held(shop, "A"), await held(shop, "B")) == ({"n1": 1}, {"n1": 1})
+    await shop.check()
+
+
 async def test_what_was_held_is_told_again_whatever_has_changed_since(shop: World) -> None:
     """The answer was lost; at the retry the cutoff has passed and the node is off."""
     await put(shop, "A", "n1", 1)
@@ -417,6 +433,25 @@ async def test_a_plan_that_a_shard_refuses_is_replaced_and_the_other_one_is_told
     assert result.reservation is not None
     assert places(result.reservation.promised) == [(other, "A", 1)]
     assert await held(shop, "A") == {other: 1}
+
+
+@pytest.mark.parametrize("way", ["one step", "create"])
+async def test_a_crowd_gets_every_unit_of_every_node(shop: World, way: str) -> None:
+    """All plan for the same node; those who are refused there are not told CONTENDED by the claims
+    of their own last plans while other nodes have units."""
+    for node_id in NODES:
+        await put(shop, "A", node_id, 7)
+    commands = [in_one_step(("A", 1), reservation_id=f"r-{n}") for n in range(30)]
+    if way == "create":
+        commands = [replace(command, terms=None) for command in commands]
+
+    results = await asyncio.gather(*(create(shop, command) for command in commands))
+
+    outcomes = [result.outcome for result in results]
+    assert outcomes.count(CreateOutcome.HELD) == 21, outcomes
+    assert outcomes.count(CreateOutcome.INSUFFICIENT_STOCK) == 9, outcomes
+    assert await held(shop, "A") == dict.fromkeys(NODES, 7)
+    await shop.check()
 
 
 async def test_a_retry_in_one_step_tells_the_promise_first_made(shop: World) -> None:

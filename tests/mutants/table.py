@@ -476,6 +476,14 @@ MUTANTS = (
         "A date would be held that nobody can keep any more.",
     ),
     Mutant(
+        "refused_plan_left_unsettled",
+        "promise_svc/application/reservation.py",
+        "                await self._shards.settle_refused(hold)\n",
+        "",
+        (QUOTES + "test_a_crowd_gets_every_unit_of_every_node",),
+        "In a crowd, shoppers would be turned away while other nodes have units.",
+    ),
+    Mutant(
         "promise_not_kept",
         "promise_svc/application/reservation.py",
         "            promised=sourced.promised,\n",

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from promise_svc.application.promise import PromiseCartReply, PromiseCartRequest, PromiseOutcome
 from promise_svc.application.quote import (
     QUOTE_TOKEN_BYTES_MAX,
+    Mint,
     NoQuoteReason,
     Quotes,
     QuoteToken,
-    mint,
 )
 from promise_svc.application.stock import DegradedReason, Freshness
 from promise_svc.domain.delivery import DeliveryPromise
@@ -163,10 +163,13 @@ def test_the_reservation_will_be_at_home_where_a_leg_is() -> None:
     assert homes == {shard_of("style", SHARDS)}
 
 
-def test_a_minted_id_is_an_id_and_new() -> None:
-    minted = {mint({shard}, 4096) for shard in range(8)}
+@pytest.mark.parametrize("shard_count", [1, 64, 4096])
+def test_minted_ids_are_ids_and_never_the_same(shard_count: int) -> None:
+    """Nor is one of those kept back given twice."""
+    mint = Mint(shard_count)
+    minted = [mint.new_id({n % shard_count, n * 7 % shard_count}) for n in range(500)]
 
-    assert len(minted) == 8
+    assert len(set(minted)) == 500
     assert all(len(id_) <= 64 and set(id_) <= set(BASE64URL) for id_ in minted)
 
 
