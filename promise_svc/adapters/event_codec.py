@@ -40,6 +40,7 @@ class ClaimEntry(NamedTuple):
     sequence: int = 0
     settled: int = _ABSENT
     change: int = 0
+    reacquired: int = 0
 
 
 class LegEntry(NamedTuple):

@@ -65,6 +65,9 @@ from promise_svc.hotpath import shard_of
 
 _NETWORK_OUTCOMES = (CreateOutcome.UNKNOWN_SKU, CreateOutcome.UNKNOWN_NODE)
 
+REACQUIRED_MS = 60_000
+"""How long a hold that was taken again may wait for the confirm that asked for it."""
+
 _REDUCTIONS = 4
 """Times a command may ask for less, under its policy, before its first refusal is told."""
 
@@ -170,12 +173,26 @@ class Reservations:
         revision: int,
         durability: DurabilityMode | None,
         timeout: float,
+        *,
+        reacquire: bool = False,
     ) -> TransitionResult:
-        """HELD to CONFIRMED, once. ``revision`` 0 means any."""
+        """HELD to CONFIRMED, once. ``revision`` 0 means any.
+
+        With ``reacquire``, a hold that ended by the clock is taken again first: the same units at
+        the same nodes, all or none.
+        """
         mode = self._durability.choose(durability, self._durability.confirm)
-        return await self._transition(
-            reservation_id, State.CONFIRMED, revision, mode, Deadline(timeout)
-        )
+        deadline = Deadline(timeout)
+        result = await self._transition(reservation_id, State.CONFIRMED, revision, mode, deadline)
+        for _ in range(_TRIES):
+            if not (reacquire and result.outcome is TransitionOutcome.EXPIRED):
+                break
+            if not await self._reacquired(reservation_id, deadline):
+                break
+            result = await self._transition(
+                reservation_id, State.CONFIRMED, revision, mode, deadline
+            )
+        return result
 
     async def release(
         self,
@@ -497,6 +514,32 @@ class Reservations:
             replayed=reply.outcome == Outcome.REPEATED,
             durability=mode,
         )
+
+    async def _reacquired(self, rid: str, deadline: Deadline) -> bool:
+        """Take the units of a hold that ended by the clock again; whether there were enough, or
+        somebody else has moved it meanwhile."""
+        home = self._home(rid)
+        found = await self._read(rid, deadline)
+        claim = found.claim
+        if not claim or claim.state != State.EXPIRED:
+            return True
+        if not claim.settled and not await self._shards.finish(rid, home, claim):
+            raise Unavailable("a shard of the reservation did not answer; it is unchanged")
+        body = decode_body(claim)
+        legs = legs_of(body.lines)
+        attempt = max(self._clock.now_ms() * 1000 + random.randrange(1000), claim.attempt + 1)
+        again = Hold(
+            reservation_id=rid,
+            home=home,
+            attempt=attempt,
+            plan_hash=plan_hash(attempt, body.lines),
+            ttl_ms=REACQUIRED_MS,
+            network_version=self._network.snapshot().version,
+            legs=legs,
+            claim=ClaimDraft(claim.body_hash, 0, tuple(legs), claim.body, reacquires=1),
+        )
+        reply = await self._shards.hold(again, deadline)
+        return reply.outcome not in (Outcome.INSUFFICIENT, Outcome.NETWORK_CHANGED)
 
     # -- recorded ---------------------------------------------------------------------------
 

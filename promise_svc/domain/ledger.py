@@ -110,7 +110,7 @@ class ShardLedger:
         if leg_outcome not in (Outcome.DONE, Outcome.REPEATED):
             if step.multi and leg_outcome in (Outcome.INSUFFICIENT, Outcome.NETWORK_CHANGED):
                 self._bar(rid, step.attempt)
-            if opening and step.multi:
+            if opening and step.multi and step.claim and not step.claim.reacquires:
                 self._open_claim(step, State.ABORTED)
                 self._emit(rid)
             met = self.legs.get(rid)
@@ -135,6 +135,8 @@ class ShardLedger:
             return self._reply(Outcome.OTHER_PLAN, rid)
         if step.revision and step.revision != claim.revision:
             return self._reply(Outcome.REVISION_DIFFERS, rid)
+        if target is State.ABORTED and claim.reacquired:
+            target = State.EXPIRED
         if claim.state == target:
             return self._reply(Outcome.REPEATED, rid)
         if target is State.CONFIRMED:
@@ -397,6 +399,8 @@ class ShardLedger:
             return Outcome.DONE if step.attempt > claim.attempt else Outcome.STALE_ATTEMPT
         if claim.body_hash != draft.body_hash:
             return Outcome.BODY_DIFFERS
+        if claim.state == State.EXPIRED and draft.reacquires and step.attempt > claim.attempt:
+            return Outcome.DONE if claim.settled else Outcome.UNSETTLED
         if claim.attempt == step.attempt and claim.plan_hash == step.plan_hash:
             return Outcome.REPEATED
         return Outcome.EXISTS
@@ -495,13 +499,14 @@ class ShardLedger:
     def _open_claim(self, step: CreateStep, state: State) -> None:
         assert step.claim
         draft, rid = step.claim, step.reservation_id
+        before = self.claims.get(rid) if draft.reacquires else None
         self._set_claim(
             rid,
             ClaimRecord(
                 RECORD_LAYOUT,
                 state,
                 step.attempt,
-                1,
+                before.revision if before else 1,
                 draft.body_hash,
                 step.plan_hash,
                 self.time_ms,
@@ -511,6 +516,8 @@ class ShardLedger:
                 0,
                 0,
                 1 - step.multi,
+                0,
+                draft.reacquires,
             ),
         )
         if step.multi:

@@ -93,7 +93,8 @@ class Replay:
             kept = same and before.state == after.state
             return kept and after.change == before.change + 1
         anew = after.state in (State.PENDING, State.HELD, State.ABORTED)
-        if before.state == State.ABORTED and after.attempt > before.attempt:
+        # A hold that ended by the clock may be taken again under its name.
+        if before.state in (State.ABORTED, State.EXPIRED) and after.attempt > before.attempt:
             return anew
         return anew and self._forgotten(before.state, event)
 

@@ -113,6 +113,8 @@ class ClaimRecord(NamedTuple):
     """1 when every leg is known to have followed."""
     change: int = 0
     """Raised by every change of lines or expiry; legs conform to the highest they have seen."""
+    reacquired: int = 0
+    """1 when it holds again what had ended by the clock: if it comes to nothing, it has EXPIRED."""
 
 
 class DurabilityMode(IntEnum):
@@ -208,6 +210,8 @@ class ClaimDraft(NamedTuple):
     """The client's ``create_time``, ms since 1970; 0 when it sent none."""
     legs: tuple[int, ...]
     body: str
+    reacquires: int = 0
+    """1 to hold the same again after the hold ended by the clock: a new attempt under its name."""
 
 
 class CreateStep(NamedTuple):

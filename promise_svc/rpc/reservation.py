@@ -90,7 +90,9 @@ class ReservationServicer:
     async def ConfirmReservation(
         self, request: pb.ConfirmReservationRequest, call: Call
     ) -> pb.ConfirmReservationResponse:
-        result = await self._reservations.confirm(*transition_from(request), call.timeout)
+        result = await self._reservations.confirm(
+            *transition_from(request), call.timeout, reacquire=request.reacquire
+        )
         return transition_to(pb.ConfirmReservationResponse, TransitionOutcome.CONFIRMED, result)
 
     async def ReleaseReservation(

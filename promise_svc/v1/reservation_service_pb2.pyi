@@ -702,22 +702,29 @@ class ConfirmReservationRequest(_message.Message):
     RESERVATION_ID_FIELD_NUMBER: _builtins.int
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
     DURABILITY_MODE_FIELD_NUMBER: _builtins.int
+    REACQUIRE_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.str
     """The reservation. Required."""
     expected_revision: _builtins.int
     """Confirm only this revision of its lines, 1 or more. Optional."""
     durability_mode: _types_pb2.DurabilityMode.ValueType
     """What the acknowledgement must survive. Optional; UNSPECIFIED means RECORDED."""
+    reacquire: _builtins.bool
+    """True when the money is taken already: if the hold ended by the clock, its units are taken again
+    first, at the same nodes, all or none, checked as for a new hold. The outcome is EXPIRED if there
+    are too few, or if it ended longer ago than the idempotency window.
+    """
     def __init__(
         self,
         *,
         reservation_id: _builtins.str = ...,
         expected_revision: _builtins.int | None = ...,
         durability_mode: _types_pb2.DurabilityMode.ValueType = ...,
+        reacquire: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "durability_mode", b"durability_mode", "expected_revision", b"expected_revision", "reservation_id", b"reservation_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "durability_mode", b"durability_mode", "expected_revision", b"expected_revision", "reacquire", b"reacquire", "reservation_id", b"reservation_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
     _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015

@@ -318,6 +318,17 @@ MUTANTS = (
         "Two lines of one SKU would each be promised the same units, and the hold refused.",
     ),
     Mutant(
+        "late_hold_revived_unchecked",
+        f"{LUA}/resolve.lua",
+        "  if target == ABORTED and claim[C_REACQUIRED] == 1 then target = EXPIRED end\n",
+        "",
+        (
+            "tests/contract/test_reacquire.py::"
+            "test_units_sold_to_another_meanwhile_are_not_sold_twice",
+        ),
+        "A hold that ran out would be told as one that never was.",
+    ),
+    Mutant(
         "retry_sources_anew",
         "promise_svc/application/reservation.py",
         "            attempt=claim.attempt,\n            plan_hash=claim.plan_hash,\n",

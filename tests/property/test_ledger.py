@@ -74,7 +74,11 @@ def creates(draw: st.DrawFn) -> CreateStep:
     here = (SHARD,) if lines else ()
     shards = (*here, OTHER_SHARD) if multi else here
     draft = ClaimDraft(
-        draw(st.sampled_from(["x", "y"])), draw(st.sampled_from([0, 1])), shards, "{}"
+        draw(st.sampled_from(["x", "y"])),
+        draw(st.sampled_from([0, 1])),
+        shards,
+        "{}",
+        draw(st.integers(0, 1)),
     )
     claim = draft if shards and (not multi or draw(st.booleans())) else ()
     plan = draw(st.sampled_from(["p", "q"]))

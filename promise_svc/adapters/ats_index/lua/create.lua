@@ -14,6 +14,9 @@ local function check_claim(step)
     return step[2] > claim[C_ATTEMPT] and DONE or STALE_ATTEMPT
   end
   if claim[C_BODY_HASH] ~= draft[1] then return BODY_DIFFERS end
+  if claim[C_STATE] == EXPIRED and draft[5] == 1 and step[2] > claim[C_ATTEMPT] then
+    return claim[C_SETTLED] == 1 and DONE or UNSETTLED
+  end
   if claim[C_ATTEMPT] == step[2] and claim[C_PLAN] == step[3] then return REPEATED end
   return EXISTS
 end
@@ -65,8 +68,9 @@ end
 
 local function open_claim(step, state)
   local draft, rid, multi = step[8], step[1], step[6]
-  local claim = {1, state, step[2], 1, draft[1], step[3], S.time, S.time + step[4], draft[3], draft[4],
-    0, 0, 1 - multi, 0}
+  local before = draft[5] == 1 and get_claim(rid)
+  local claim = {1, state, step[2], before and before[C_REVISION] or 1, draft[1], step[3], S.time, S.time + step[4], draft[3], draft[4],
+    0, 0, 1 - multi, 0, draft[5]}
   set_claim(rid, claim)
   S.touched_claim = claim
   if multi == 1 then S.open_at[rid] = S.time + RESOLVE_AFTER_MS end
@@ -83,7 +87,7 @@ verb('create', each(function(step)
     if step[6] == 1 and (leg_outcome == INSUFFICIENT or leg_outcome == NETWORK_CHANGED) then
       bar(rid, step[2])
     end
-    if opening and step[6] == 1 then
+    if opening and step[6] == 1 and step[8][5] == 0 then
       open_claim(step, ABORTED)
       emit(rid)
     end

@@ -40,6 +40,7 @@ verb('resolve', each(function(step)
   if not claim then return reply(MISSING, rid) end
   if step[3] ~= 0 and step[3] ~= claim[C_ATTEMPT] then return reply(OTHER_PLAN, rid) end
   if step[4] ~= 0 and step[4] ~= claim[C_REVISION] then return reply(REVISION_DIFFERS, rid) end
+  if target == ABORTED and claim[C_REACQUIRED] == 1 then target = EXPIRED end
   if claim[C_STATE] == target then return reply(REPEATED, rid) end
   if target == CONFIRMED then return confirm(rid, claim, step[5]) end
   local moves = MOVES[claim[C_STATE]]
