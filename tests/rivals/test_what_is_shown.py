@@ -199,6 +199,34 @@ async def test_the_same_change_of_stock_sent_many_times_at_once_is_made_once(
     assert await shop.figures(sku) == (15, 0, 0)
 
 
+async def test_a_shipment_reported_many_times_at_once_leaves_the_shelf_once(
+    shop: Shop, rival: Shop
+) -> None:
+    """A store's device repeats its message, in flight together and again later: on hand and
+    committed fall once; what was not in it is still to be sent."""
+    sku = await shop.stock(dc=10)
+    order = a_hold((sku, 5, "dc"))
+    assert (await shop.create(order)).outcome == HELD
+    await shop.confirm(order.reservation_id)
+    shipment = pb.FulfillReservationRequest(
+        reservation_id=order.reservation_id,
+        lines=[pb.LineUnits(line_id="0", quantity=3)],
+        idempotency_key=f"parcel-{sku}",
+    )
+
+    async def report(me: Shop) -> pb.FulfillReservationResponse:
+        return await me.client.reservation.FulfillReservation(shipment, timeout=SECONDS)
+
+    at_once = await asyncio.gather(*(report((shop, rival)[n % 2]) for n in range(6)))
+    later = await report(rival)
+
+    fulfilled = pb.TRANSITION_OUTCOME_FULFILLED
+    assert [reply.outcome for reply in (*at_once, later)] == [fulfilled] * 7
+    assert sorted(reply.replayed for reply in at_once) == [False] + [True] * 5
+    assert later.replayed
+    await until(lambda: _figures_are(shop, sku, (7, 0, 2)))
+
+
 async def test_a_hundred_changes_and_sales_of_one_sku_within_a_second_lose_nothing(
     shop: Shop, rival: Shop
 ) -> None:
