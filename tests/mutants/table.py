@@ -337,6 +337,28 @@ MUTANTS = (
         "A retry would hold a second plan beside the first.",
     ),
     Mutant(
+        "refused_plan_not_made_again",
+        "promise_svc/application/reservation.py",
+        "        return bool(reply.shortfalls)\n",
+        "        return any(missing.values())\n",
+        (
+            "tests/contract/test_reservation_rivals.py"
+            "::test_a_refused_plan_is_made_again_also_when_the_table_has_caught_up",
+        ),
+        "A cart that another node could fill would be refused for the one that just sold out.",
+    ),
+    Mutant(
+        "expiry_waits_for_the_sweeper",
+        "promise_svc/application/held_stock.py",
+        "            more = more or gone < 0\n",
+        "            more = False\n",
+        (
+            "tests/contract/test_reservation_rivals.py"
+            "::test_a_hold_that_just_ran_out_is_planned_with_though_the_table_still_counts_it",
+        ),
+        "A shopper would be refused units whose hold is over, until somebody sweeps them.",
+    ),
+    Mutant(
         "recorded_not_awaited",
         "promise_svc/application/reservation.py",
         "        if mode is DurabilityMode.RECORDED and outcome <= TransitionOutcome.CANCELLED:\n",
