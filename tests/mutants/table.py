@@ -623,5 +623,49 @@ MUTANTS = (
         ("tests/unit/test_verify.py::test_an_event_that_granted_too_much_is_found",),
         "The one incident that matters would not be told.",
     ),
+    # -- loading, listing, rebuilding, and who calls
+    Mutant(
+        "wrong_folder_sent",
+        "promise_svc/cli/load.py",
+        "    if not read.refusals and not dry_run:\n",
+        "    if not dry_run:\n",
+        ("tests/e2e/test_load.py::test_a_folder_is_checked_loaded_and_loaded_again_for_nothing",),
+        "One wrong line, and half a network would go live.",
+    ),
+    Mutant(
+        "refusal_sent_again",
+        "promise_svc/client.py",
+        "            if failed.reason not in AGAIN or (",
+        "            if (",
+        ("tests/unit/test_client.py::test_a_refusal_is_not_sent_again",),
+        "A caller's mistake would be sent until its time is up.",
+    ),
+    Mutant(
+        "expired_listed_as_held",
+        "promise_svc/application/reservation_list.py",
+        "        claim = claim._replace(state=State.EXPIRED)\n",
+        "        pass\n",
+        ("tests/unit/test_reservation_list.py::test_a_hold_past_its_time_is_expired_swept_or_not",),
+        "A shopper would be shown a hold that somebody else may have bought.",
+    ),
+    Mutant(
+        "unrecorded_thrown_away",
+        "promise_svc/application/rebuild.py",
+        "            if ahead and not lose_unrecorded:\n",
+        "            if False:\n",
+        ("tests/unit/test_rebuild.py::test_rebuild_keeps_what_the_order_store_has_not",),
+        "A rebuild would lose holds and counts that only the index had.",
+    ),
+    Mutant(
+        "cleared_under_a_write",
+        "promise_svc/adapters/ats_index/topology.py",
+        "                await steps.watch(guard)\n",
+        '                await steps.watch(guard + b"?")\n',
+        (
+            "tests/integration/test_clear.py::"
+            "test_a_shard_that_is_written_to_is_cleared_whole_or_not",
+        ),
+        "A rebuild beside a sale would leave a position without its history.",
+    ),
 )
 """At least one for each room that decides something."""
