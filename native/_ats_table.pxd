@@ -162,6 +162,9 @@ cdef class AtsTable:
     cdef Block* find_bytes(
         self, const char* key, Py_ssize_t size, uint32_t* shard
     ) noexcept nogil
+    cdef Block* find_hashed(
+        self, uint64_t hash, const char* key, Py_ssize_t size, uint32_t* shard
+    ) noexcept nogil
     cdef Block* find_traced(
         self, uint64_t hash, const char* key, uint32_t key_size, uint32_t* shard
     ) noexcept nogil

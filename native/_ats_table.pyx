@@ -427,8 +427,12 @@ cdef class AtsTable:
     cdef Block* find_bytes(
         self, const char* key, Py_ssize_t size, uint32_t* shard
     ) noexcept nogil:
+        return self.find_hashed(hash_bytes(key, size), key, size, shard)
+
+    cdef Block* find_hashed(
+        self, uint64_t hash, const char* key, Py_ssize_t size, uint32_t* shard
+    ) noexcept nogil:
         """The SKU's block and shard; NULL and the shard of its own hash when it has none."""
-        cdef uint64_t hash = hash_bytes(key, size)
         shard[0] = <uint32_t>(hash % self.shard_count)
         if size > ID_LENGTH_MAX:
             return NULL

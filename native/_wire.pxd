@@ -125,8 +125,9 @@ cdef struct Entry:  # one look-up, as asked, and what the table has of its SKU
     Text sku
     Text place  # the node list as it was sent, or the group's id
     Scope scope
+    uint64_t hash
     uint32_t shard
-    Block* block
+    Block* block  # NULL where the table has nothing of the SKU
 
 
 cdef struct Node:
@@ -147,6 +148,7 @@ cdef class AvailabilityReads:
     cdef int64_t feed_behind_ms
     cdef dict node_numbers
     cdef list node_ids  # keeps the texts of nodes alive
+    cdef object items
     cdef dict groups  # id -> bit map over nodes
     cdef Node* nodes  # by id
     cdef uint32_t node_count
@@ -174,7 +176,14 @@ cdef class AvailabilityReads:
     cdef int64_t decode(
         self, const uint8_t* data, size_t size, int64_t* max_age_ms, uint32_t* view
     ) except -1
+    cdef int make_entries(self, uint32_t count) except -1
     cdef bint decode_entry(self, Text message, Entry* entry) noexcept nogil
+    cdef int64_t decode_check(self, Reader* reader, Entry* scope, Text* quantities,
+                              int64_t* max_age_ms) except -1
+    cdef int find_skus(self, uint32_t count) noexcept
+    cdef bint skus_told(self, uint32_t count) except -1
+    cdef int64_t fresh_ms(self, uint32_t count, int64_t now_ms, int64_t max_age_ms) noexcept nogil
+    cdef bytes written(self, uint8_t* at)
     cdef int follow_places(self) except -1
     cdef int64_t find_node(self, Text node_id) noexcept nogil
     cdef bint read_list(self, Text message) except -1

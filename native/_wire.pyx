@@ -1,9 +1,9 @@
-"""QueryAvailability from bytes to bytes, past every object: decode, look up, encode.
+"""QueryAvailability and CheckAvailability from bytes to bytes: decode, look up, encode.
 
 Specification: the protobuf runtime with rpc/convert and application/availability. There is no twin
 in domain, which knows no wire. Only what is plain is answered: a request without a wrong or unknown
-field, each singular field once, whose SKUs, nodes and groups are known and whose shards are fresh
-enough. For all else the answer is None and the specification's turn has come.
+field, each singular field once, whose nodes and groups are known and whose shards are fresh enough. For all
+else the answer is None and the specification's turn has come.
 Limits: the contract's; node ids of the network are ASCII.
 Cost: see native/README.md.
 """
@@ -14,15 +14,21 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, qsort, realloc
 from libc.string cimport memcmp, memcpy, memset
 
-from native._ats_table cimport AtsTable, Block, Cell, cell_ats, cells_of, find_cell
+from native._ats_table cimport AtsTable, Block, Cell, ShardMap, cell_ats, cells_of, find_cell
 from native._sharding cimport hash_bytes
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(str text, Py_ssize_t* size) except NULL
+    str PyUnicode_DecodeASCII(const char* text, Py_ssize_t size, const char* errors)
+
+cdef extern from *:
+    void __builtin_prefetch(const void* address) noexcept nogil
 
 cdef enum:
     ID_LENGTH_MAX = 64
     ENTRIES_MAX = 1000
+    CHECKS_MAX = 10000
+    QUANTITY_MAX = 2147483647
     SCOPE_NODES_MAX = 2000
     LISTED_NODES_MAX = 50000
     AGE_SECONDS_MAX = 3600
@@ -31,6 +37,7 @@ cdef enum:
     BREAKDOWN = 3
 
     OUTCOME_OK = 1
+    UNKNOWN_SKU = 10
     STATUS_ON = 1
     STATUS_OFF = 2
 
@@ -128,7 +135,7 @@ cdef class AvailabilityReads:
     def __init__(self, AtsTable table not None, *, int64_t feed_behind_ms):
         self.table = table
         self.feed_behind_ms = feed_behind_ms
-        self.follow({}, {})
+        self.follow({}, {}, ())
 
     def __dealloc__(self):
         free(self.nodes)
@@ -139,8 +146,9 @@ cdef class AvailabilityReads:
         free(self.list_nodes)
         free(self.buffer)
 
-    def follow(self, nodes not None, groups not None):
-        """From now on answer for this network: whether each node is on, the nodes of each group."""
+    def follow(self, nodes not None, groups not None, items not None):
+        """From now on answer for this network: whether each node is on, the nodes of each group,
+        the SKUs that are known though the table may have nothing of them."""
         cdef list node_ids = sorted(nodes)
         cdef uint32_t count = len(node_ids), i, slot
         cdef Py_ssize_t size
@@ -170,39 +178,182 @@ cdef class AvailabilityReads:
             group_id.encode(): bit_map([self.node_numbers.get(node_id) for node_id in members], count)
             for group_id, members in groups.items()
         }
+        self.items = items
         self.mark = 0
         self.place_count = 0
         self.list_read.data = self.group_read.data = NULL
 
     def query(self, bytes body not None, int64_t now_ms):
         """The reply to a QueryAvailabilityRequest, or None where the specification must answer."""
-        cdef int64_t max_age_ms = -1, as_of_ms = INT64_MAX
+        cdef int64_t max_age_ms = -1, as_of_ms, i
         cdef uint32_t view = TOTAL
         self.list_read.data = self.group_read.data = NULL
+        self.named_count = 0
         self.follow_places()
         cdef int64_t count = self.decode(
             <uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), &max_age_ms, &view
         )
-        if count == 0:
+        if count == 0 or not self.skus_told(<uint32_t>count):
             return None
-        cdef int64_t i
-        self.named_count = 0
-        for i in range(count):
-            as_of_ms = min(as_of_ms, self.table.clocks[self.entries[i].shard].time_ms)
-        # Never followed, behind, or older than the caller takes.
-        if as_of_ms == 0 or now_ms - as_of_ms > self.feed_behind_ms:
-            return None
-        if max_age_ms >= 0 and now_ms - as_of_ms > max_age_ms:
+        as_of_ms = self.fresh_ms(<uint32_t>count, now_ms, max_age_ms)
+        if as_of_ms == 0:
             return None
         cdef uint8_t* at = self.room(NULL, ENTRY_BYTES_MAX)
-        cdef uint8_t* end = at
-        at = put_time(at, 0x12, max(<int64_t>0, now_ms - as_of_ms))
-        at = put_head(put_time(at, 0x0A, as_of_ms), 0x12, end)
+        at = put_freshness(at, 0x12, as_of_ms, now_ms)
         for i in range(count - 1, -1, -1):
             at = self.put_entry(at, &self.entries[i], view)
             if at == self.buffer:
                 return None
+        return self.written(at)
+
+    def check(self, bytes body not None, int64_t now_ms):
+        """The reply to a CheckAvailabilityRequest, or None where the specification must answer."""
+        cdef int64_t max_age_ms = -1, as_of_ms, count, i
+        cdef uint64_t wanted
+        cdef Entry scope
+        cdef Text quantities
+        cdef Reader reader = reader_of(
+            <uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body)
+        )
+        cdef uint8_t* at
+        cdef uint8_t* end
+        memset(&scope, 0, sizeof(Entry))
+        memset(&quantities, 0, sizeof(Text))
+        self.list_read.data = self.group_read.data = NULL
+        self.follow_places()
+        count = self.decode_check(&reader, &scope, &quantities, &max_age_ms)
+        if count == 0:
+            return None
+        self.find_skus(<uint32_t>count)
+        if not self.skus_told(<uint32_t>count):
+            return None
+        as_of_ms = self.fresh_ms(<uint32_t>count, now_ms, max_age_ms)
+        if as_of_ms == 0:
+            return None
+        at = self.room(NULL, ENTRY_BYTES_MAX + <size_t>count * 4)
+        at = end = put_freshness(at, 0x22, as_of_ms, now_ms)
+        for i in range(count - 1, -1, -1):
+            if self.entries[i].block == NULL:
+                at = put_number(at, <uint64_t>i)
+        if at != end:
+            at = put_head(at, 0x1A, end)
+        end = at
+        at -= count
+        reader = reader_of(quantities.data, quantities.size)
+        for i in range(count):
+            wanted = read_number(&reader) if quantities.data != NULL else 1
+            if wanted < 1 or wanted > QUANTITY_MAX:
+                return None
+            self.entries[i].scope = scope.scope
+            at[i] = (
+                self.entries[i].block != NULL
+                and self.ats_of_entry(&self.entries[i]) >= <int64_t>wanted
+            )
+        if reader.bad or reader.at != reader.end:
+            return None
+        return self.written(put_field(put_head(at, 0x12, end), 0x08, OUTCOME_OK))
+
+    cdef bytes written(self, uint8_t* at):
         return PyBytes_FromStringAndSize(<char*>at, self.buffer + self.buffer_size - at)
+
+    cdef bint skus_told(self, uint32_t count) except -1:
+        """Whether what the table has nothing of is no item either: of an item the shard must be
+        asked that its shard key names."""
+        cdef uint32_t i
+        cdef Text sku
+        for i in range(count):
+            if self.entries[i].block == NULL:
+                sku = self.entries[i].sku
+                if PyUnicode_DecodeASCII(<char*>sku.data, sku.size, NULL) in self.items:
+                    return False
+        return True
+
+    cdef int64_t fresh_ms(self, uint32_t count, int64_t now_ms, int64_t max_age_ms) noexcept nogil:
+        """Up to when the oldest shard was followed; 0 where that is never, behind, or older than
+        the caller takes."""
+        cdef int64_t as_of_ms = INT64_MAX
+        cdef uint32_t i
+        for i in range(count):
+            as_of_ms = min(as_of_ms, self.table.clocks[self.entries[i].shard].time_ms)
+        if now_ms - as_of_ms > self.feed_behind_ms:
+            return 0
+        return 0 if max_age_ms >= 0 and now_ms - as_of_ms > max_age_ms else as_of_ms
+
+    cdef int make_entries(self, uint32_t count) except -1:
+        if count > self.entry_capacity:
+            self.entries = <Entry*>grown(self.entries, count * 2, sizeof(Entry))
+            self.entry_capacity = count * 2
+        return 0
+
+    cdef int64_t decode_check(
+        self, Reader* reader, Entry* scope, Text* quantities, int64_t* max_age_ms
+    ) except -1:
+        """SKUs found, all well; 0 for a request that is not plain."""
+        cdef uint32_t count = 0, seen = 0, bit
+        cdef uint64_t tag
+        cdef Text text
+        while reader.at < reader.end:
+            tag = read_number(reader)
+            if tag & 7 != 2 or tag > 0x32 or tag < 0x0A:
+                return 0
+            text = read_text(reader)
+            if tag == 0x0A:
+                if count == CHECKS_MAX or not is_id(text):
+                    return 0
+                self.make_entries(count + 1)
+                self.entries[count].sku = text
+                count += 1
+                continue
+            bit = 3 if tag == 0x22 else <uint32_t>(tag >> 3)
+            if seen >> bit & 1:
+                return 0
+            seen |= <uint32_t>1 << bit
+            if tag == 0x12:
+                quantities[0] = text
+            elif tag == 0x1A:
+                scope.scope, scope.place = NAMED_NODES, text
+            elif tag == 0x22:
+                scope.scope, scope.place = GROUP_NODES, text
+            elif tag == 0x2A:
+                if text.size > 0 and not is_id(text):
+                    return 0
+            elif not read_consistency(text, max_age_ms):
+                return 0
+        if reader.bad or (quantities.data != NULL and quantities.size == 0):
+            return 0
+        if scope.scope == NAMED_NODES and not self.read_list(scope.place):
+            return 0
+        if scope.scope == GROUP_NODES and not self.read_group(scope.place):
+            return 0
+        return count
+
+    cdef int find_skus(self, uint32_t count) noexcept:
+        """Look all SKUs up. Each step asks the memory for what the next one reads, so that the
+        misses of a search overlap."""
+        cdef AtsTable table = self.table
+        cdef ShardMap* map
+        cdef Entry* entry
+        cdef uint32_t i, slot
+        for i in range(count):
+            entry = &self.entries[i]
+            entry.hash = hash_bytes(<char*>entry.sku.data, entry.sku.size)
+            map = &table.live[entry.hash % table.shard_count]
+            if map.slots != NULL:
+                __builtin_prefetch(&map.slots[<uint32_t>(entry.hash >> 32) & map.slot_mask])
+        for i in range(count):
+            entry = &self.entries[i]
+            map = &table.live[entry.hash % table.shard_count]
+            if map.slots != NULL:
+                slot = <uint32_t>(entry.hash >> 32) & map.slot_mask
+                if map.slots[slot].tag == <uint32_t>entry.hash:
+                    __builtin_prefetch(map.words + map.slots[slot].offset)
+                    __builtin_prefetch(map.words + map.slots[slot].offset + 8)
+        for i in range(count):
+            entry = &self.entries[i]
+            entry.block = table.find_hashed(
+                entry.hash, <char*>entry.sku.data, entry.sku.size, &entry.shard
+            )
+        return 0
 
     cdef int64_t decode(
         self, const uint8_t* data, size_t size, int64_t* max_age_ms, uint32_t* view
@@ -218,9 +369,7 @@ cdef class AvailabilityReads:
                 text = read_text(&reader)
                 if count == ENTRIES_MAX or reader.bad:
                     return 0
-                if count == self.entry_capacity:
-                    self.entries = <Entry*>grown(self.entries, count * 2 + 4, sizeof(Entry))
-                    self.entry_capacity = count * 2 + 4
+                self.make_entries(count + 1)
                 if not self.decode_entry(text, &self.entries[count]):
                     return 0
                 count += 1
@@ -240,7 +389,7 @@ cdef class AvailabilityReads:
         return 0 if reader.bad else count
 
     cdef bint decode_entry(self, Text message, Entry* entry) noexcept nogil:
-        """One look-up; False when it is not plain, or the table has nothing of its SKU."""
+        """One look-up; False when it is not plain."""
         cdef Reader reader = reader_of(message.data, message.size)
         cdef uint32_t seen = 0, bit
         cdef uint64_t tag
@@ -271,7 +420,8 @@ cdef class AvailabilityReads:
         if entry.entry_id.size > 0 and not is_id(entry.entry_id):
             return False
         entry.block = self.table.find_bytes(<char*>entry.sku.data, entry.sku.size, &entry.shard)
-        return entry.block != NULL
+        # A scope is looked at only beside figures, and what is wrong in it must be told.
+        return entry.block != NULL or entry.scope == ALL_NODES
 
     cdef int follow_places(self) except -1:
         """Learn which nodes the table's new ids are."""
@@ -426,7 +576,10 @@ cdef class AvailabilityReads:
         """One answer; ``buffer`` itself when a node or group is not known."""
         cdef uint8_t* end
         cdef uint8_t* part
-        cdef int64_t total, count = 0, i
+        cdef int64_t count = 0, i
+        if entry.block == NULL:
+            at = end = self.room(at, ENTRY_BYTES_MAX)
+            return put_head(put_names(put_field(at, 0x18, UNKNOWN_SKU), entry), 0x0A, end)
         if entry.scope == NAMED_NODES:
             if not self.read_list(entry.place):
                 return self.buffer
@@ -448,10 +601,20 @@ cdef class AvailabilityReads:
             at = put_node(at, &self.nodes[self.listed[i].node], self.listed[i].cell, view)
             at = put_head(at, 0x2A, part)
         at = put_field(at, 0x20, self.ats_of_entry(entry))
-        at = put_field(at, 0x18, OUTCOME_OK)
-        at = put_text(at, 0x12, entry.sku.data, entry.sku.size)
-        at = put_text(at, 0x0A, entry.entry_id.data, entry.entry_id.size)
-        return put_head(at, 0x0A, end)
+        return put_head(put_names(put_field(at, 0x18, OUTCOME_OK), entry), 0x0A, end)
+
+
+cdef inline uint8_t* put_names(uint8_t* at, Entry* entry) noexcept nogil:
+    at = put_text(at, 0x12, entry.sku.data, entry.sku.size)
+    return put_text(at, 0x0A, entry.entry_id.data, entry.entry_id.size)
+
+
+cdef inline uint8_t* put_freshness(
+    uint8_t* at, uint8_t tag, int64_t as_of_ms, int64_t now_ms
+) noexcept nogil:
+    cdef uint8_t* end = at
+    at = put_time(at, 0x12, max(<int64_t>0, now_ms - as_of_ms))
+    return put_head(put_time(at, 0x0A, as_of_ms), tag, end)
 
 
 cdef inline Cell* cell_at(Block* block, uint32_t place) noexcept nogil:

@@ -54,7 +54,9 @@ class AvailabilityServicer:
         self._explainer = explainer
         self._finder = finder
         self._clock = clock
-        self.at_once: dict[str, AtOnce] = {"QueryAvailability": reads.query} if reads else {}
+        self.at_once: dict[str, AtOnce] = (
+            {"QueryAvailability": reads.query, "CheckAvailability": reads.check} if reads else {}
+        )
 
     async def QueryAvailability(
         self, request: pb.QueryAvailabilityRequest, call: Call
@@ -101,6 +103,15 @@ class NetworkReads:
 
     def query(self, body: bytes) -> bytes | None:
         """The reply to a QueryAvailabilityRequest; None for one that is not plain."""
+        self._follow()
+        return self._reads.query(body, self._now_ms())
+
+    def check(self, body: bytes) -> bytes | None:
+        """The same for a CheckAvailabilityRequest."""
+        self._follow()
+        return self._reads.check(body, self._now_ms())
+
+    def _follow(self) -> None:
         network = self._network()
         if network is not self._followed:
             documents = network.documents
@@ -110,6 +121,6 @@ class NetworkReads:
                     for node_id, node in documents.nodes.items()
                 },
                 {group_id: group.node_ids for group_id, group in documents.node_groups.items()},
+                documents.items,
             )
             self._followed = network
-        return self._reads.query(body, self._now_ms())

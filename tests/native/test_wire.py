@@ -1,4 +1,4 @@
-"""QueryAvailability from bytes to bytes, against protobuf, conversions and use case.
+"""Availability from bytes to bytes, against protobuf runtime, conversions and use case.
 
 Whatever the bytes: None, or exactly the bytes that the specification answers.
 """
@@ -17,11 +17,11 @@ from native._wire import AvailabilityReads
 from promise_svc.application.availability import AvailabilityReader
 from promise_svc.application.ports import AtsRow
 from promise_svc.application.stock import FEED_BEHIND_MS, StockSource
-from promise_svc.domain.network import NetworkDocuments, NodeGroup, NodeStatus, build_snapshot
+from promise_svc.domain.network import Item, NetworkDocuments, NodeGroup, NodeStatus, build_snapshot
 from promise_svc.domain.sharding import Position, shard_of
 from promise_svc.errors import InvalidRequest
 from promise_svc.rpc.availability import NetworkReads
-from promise_svc.rpc.convert.availability import query_from, query_to
+from promise_svc.rpc.convert.availability import check_from, check_to, query_from, query_to
 from promise_svc.v1 import availability_service_pb2 as pb
 from tests.support.networks import a_node
 from tests.support.random_messages import random_message
@@ -111,10 +111,23 @@ class World:
             )
             for name, size in (("few", 2), ("many", 11), ("none", 0))
         }
-        self.network = build_snapshot(1, NetworkDocuments(nodes=nodes, node_groups=groups))
+        items = {"sku-item": Item(sku="sku-item"), SKUS[4]: Item(sku=SKUS[4])}
+        self.network = build_snapshot(
+            1, NetworkDocuments(nodes=nodes, node_groups=groups, items=items)
+        )
+
+    async def specified_check(self, body: bytes) -> bytes | None:
+        """What the general path answers a CheckAvailability; None where it refuses."""
+        try:
+            request = pb.CheckAvailabilityRequest.FromString(body)
+            check, consistency = check_from(request)
+        except (DecodeError, InvalidRequest):
+            return None
+        reply = await self.reader.check(check, consistency=consistency, timeout=1)
+        return check_to(reply).SerializeToString()
 
     async def specified(self, body: bytes) -> bytes | None:
-        """What the general path answers; None where it refuses."""
+        """What the general path answers a QueryAvailability; None where it refuses."""
         try:
             request = pb.QueryAvailabilityRequest.FromString(body)
             entries, consistency, view = query_from(request)
@@ -123,11 +136,36 @@ class World:
         reply = await self.reader.query(entries, consistency=consistency, view=view, timeout=1)
         return query_to(reply, view).SerializeToString()
 
+    def plain_check(self) -> pb.CheckAvailabilityRequest:
+        """A request that must be answered at once."""
+        rng = self.rng
+        request = pb.CheckAvailabilityRequest()
+        request.skus.extend(rng.choices([*SKUS, "sku-none"], k=rng.choice((1, 3, 200))))
+        # Only a SKU with a position or without an item is plain.
+        plain = [s for s in request.skus if self.core.shard(s) is not None or s != SKUS[4]]
+        del request.skus[:]
+        request.skus.extend(plain or ["sku-none"])
+        if rng.random() < 0.5:
+            wanted = rng.choices((1, 5, 200, 2**31 - 1), k=len(request.skus))
+            request.quantities.extend(wanted)
+        scope = rng.random()
+        if scope < 0.4:
+            request.nodes.node_ids.extend(rng.choices(NODES, k=rng.choice((1, 2, 12))))
+        elif scope < 0.6:
+            request.node_group_id = rng.choice(("few", "many", "none"))
+        if rng.random() < 0.3:
+            request.segment = "web"
+        if rng.random() < 0.3:
+            request.consistency.max_age.FromMilliseconds(1000)
+        return request
+
     def plain(self) -> pb.QueryAvailabilityRequest:
         """A request that must be answered at once."""
         rng = self.rng
         known = [sku for sku in SKUS if self.core.shard(sku) is not None]
         request = pb.QueryAvailabilityRequest(view=rng.choice(VIEWS))
+        if rng.random() < 0.2:
+            request.entries.add(sku="sku-none", entry_id="x")
         for _ in range(rng.choice((1, 1, 3, 30))):
             entry = request.entries.add(sku=rng.choice(known))
             if rng.random() < 0.5:
@@ -169,6 +207,37 @@ async def test_a_plain_request_is_answered_as_specified(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
+async def test_a_plain_check_is_answered_as_specified(seed: int) -> None:
+    """Known and unknown SKUs, quantities or none, every scope."""
+    world = World(seed)
+    for turn in range(150):
+        if turn % 40 == 39:
+            world.switch()
+        body = world.plain_check().SerializeToString()
+
+        answer = world.reads.check(body)
+
+        assert answer is not None
+        assert await world.specified_check(body) == answer
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_whatever_the_bytes_a_check_is_never_answered_otherwise(seed: int) -> None:
+    """The same for CheckAvailability."""
+    world = World(seed)
+    answered = 0
+    for _ in range(400):
+        body = mangled(world, world.plain_check, pb.CheckAvailabilityRequest)
+
+        answer = world.reads.check(body)
+
+        if answer is not None:
+            answered += 1
+            assert await world.specified_check(body) == answer, body.hex()
+    assert answered > 20
+
+
+@pytest.mark.parametrize("seed", range(8))
 async def test_whatever_the_bytes_it_is_never_answered_otherwise(seed: int) -> None:
     """Random messages, unknown fields, repeated ones, bytes changed, cut and put together."""
     world = World(seed)
@@ -184,16 +253,16 @@ async def test_whatever_the_bytes_it_is_never_answered_otherwise(seed: int) -> N
     assert answered > 20
 
 
-def mangled(world: World) -> bytes:
-    rng = world.rng
-    body = world.plain().SerializeToString()
+def mangled(world: World, plain=None, kind=pb.QueryAvailabilityRequest) -> bytes:
+    rng, plain = world.rng, plain or world.plain
+    body = plain().SerializeToString()
     way = rng.randrange(7)
     if way == 0:
-        return random_message(pb.QueryAvailabilityRequest, rng).SerializeToString()
+        return random_message(kind, rng).SerializeToString()
     if way == 1:
         return bytes(rng.getrandbits(8) for _ in range(rng.randrange(30)))
     if way == 2:
-        return body + world.plain().SerializeToString()
+        return body + plain().SerializeToString()
     if way == 3:
         return body + rng.choice(
             (b"\x20\x01", b"\x9a\x06\x02hi", b"\x18\x02", b"\x18\x07", b"\x0a")
@@ -225,7 +294,10 @@ async def test_what_is_not_plain_is_left_to_the_specification() -> None:
         wide.entries.add(sku=known).nodes.node_ids.extend([NODES[0]] * 2000)
     for request in (
         pb.QueryAvailabilityRequest(),
-        pb.QueryAvailabilityRequest(entries=[pb.AvailabilityQuery(sku="sku-none")]),
+        pb.QueryAvailabilityRequest(entries=[pb.AvailabilityQuery(sku="sku-item")]),
+        pb.QueryAvailabilityRequest(
+            entries=[pb.AvailabilityQuery(sku="sku-none", nodes=pb.NodeList(node_ids=["-"]))]
+        ),
         asked(node_group_id="unheard"),
         asked(nodes=pb.NodeList(node_ids=[NODES[0], "unheard"])),
         asked(nodes=pb.NodeList()),
@@ -242,6 +314,36 @@ async def test_what_is_not_plain_is_left_to_the_specification() -> None:
     del wide.entries[25]
     body = wide.SerializeToString()
     assert world.reads.query(body) == await world.specified(body)
+
+
+async def test_a_check_that_is_not_plain_is_left_to_the_specification() -> None:
+    """Each of these has an answer or a complaint that only the general path can give."""
+    world = World(1)
+    known = next(sku for sku in SKUS if world.core.shard(sku) is not None)
+
+    def asked(**fields) -> pb.CheckAvailabilityRequest:
+        return pb.CheckAvailabilityRequest(**{"skus": [known]} | fields)
+
+    assert world.reads.check(asked().SerializeToString()) is not None
+    strong = asked()
+    strong.consistency.strong = True
+    for request in (
+        asked(skus=[]),
+        asked(skus=["-"]),
+        asked(skus=["sku-item"]),
+        asked(skus=[known] * 10_001),
+        asked(quantities=[1, 1]),
+        asked(quantities=[0]),
+        asked(quantities=[2**31]),
+        asked(skus=[known, known], quantities=[1]),
+        asked(node_group_id="unheard"),
+        asked(nodes=pb.NodeList(node_ids=["unheard"])),
+        asked(segment="no good"),
+        strong,
+    ):
+        assert world.reads.check(request.SerializeToString()) is None
+    many = asked(skus=[known] * 10_000).SerializeToString()
+    assert world.reads.check(many) == await world.specified_check(many)
 
 
 async def test_a_table_that_is_behind_is_left_to_the_specification() -> None:
