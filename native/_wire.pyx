@@ -41,6 +41,9 @@ cdef enum:
     STATUS_ON = 1
     STATUS_OFF = 2
 
+    # Of 64 bytes: a SKU with ten positions.
+    PREFETCHED_LINES = 8
+
     # Most bytes of an entry without its nodes, and of one node, with some to spare.
     ENTRY_BYTES_MAX = 320
     NODE_BYTES_MAX = 192
@@ -333,7 +336,7 @@ cdef class AvailabilityReads:
         cdef AtsTable table = self.table
         cdef ShardMap* map
         cdef Entry* entry
-        cdef uint32_t i, slot
+        cdef uint32_t i, slot, line
         for i in range(count):
             entry = &self.entries[i]
             entry.hash = hash_bytes(<char*>entry.sku.data, entry.sku.size)
@@ -346,8 +349,8 @@ cdef class AvailabilityReads:
             if map.slots != NULL:
                 slot = <uint32_t>(entry.hash >> 32) & map.slot_mask
                 if map.slots[slot].tag == <uint32_t>entry.hash:
-                    __builtin_prefetch(map.words + map.slots[slot].offset)
-                    __builtin_prefetch(map.words + map.slots[slot].offset + 8)
+                    for line in range(PREFETCHED_LINES):
+                        __builtin_prefetch(map.words + map.slots[slot].offset + 8 * line)
         for i in range(count):
             entry = &self.entries[i]
             entry.block = table.find_hashed(
