@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import sys
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -28,7 +30,8 @@ from promise_svc.v1 import (
     supply_service_pb2 as supply_pb,
 )
 from promise_svc.v1 import types_pb2
-from tests.e2e.conftest import Client
+from tests.e2e import conftest
+from tests.e2e.conftest import Client, Served
 
 SHIP = types_pb2.FULFILLMENT_METHOD_SHIP_TO_ADDRESS
 CHICAGO = types_pb2.Address(
@@ -227,6 +230,30 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
     info = ErrorInfo()
     assert status.details[0].Unpack(info)
     return info.reason
+
+
+async def test_a_token_of_one_host_is_held_by_another(shop: Client, served: Served) -> None:
+    """Nobody configured a key: the second host finds the first one's in the order store."""
+    sku = await stocked(shop, east=2)
+    option = await promised(shop, (sku, 2))
+    script = str(Path(conftest.__file__).with_name("served.py"))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, script, served.order_store_url, served.cluster.key_prefix,
+        *served.index_urls,
+        env={"PYTHONPATH": str(conftest.ROOT), "PATH": "/usr/bin:/bin"},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        port = int(await process.stdout.readline())
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            held = await reserved(Client(channel), option.quote_token)
+    finally:
+        process.terminate()
+        await process.wait()
+
+    assert held.outcome == HELD
+    assert list(held.reservation.shipments) == list(option.shipments)
 
 
 async def test_an_answer_for_another_moment_has_no_token_and_says_why(shop: Client) -> None:

@@ -517,6 +517,14 @@ MUTANTS = (
         "In a crowd, shoppers would be turned away while other nodes have units.",
     ),
     Mutant(
+        "quote_key_of_each_host",
+        "promise_svc/bootstrap.py",
+        "        keys = keys or (await self.store.quote_key(secrets.token_bytes(32)),)\n",
+        "        keys = keys or (secrets.token_bytes(32),)\n",
+        ("tests/e2e/test_quotes.py::test_a_token_of_one_host_is_held_by_another",),
+        "A promise would be refused as forged by every host but the one that made it.",
+    ),
+    Mutant(
         "promise_not_kept",
         "promise_svc/application/reservation.py",
         "            promised=sourced.promised,\n",
