@@ -11,7 +11,6 @@ import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
-from rich.table import Table
 
 from promise_svc.cli.options import TARGET, AsJson, CaFile, Target, Token, client_of
 from promise_svc.client import PromiseClient
@@ -67,12 +66,12 @@ async def _ask(
 
 def _print(story: pb.ExplainAvailabilityResponse, sku: str, node_id: str) -> None:
     console = Console(highlight=False)
-    figures = story.breakdown
+    now = story.breakdown
     console.print(f"{sku} at {node_id}: {story.ats} can be sold", style="bold", markup=False)
     console.print(
-        f"= {figures.on_hand} on hand - {figures.committed} committed - {figures.reserved} "
-        f"reserved - {figures.safety_stock} safety stock"
-        + (f", short by {figures.shortage}" if figures.shortage else "")
+        f"= {now.on_hand} on hand - {now.committed} committed - {now.reserved} "
+        f"reserved - {now.safety_stock} safety stock"
+        + (f", short by {now.shortage}" if now.shortage else "")
     )
     for reason in story.reasons:
         name = pb.AvailabilityReason.Name(reason).removeprefix("AVAILABILITY_REASON_")
@@ -86,25 +85,20 @@ def _print(story: pb.ExplainAvailabilityResponse, sku: str, node_id: str) -> Non
         console.print(f"last counted by {story.source}, number {story.source_sequence}")
     for supply in story.inbound:
         console.print(f"on its way: {supply.on_hand} of {supply.bucket}", markup=False)
+    # Lines, not tables: ids are long, and are what is looked for next.
     if story.reservations:
-        table = Table(
-            "reservation", "keeps", "until", title=f"{story.reservation_count} keep units"
-        )
-        for keeps in story.reservations:
-            until = "an order" if keeps.confirmed else _time(keeps.expire_time)
-            table.add_row(keeps.reservation_id, str(keeps.quantity), until)
-        console.print(table)
+        console.print(f"{story.reservation_count} reservations keep units:")
+    for keeps in story.reservations:
+        until = "an order" if keeps.confirmed else f"held until {_time(keeps.expire_time)}"
+        text = f"  {keeps.quantity} by {keeps.reservation_id}, {until}"
+        console.print(text, markup=False, soft_wrap=True)
     if story.events:
-        table = Table("when", "event", "of", "on hand", "committed", "held", "safety", "by",
-                      title="what happened, newest first")  # fmt: skip
-        for event in story.events:
-            counted = f"{event.source} {event.source_sequence}" if not event.subject else ""
-            table.add_row(
-                _time(event.as_of.as_of_time), event.event_type, event.subject,
-                str(event.on_hand), str(event.committed), str(event.held),
-                str(event.safety_stock), counted,
-            )  # fmt: skip
-        console.print(table)
+        console.print("what happened, newest first (UTC; figures after it):")
+    for event in story.events:
+        about = event.subject or f"{event.source} {event.source_sequence}"
+        figures = f"{event.on_hand} on hand, {event.committed} committed, {event.held} held"
+        text = f"  {_time(event.as_of.as_of_time)} {event.event_type} {about}: {figures}"
+        console.print(text, markup=False, soft_wrap=True)
 
 
 def _time(instant: Timestamp) -> str:
