@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from promise_svc.application.ports import AtsIndex, OrderStore
 from promise_svc.domain.sharding import START, Position
-from promise_svc.errors import Fork
+from promise_svc.errors import Fork, Unavailable
 
 
 async def refuse_fork(
@@ -12,8 +12,8 @@ async def refuse_fork(
 ) -> None:
     """Compare the event at ``common``, the newest that both may have.
 
-    Fork where they differ. The shard keeps only a window of its outbox; outside it there is
-    nothing to compare.
+    Fork where they differ; Unavailable where the order store was set back behind it meanwhile. The
+    shard keeps only a window of its outbox; outside it there is nothing to compare.
     """
     if common == START:
         return
@@ -22,6 +22,8 @@ async def refuse_fork(
     theirs = await store.read_events(shard, before, 1)
     if not ours or ours[0].at != common:
         return
+    if not theirs and await store.cursor(shard) < common:
+        raise Unavailable(f"the order store was set back meanwhile at shard {shard}", shard=shard)
     if not theirs or theirs[0].at != common or ours[0].payload != theirs[0].payload:
         raise Fork(
             f"shard {shard}: the index and the order store have different events "

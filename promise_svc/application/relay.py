@@ -7,6 +7,7 @@ position is repeated until it succeeded once. Two relays on one shard cost work,
 
 from __future__ import annotations
 
+import asyncio
 from typing import NamedTuple, Protocol
 
 from promise_svc.application.fork import refuse_fork
@@ -20,6 +21,9 @@ BATCH_EVENTS_MAX = 500
 
 ROUNDS_MAX = 20
 """Appends of one drain; a busy shard then lets the others have their turn."""
+
+ASK_SECONDS = 5.0
+"""How long a cursor that nothing moves is believed: a restored backup moves it back in silence."""
 
 
 class RelayObserver(Protocol):
@@ -66,6 +70,7 @@ class Relay:
         self._timeout = timeout
         self._cursors: dict[int, Position] = {}
         self._marked: dict[int, Position] = {}
+        self._asked: dict[int, float] = {}
 
     async def drain(self, shard: int) -> Drained:
         """Carry what the outbox has, up to ``ROUNDS_MAX`` batches, and mark it durable.
@@ -89,6 +94,9 @@ class Relay:
         carried = 0
         for _ in range(ROUNDS_MAX):
             events = await self._read(shard, cursor)
+            if not events and await self._set_back(shard, cursor):
+                cursor = await self._start(shard)
+                continue
             if not events:
                 await self._mark(shard, cursor)
                 return Drained(carried, cursor, more=False)
@@ -110,7 +118,16 @@ class Relay:
         common = min(meta.at, cursor)
         await refuse_fork(self._index, self._store, shard, common, self._timeout)
         self._cursors[shard] = cursor
+        self._asked[shard] = asyncio.get_running_loop().time()
         return cursor
+
+    async def _set_back(self, shard: int, cursor: Position) -> bool:
+        """Whether the order store, asked now and then, stands elsewhere than at ``cursor``."""
+        now = asyncio.get_running_loop().time()
+        if now < self._asked[shard] + ASK_SECONDS:
+            return False
+        self._asked[shard] = now
+        return await self._store.cursor(shard) != cursor
 
     async def _refuse_lost_outbox(self, shard: int, cursor: Position, meta: ShardMeta) -> None:
         # Another relay may have carried and trimmed it since we asked.

@@ -161,10 +161,7 @@ class Reservations:
             return await self._stored(reservation_id)
         if claim.state == State.ABORTED:
             raise NotFound("reservation", reservation_id)
-        if claim.state == State.PENDING and not await self._shards.legs_stand(
-            reservation_id, claim, deadline
-        ):
-            raise OutcomeUnknown(f"reservation {reservation_id} is being decided; ask again")
+        await self._refuse_undecided(reservation_id, claim, deadline)
         return reservation_of(reservation_id, claim)
 
     async def confirm(
@@ -343,6 +340,8 @@ class Reservations:
     ) -> CreateResult | None:
         """Answer a retry from the claim's own plan; None when that plan came to nothing."""
         claim = _known(found)
+        if claim.state == State.PINNED:
+            await self._refuse_undecided(command.reservation_id, claim, deadline)
         if claim.state != State.PENDING:
             return await self._granted(command, found, mode, deadline, replayed=True)
         body = decode_body(claim)
@@ -501,6 +500,7 @@ class Reservations:
             return late_result(await self._stored(rid), target, mode)
         if not reply.claim:
             raise OutcomeUnknown(f"reservation {rid} is being decided; ask again")
+        await self._refuse_undecided(rid, reply.claim, deadline)
         reservation = reservation_of(rid, reply.claim)
         outcome = transition_outcome(reply, target, reservation.state)
         if mode is DurabilityMode.RECORDED and outcome <= TransitionOutcome.CANCELLED:
@@ -561,11 +561,20 @@ class Reservations:
     async def _read(self, rid: str, deadline: Deadline) -> StepReply:
         return (await self._index.read_claims(self._home(rid), [rid], deadline.left()))[0]
 
+    async def _refuse_undecided(self, rid: str, claim: ClaimRecord, deadline: Deadline) -> None:
+        """Nobody is shown a hold that may still come to nothing: OutcomeUnknown instead."""
+        if claim.state in (State.PENDING, State.PINNED) and not await self._shards.legs_stand(
+            rid, claim, deadline
+        ):
+            raise OutcomeUnknown(f"reservation {rid} is being decided; ask again")
+
     async def _stored(self, rid: str) -> Reservation:
         """What the order store kept of a reservation that left the index."""
         stored = await self._store.reservation(rid)
         if stored is None or stored.claim.state == State.ABORTED:
             raise NotFound("reservation", rid)
+        if stored.claim.state in (State.PENDING, State.PINNED):
+            raise OutcomeUnknown(f"reservation {rid} is being decided; ask again")
         return reservation_of(rid, stored.claim)
 
     def _home(self, rid: str) -> int:

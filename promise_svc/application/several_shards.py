@@ -51,6 +51,7 @@ from promise_svc.errors import (
 _GRANTED = (Outcome.DONE, Outcome.REPEATED)
 _FOLLOWED = (Outcome.DONE, Outcome.REPEATED, Outcome.MISSING)
 _CHANGED = (State.HELD, State.CONFIRMED, State.FULFILLED, State.CANCELLED)
+_STANDING = (State.HELD, State.PINNED, State.CONFIRMED)
 
 BACKGROUND_SECONDS = 5.0
 """Time for what follows a reply; the resolver takes over after that."""
@@ -135,6 +136,8 @@ class SeveralShards:
         claim = home.claim or None
         opened = not hold.claim or (claim is not None and claim.attempt == hold.attempt)
         refused = {s: r for s, r in answers.items() if r.outcome not in _GRANTED}
+        if opened and hold.multi and {r.outcome for r in refused.values()} == {Outcome.OTHER_PLAN}:
+            refused = await self._bar(hold, refused, deadline)
         if not refused:
             if hold.multi:
                 self._tasks.start(self._settle(hold.reservation_id, hold.home, hold.attempt))
@@ -146,9 +149,6 @@ class SeveralShards:
                 points={s: Position(answers[s].epoch, answers[s].sequence) for s in hold.legs},
             )
         if opened and hold.multi:
-            met = [s for s, r in refused.items() if r.outcome == Outcome.OTHER_PLAN]
-            # The other refusals left a tombstone; these did not, and must before the abort.
-            await self._follow(hold.reservation_id, hold.attempt, State.ABORTED, met, deadline)
             await self._abort(hold.reservation_id, hold.home, hold.attempt, hold.legs, deadline)
         else:
             taken = [s for s, r in answers.items() if r.outcome == Outcome.DONE]
@@ -159,6 +159,20 @@ class SeveralShards:
         """Before another plan: else that would meet its own last one, not yet settled, at home."""
         if hold.multi:
             await self._settle(hold.reservation_id, hold.home, hold.attempt, State.ABORTED)
+
+    async def _bar(
+        self, hold: Hold, refused: Mapping[int, StepReply], deadline: Deadline
+    ) -> dict[int, StepReply]:
+        """Legs that another plan still keeps from ours. Their refusals left no tombstone, as others
+        do, and one must stand before the abort; but meanwhile the other plan may have made way, and
+        a retry been granted the leg and told so: such a leg is refused no longer."""
+        rid, attempt = hold.reservation_id, hold.attempt
+        probes = await self._each(rid, attempt, State.PENDING, refused, deadline)
+        return {
+            shard: reply
+            for (shard, reply), probe in zip(refused.items(), probes, strict=True)
+            if probe.outcome != Outcome.DONE or probe.state not in _STANDING
+        }
 
     async def _at_once(
         self, hold: Hold, deadline: Deadline
@@ -412,12 +426,13 @@ class SeveralShards:
         return await self._settle(rid, home, claim.attempt, state, claim.change)
 
     async def legs_stand(self, rid: str, claim: ClaimRecord, deadline: Deadline) -> bool:
-        """Whether every leg of a PENDING claim is held: it is HELD, and not yet noted as such."""
+        """Whether every leg of a PENDING or PINNED claim is there: it can no longer come to nothing
+        but by its time, and is not yet noted as such."""
         replies = await asyncio.gather(
             *(self._index.read_legs(shard, [rid], deadline.left()) for shard in claim.legs)
         )
         legs = [reply[0] for reply in replies]
-        return all(leg and leg.attempt == claim.attempt and leg.state == State.HELD for leg in legs)
+        return all(leg and leg.attempt == claim.attempt and leg.state in _STANDING for leg in legs)
 
     async def settled(self, rid: str, home: int, attempt: int, deadline: Deadline) -> StepReply:
         """Note that every leg is held, and say where that stands in the shard's history."""
@@ -428,8 +443,7 @@ class SeveralShards:
         self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline
     ) -> bool:
         probes = await self._each(rid, claim.attempt, State.PENDING, claim.legs, deadline)
-        held = (State.HELD, State.PINNED, State.CONFIRMED)
-        if all(probe.outcome == Outcome.DONE and probe.state in held for probe in probes):
+        if all(probe.outcome == Outcome.DONE and probe.state in _STANDING for probe in probes):
             return await self._settle(rid, home, claim.attempt)
         await self._abort(rid, home, claim.attempt, claim.legs, deadline)
         return True
@@ -449,9 +463,8 @@ class SeveralShards:
             raise InvariantBroken(f"a leg of confirmed reservation {rid} is not held")
         if target == State.CONFIRMED:
             return True
-        if target == State.ABORTED:
-            return all(r.outcome in (*_FOLLOWED, Outcome.OTHER_PLAN) for r in replies)
-        return all(r.outcome in _FOLLOWED for r in replies)
+        # A leg of a later attempt takes the place only of one that has ended: ours has followed.
+        return all(r.outcome in (*_FOLLOWED, Outcome.OTHER_PLAN) for r in replies)
 
     async def _each(
         self, rid: str, attempt: int, target: State, shards: Iterable[int], deadline: Deadline

@@ -16,7 +16,7 @@ from promise_svc.adapters.ats_index.coalescer import Lane
 from promise_svc.adapters.ats_index.connection import GONE_SECONDS, Access, Connection, Node
 from promise_svc.adapters.ats_index.index import ClusterAtsIndex
 from promise_svc.adapters.ats_index.news import NewsChannels
-from promise_svc.adapters.ats_index.topology import Topology
+from promise_svc.adapters.ats_index.topology import Topology, parse_urls
 from promise_svc.adapters.embedded.folder import free_port
 from promise_svc.adapters.embedded.valkey import server_path
 from promise_svc.errors import EngineRefused, Unavailable
@@ -180,3 +180,11 @@ async def test_an_engine_outside_cluster_mode_is_refused_by_the_name_of_the_sett
         engine.terminate()
         engine.wait(10)
         engine.stdout.close()
+
+
+@pytest.mark.parametrize("scheme", ["redis", "valkey"])
+def test_a_host_may_be_called_valkey(scheme: str) -> None:
+    """The scheme has an older name for redis-py; the host keeps its own."""
+    nodes, _ = parse_urls([f"{scheme}://valkey:7000"])
+
+    assert nodes == [Node("valkey", 7000)]

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from promise_svc.application.fork import refuse_fork
 from promise_svc.application.relay import ROUNDS_MAX, Relay
 from promise_svc.domain.events import StoredEvent
 from promise_svc.domain.sharding import START, Position
@@ -310,3 +311,28 @@ def _raise(error: Exception) -> Callable[[], Awaitable[None]]:
         raise error
 
     return action
+
+
+async def test_an_order_store_set_back_is_brought_level_without_any_new_event(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing happens in the shard any more; the relay still asks now and then where it stands."""
+    events = world.write(2)
+    relay = world.relay()
+    await relay.drain(0)
+    world.store = FakeOrderStore()
+    relay._store = world.store
+    monkeypatch.setattr("promise_svc.application.relay.ASK_SECONDS", 0.0)
+
+    await relay.drain(0)
+
+    assert await world.stored() == events
+
+
+async def test_an_order_store_set_back_while_compared_is_no_fork(world: World) -> None:
+    """The cursor was read before, the event after: there is nothing to compare, and no alarm."""
+    world.write(2)
+    await world.relay().drain(0)
+
+    with pytest.raises(Unavailable):
+        await refuse_fork(world.outbox, FakeOrderStore(), 0, Position(1, 2), 1.0)  # type: ignore[arg-type]

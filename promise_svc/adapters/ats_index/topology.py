@@ -31,7 +31,9 @@ def parse_urls(urls: Sequence[str]) -> tuple[list[Node], Access]:
     for url in urls:
         if urlsplit(url).scheme not in ("redis", "rediss", "valkey", "valkeys"):
             raise ConfigError("an index URL begins with redis:// or rediss://")
-        parts: dict[str, Any] = dict(parse_url(url.replace("valkey", "redis", 1)))
+        # redis-py knows the scheme by its older name; a host may be called valkey too.
+        known = f"redis{url.removeprefix('valkey')}" if url.startswith("valkey") else url
+        parts: dict[str, Any] = dict(parse_url(known))
         nodes.append(Node(str(parts.get("host", "127.0.0.1")), int(parts.get("port", 6379))))
         tls = None
         if urlsplit(url).scheme in ("rediss", "valkeys"):

@@ -1,0 +1,167 @@
+"""Races that the simulator lost first, each as its own schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from promise_svc.application.ports import StoredReservation
+from promise_svc.domain.reservation import (
+    ClaimDraft,
+    CreateOutcome,
+    CreateStep,
+    FollowStep,
+    LegLine,
+    Outcome,
+    ResolveStep,
+    State,
+)
+from promise_svc.domain.sharding import Position
+from promise_svc.errors import OutcomeUnknown, PromiseServiceError, Unavailable
+from tests.contract.test_reservation_rivals import CART, RID, hooked, outcome, state_of
+from tests.support.reservation_world import Worker, World, a_cart
+from tests.support.shards import TIMEOUT
+
+
+async def lost_leg(world: World, rid: str = RID) -> Worker:
+    """A worker whose message for C never arrives; its claim and the other legs do."""
+    await world.stock(A=5, B=5, C=5)
+
+    async def loses(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "create" and shard == world.shard("C") and when == "before":
+            raise OutcomeUnknown("lost on its way")
+
+    worker = hooked(world, loses)
+    assert await outcome(worker.reservations.create(a_cart(rid, CART), TIMEOUT)) is OutcomeUnknown
+    return worker
+
+
+async def test_a_cancel_shows_no_hold_that_may_come_to_nothing(world: World) -> None:
+    """NOT_CONFIRMED would show it HELD; the resolver then aborts it, and it is not found."""
+    await lost_leg(world)
+
+    cancelled = await outcome(world.worker().reservations.cancel(RID, 0, None, TIMEOUT))
+
+    assert cancelled is OutcomeUnknown
+    world.advance(2_001)
+    await world.resolve_everything()
+    assert await state_of(world) is None
+
+
+async def test_a_retry_beside_a_confirm_is_told_of_no_hold_without_its_legs(world: World) -> None:
+    """The confirm has pinned the claim of a create that never reached C, and its worker is gone."""
+    await lost_leg(world)
+
+    async def dies(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "follow":
+            raise Unavailable("this worker is gone")
+
+    confirmed = hooked(world, dies).reservations.confirm(RID, 0, None, TIMEOUT)
+    assert await outcome(confirmed) is OutcomeUnknown
+
+    told = await outcome(world.worker().reservations.create(a_cart(RID, CART), TIMEOUT))
+    shown = await outcome_of_get(world)
+    world.advance(2_001)
+    await world.resolve_everything()
+
+    assert (told, shown) == (OutcomeUnknown, OutcomeUnknown)
+    assert await state_of(world) is None
+
+
+async def outcome_of_get(world: World) -> Any:
+    """What a get shows, or the error's class."""
+    try:
+        return (await world.worker().reservations.get(RID, TIMEOUT)).state
+    except PromiseServiceError as error:
+        return type(error)
+
+
+async def test_a_retry_after_a_cancel_keeps_no_claim_from_being_settled(world: World) -> None:
+    """Its new plan takes the place of legs that were cancelled, and is let go of; the resolver,
+    which has yet to settle the cancel, then finds legs of a later attempt."""
+    await world.stock(A=5, B=5, C=5)
+    await world.worker().reservations.create(a_cart(RID, CART), TIMEOUT)
+    await world.worker().reservations.confirm(RID, 0, None, TIMEOUT)
+    await world.resolve_everything()
+
+    async def dies(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "settle":
+            raise Unavailable("this worker is gone")
+
+    dying = hooked(world, dies)
+    await dying.reservations.cancel(RID, 0, None, TIMEOUT)
+    await dying.rest()
+    world.advance(1)
+
+    again = await world.worker().reservations.create(a_cart(RID, CART), TIMEOUT)
+    world.advance(2_001)
+    await world.resolve_everything()
+
+    assert again.reservation is not None and again.reservation.state is State.CANCELLED
+    assert await world.index.open_claims(world.shard(RID), 10, TIMEOUT) == []
+    await world.check()
+
+
+async def test_a_leg_granted_to_a_retry_is_not_taken_back_by_the_first_worker(world: World) -> None:
+    """A leg is refused for another plan's sake; before the first worker bars it, that plan has made
+    way and a retry of the same attempt was granted the leg, and tells HELD."""
+    await world.stock(A=5, B=5, C=5)
+    shard_c = world.shard("C")
+    other = CreateStep(RID, 1, "another", 60_000, 10, 1, (LegLine("C", "n1", "", 1),))
+    await world.index.create(shard_c, [other], TIMEOUT)
+    told: list[Any] = []
+
+    async def retries(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "follow" and shard == shard_c and not told:
+            told.append(None)
+            await world.index.follow(shard_c, [FollowStep(RID, 1, State.ABORTED)], TIMEOUT)
+            world.clock.now -= 1  # so its own plan is the older one, and it falls back on ours
+            again = world.worker().reservations.create(a_cart(RID, CART), TIMEOUT)
+            told[0] = await outcome(again), await attempt_of(world)
+
+    first = await outcome(hooked(world, retries).reservations.create(a_cart(RID, CART), TIMEOUT))
+    world.advance(2_001)
+    await world.resolve_everything()
+
+    assert told == [(CreateOutcome.HELD, await attempt_of(world))]
+    assert first is CreateOutcome.HELD
+    assert await state_of(world) is State.HELD
+    assert [await world.held_and_committed(sku) for sku in CART] == [(1, 0)] * 3
+    await world.check()
+
+
+async def attempt_of(world: World) -> int:
+    """Of the claim that stands."""
+    claim = (await world.index.read_claims(world.shard(RID), [RID], TIMEOUT))[0].claim
+    return claim.attempt if claim else 0
+
+
+async def test_the_order_store_shows_no_hold_that_is_not_decided(world: World) -> None:
+    """Home does not know the claim yet, or no more; the order store heard of it being opened."""
+    await lost_leg(world)
+    home = world.shard(RID)
+    claim = (await world.index.read_claims(home, [RID], TIMEOUT))[0].claim
+    world.store._reservations["r-2"] = StoredReservation("r-2", claim, home, Position(1, 1), 0)
+
+    with pytest.raises(OutcomeUnknown):
+        await world.worker().reservations.get("r-2", TIMEOUT)
+
+
+async def test_a_confirm_before_the_home_leg_has_come_aborts_and_bars_it(world: World) -> None:
+    """A cart held shard by shard opens its claim first. EXPIRED would be a lie, and the leg would
+    land under it: its worker would tell HELD."""
+    await world.stock(A=5)
+    shard = world.shard("A")
+    rid = next(f"r{n}" for n in range(10_000) if world.shard(f"r{n}") == shard)
+    draft = ClaimDraft("body", 0, tuple(sorted((shard, shard ^ 1))), "{}")
+    claim = CreateStep(rid, 1, "plan", 60_000, 10, 1, (), draft)
+    leg = CreateStep(rid, 1, "plan", 60_000, 10, 1, (LegLine("A", "n1", "", 1),))
+
+    await world.index.create(shard, [claim], TIMEOUT)
+    confirm = (await world.index.resolve(shard, [ResolveStep(rid, State.CONFIRMED)], TIMEOUT))[0]
+    late = (await world.index.create(shard, [leg], TIMEOUT))[0]
+
+    assert (confirm.outcome, confirm.state) == (Outcome.REFUSED, State.ABORTED)
+    assert late.outcome == Outcome.RESOLVED
+    assert await world.held_and_committed("A") == (0, 0)

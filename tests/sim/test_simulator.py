@@ -1,0 +1,41 @@
+"""Seeds that run at every test run; `python -m tests.sim` runs as many as time allows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.sim.world import run_seed
+
+SEEDS = 200
+BLOCK = 20
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, BLOCK))
+def test_no_seed_breaks_a_promise(first: int) -> None:
+    """Safety under faults and liveness after them, for twenty seeds of the simulator."""
+    for seed in range(first, first + BLOCK):
+        verdict = run_seed(seed)
+
+        told = "\n".join([*verdict.tail, *verdict.broken])
+        assert not verdict.broken, f"{told}\nseed={seed}: python -m tests.sim --seed {seed}"
+
+
+def test_a_seed_runs_the_same_in_every_process() -> None:
+    """The trace of all that was sent and told depends on the seed alone."""
+    code = "from tests.sim.world import run_seed; print(*(run_seed(s).trace for s in (3, 30)))"
+    traces = {
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+
+    assert traces == {" ".join(run_seed(seed).trace for seed in (3, 30)) + "\n"}

@@ -1,0 +1,394 @@
+"""One seed: a cluster, workers, shoppers and troubles; first safety, then liveness."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from promise_svc.adapters.network_source import encode_document, id_of, kind_of
+from promise_svc.application.ports import ClusterIdentity
+from promise_svc.application.reservation import CreateResult, Reservation
+from promise_svc.application.reservation_body import CreateCommand
+from promise_svc.config import ClusterConfig
+from promise_svc.domain.inventory import PositionKey
+from promise_svc.domain.network import Item
+from promise_svc.domain.reservation import OPEN, CreateOutcome, State, SupplyRow
+from promise_svc.domain.sharding import shard_of
+from promise_svc.errors import PromiseServiceError
+from tests.sim.faults import trouble
+from tests.sim.laws import Laws, restless, unlike
+from tests.sim.loop import Process, VirtualLoop
+from tests.sim.network import Weather, Wire
+from tests.sim.order_store import StoreServer
+from tests.sim.process import Gone, Worker, composed
+from tests.sim.shoppers import Shopper
+from tests.sim.told import Told
+from tests.sim.valkey import EPOCH_MS, Cluster, Session, Shard
+from tests.support.networks import a_calendar, a_node
+from tests.support.reservation_world import a_cart
+
+SAFETY_SECONDS = 3.0
+"""Virtual seconds of shopping under faults."""
+
+LIVENESS_SECONDS = 30.0
+"""Virtual seconds after the last fault within which everything must be at rest: the longest
+back-offs that a few seconds of faults can build up, and the two seconds until a claim is due."""
+
+TTL_MS_MAX = 8_000
+"""A held leg without a claim ends by its time alone, so no hold may outlast the liveness phase."""
+
+NODES = ("n1", "n2")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one seed showed."""
+
+    seed: int
+    broken: tuple[str, ...]
+    trace: str
+    """Hash of all that was sent and told: equal for equal seeds."""
+    tail: tuple[str, ...]
+    reservation_count: int
+    virtual_seconds: float
+    rest_seconds: float
+
+
+class World:
+    """Everything of one run; its attributes are what operations and faults work on."""
+
+    def __init__(
+        self,
+        seed: int,
+        loop: VirtualLoop,
+        log: Callable[[str], None] | None,
+        ttl_ms_max: int,
+    ) -> None:
+        self.chance = random.Random(f"promise:{seed}")
+        self.ttls_ms = (1_000, 1_500, 3_000, ttl_ms_max)
+        self.loop = loop
+        self.weather = Weather(self.chance)
+        shard_count = self.chance.choice((4, 6, 8))
+        self.cluster = Cluster(loop, self.chance, self.chance.choice((2, 3)), shard_count)
+        self.store = StoreServer(loop, self.weather)
+        self.outbox_kept = self.chance.choice((10, 4_096))
+        self.config = ClusterConfig(shard_count=shard_count, outbox_events_kept=self.outbox_kept)
+        self.node_ids = NODES
+        self.scarce = [f"s{i}" for i in range(self.chance.choice((2, 3, 4)))]
+        self.plenty = [f"p{i}" for i in range(4)]
+        self.carts: list[CreateCommand] = []
+        self.pause_seconds = self.chance.choice((0.05, 0.2))
+        self.open = True
+        self.workers: list[Worker] = []
+        self.dead: list[Worker] = []
+        self.failed: list[str] = []
+        self.answers = 0
+        self.told = Told(self.broken, self.now, self.clock_max_ms, self.ends_ms)
+        self.laws = Laws(self.cluster, self.broken, self.told.most_on_hand)
+        self.tail: deque[str] = deque(maxlen=60)
+        self._log = log
+        self._trace = hashlib.blake2b(digest_size=8)
+        self._names = 0
+        self._speaking: list[tuple[Process, asyncio.Future[None]]] = []
+        loop.dial = self._dial
+        self.cluster.on_step = self._stepped
+
+    # what operations and faults use
+
+    def now(self) -> float:
+        return self.loop.time()
+
+    def broken(self, what: str) -> None:
+        """A promise is broken; the run goes on, the first is told."""
+        self.failed.append(f"{self.now():.4f} s: {what}")
+        self.note("BROKEN", what)
+
+    def note(self, *words: object) -> None:
+        """Remember, and count into the trace."""
+        line = f"{self.now():9.4f} {' '.join(str(word) for word in words)}"
+        self._trace.update(line.encode())
+        self.tail.append(line)
+        if self._log is not None:
+            self._log(line)
+
+    async def pause(self, seconds_max: float) -> None:
+        await asyncio.sleep(self.chance.random() * seconds_max)
+
+    def kill_worker(self, at: int) -> None:
+        worker = self.workers[at]
+        if worker.process.alive:
+            self.note("dies", worker.process.name)
+            worker.kill()
+            self.dead.append(worker)
+            for node in self.cluster.nodes:
+                for wire in list(node.wires):
+                    if wire.process is worker.process:
+                        wire.orphan()
+
+    def start_worker(self, at: int) -> None:
+        if at == len(self.workers) or not self.workers[at].process.alive:
+            self._names += 1
+            worker = Worker(self.loop, f"w{self._names}", self.config, self.weather)
+            self.workers[at : at + 1] = [worker]
+
+    async def until_speaking(self, process: Process) -> None:
+        """Return just when ``process`` has written a mutation to an engine."""
+        spoken = self.loop.create_future()
+        self._speaking.append((process, spoken))
+        await asyncio.wait({spoken}, timeout=1.0)
+
+    def clock_max_ms(self) -> int:
+        """No shard's clock is, or was, later than this."""
+        walls = [self.cluster.now_ms(node) for node in self.cluster.nodes]
+        return max(
+            self.cluster.latest_ms, *walls, *(shard.ledger.time_ms for shard in self.cluster.shards)
+        )
+
+    def ends_ms(self, rid: str) -> int:
+        """When the first of a reservation's records ends."""
+        claim = self.home(rid).ledger.claims[rid]
+        legs = [self.cluster.shards[shard].ledger.legs.get(rid) for shard in claim.legs]
+        return min([claim.expire_ms, *(leg.expire_ms for leg in legs if leg is not None)])
+
+    def expired_at_home(self, rid: str) -> bool:
+        """Whether the home shard has by now written an event later than the hold's end."""
+        claim = self.home(rid).ledger.claims.get(rid)
+        ended = claim is not None and self.home(rid).ledger.time_ms >= claim.expire_ms
+        return ended and claim is not None and claim.state in (State.HELD, State.PENDING)
+
+    def home(self, rid: str) -> Shard:
+        return self.cluster.shards[shard_of(rid, len(self.cluster.shards))]
+
+    def check_recorded(self, reservation: Reservation) -> None:
+        """A recorded confirm is in the order store, legs and all, at the moment it is told."""
+        if self.store.set_back_count:
+            return
+        rid, store = reservation.reservation_id, self.store.store
+        found = store._reservations.get(rid)
+        if found is None or found.claim.state not in (State.CONFIRMED, State.CANCELLED):
+            self.broken(f"{rid}: told recorded, and the order store does not have it")
+            return
+        if found.claim.state == State.CONFIRMED:
+            for shard in found.claim.legs:
+                leg = store._legs.get(shard, {}).get(rid)
+                if leg is None or leg[1].state not in (State.CONFIRMED, State.CANCELLED):
+                    self.broken(f"{rid}: told recorded, and its leg on {shard} is not")
+
+    # how it runs
+
+    async def run(self) -> float:
+        """Safety, then liveness; returns the virtual seconds that rest took."""
+        await self._begin()
+        shoppers = [
+            asyncio.create_task(Shopper(self, self.chance).shop())
+            for _ in range(self.chance.choice((2, 4)))
+        ]
+        troubles = asyncio.create_task(trouble(self))
+        await asyncio.sleep(SAFETY_SECONDS)
+        self.open = False
+        await self._calm(troubles)
+        calm = self.now()
+        await asyncio.gather(*shoppers)
+        await self._rest(calm + LIVENESS_SECONDS)
+        rested = self.now() - calm
+        if not self.failed:
+            self._check_rest()
+            await self._sell_out()
+        return rested
+
+    async def end(self) -> None:
+        """Free everything; nothing that happens here is looked at."""
+        for worker in self.workers:
+            if worker.process.alive:
+                worker.kill()
+        for worker in [*self.workers, *self.dead]:
+            self.loop.bury(worker.process.tasks)
+        self.loop.bury([t for t in asyncio.all_tasks() if t is not asyncio.current_task()])
+
+    async def _begin(self) -> None:
+        """Stock, network and workers, in good weather."""
+        self.weather.stormy = False
+        store, keys = self.store.store, self.cluster.keys
+        count = len(self.cluster.shards)
+        await store.bind_cluster(ClusterIdentity("sim", "promise", count))
+        self.cluster.cluster_id = b"sim"
+        assert keys.cluster_id
+        skus = [*self.scarce, *self.plenty]
+        documents = [a_calendar(), *map(a_node, NODES), *(Item(sku=sku) for sku in skus)]
+        for document in documents:
+            await store.upsert_network(
+                kind_of(document), {id_of(document): encode_document(document)}
+            )
+        for at in range(self.chance.choice((2, 2, 3))):
+            self.start_worker(at)
+        while not all(worker.serving for worker in self.workers):
+            await asyncio.sleep(0.05)
+        for sku in skus:
+            scarce = sku in self.scarce
+            rows = [
+                SupplyRow(sku, n, "", self.chance.choice((1, 2, 4)) if scarce else 40, 0, "", 0)
+                for n in NODES
+            ]
+            assert self.workers[0].service is not None
+            shard = shard_of(sku, count)
+            await self.loop.spawn(
+                self.workers[0].process,
+                self.workers[0].service.index.sync_supply(shard, rows, 5.0),
+            )
+        self.weather.stormy = True
+
+    async def _calm(self, troubles: asyncio.Task[None]) -> None:
+        """End every fault."""
+        self.weather.stormy = False
+        troubles.cancel()
+        await asyncio.wait({troubles})
+        self.store.away, self.store.slow_seconds = False, 0.0
+        for node in self.cluster.nodes:
+            self.cluster.jump(node, 0)
+            node.hangs_until = 0.0
+            if not node.up:
+                self.cluster.start(node)
+            for wire in node.wires:
+                wire.hasten()
+        for at in range(len(self.workers)):
+            self.start_worker(at)
+        self.note("calm")
+
+    async def _rest(self, until: float) -> None:
+        reason = "it was never looked at"
+        while self.now() < until and not self.failed:
+            reason = next(restless(self.cluster, self.store.store), "")
+            starting = [w.process.name for w in self.workers if not w.serving]
+            if starting and not reason:
+                reason = f"{starting} do not serve yet"
+            if not reason:
+                return
+            await asyncio.sleep(0.25)
+        if not self.failed:
+            self.broken(f"not at rest {LIVENESS_SECONDS} s after the last fault: {reason}")
+
+    def _check_rest(self) -> None:
+        for difference in unlike(self.cluster, self.store.store):
+            self.broken(difference)
+        claims = {rid: c for shard in self.cluster.shards for rid, c in shard.ledger.claims.items()}
+        self.told.check_claims(claims)
+
+    async def _sell_out(self) -> None:
+        """What is free can be bought, and then nothing is left."""
+        for sku in self.scarce:
+            ledger = self.cluster.shards[shard_of(sku, len(self.cluster.shards))].ledger
+            row = ledger.positions[PositionKey(sku, "n1", "")]
+            free = row.on_hand - row.held - row.committed
+            if free:
+                await self._buy(sku, free, CreateOutcome.HELD)
+            soon = self.clock_max_ms() + 3_000
+            if all(leg.expire_ms > soon for leg in ledger.legs.values() if leg.state in OPEN):
+                await self._buy(sku, 1, CreateOutcome.INSUFFICIENT_STOCK)
+
+    async def _buy(self, sku: str, units: int, expected: CreateOutcome) -> None:
+        cart = a_cart(f"{sku} {expected.name}", [sku], units, ttl_ms=600_000)
+        answer = await self._insist(cart)
+        if answer is not None and answer.outcome is not expected:
+            self.broken(f"{units} of {sku} are {answer.outcome.name}, not {expected.name}")
+
+    async def _insist(self, cart: CreateCommand) -> CreateResult | None:
+        """Ask until there is an answer: connections that broke come back within a second or two."""
+        for _ in range(30):
+            try:
+                answer = await self.workers[0].ask(lambda w: w.reservations.create(cart, 3.0), 4.0)
+            except (PromiseServiceError, Gone, TimeoutError) as error:
+                last = error
+                await asyncio.sleep(0.2)
+            else:
+                assert isinstance(answer, CreateResult)
+                return answer
+        self.broken(f"in calm weather {cart.reservation_id} raises {last!r}")
+        return None
+
+    # the network
+
+    async def _dial(self, build: Callable[[], Any], host: str, port: int) -> Wire:
+        process = self.loop.process()
+        await asyncio.sleep(self.weather.latency())
+        node = self.cluster.node_at(port)
+        if not node.up or self.weather.cut():
+            raise ConnectionRefusedError(f"{host}:{port}")
+        wire = Wire(self.loop, self.weather, build(), node.wires.remove)
+        assert wire.process is process
+        wire.session = Session(self.cluster, node, wire)
+        node.wires.append(wire)
+        wire._protocol.connection_made(wire)
+        return wire
+
+    def _stepped(self, shard: Shard, verb: str, args: list[bytes]) -> None:
+        if verb in _QUIET:
+            return
+        self.laws.step(shard, verb, args)
+        if verb not in ("sweep", "mark_durable"):
+            self.note(shard.number, verb, len(args), shard.ledger.at)
+
+    def spoke(self, process: Process) -> None:
+        for waiting in [w for w in self._speaking if w[0] is process]:
+            self._speaking.remove(waiting)
+            if not waiting[1].done():
+                waiting[1].set_result(None)
+
+
+_QUIET = ("read_claims", "read_legs", "read_positions", "open_claims", "read_meta")
+
+
+class _Alarms(logging.Handler):
+    """What the product itself calls an error: somebody must look."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.ERROR)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = getattr(record, "promise_fields", {})
+        told = f" {record.exc_info[1]!r}" if record.exc_info else ""
+        self._world.broken(f"the product alarms: {record.getMessage()} {fields}{told}")
+
+
+def run_seed(
+    seed: int, log: Callable[[str], None] | None = None, *, ttl_ms_max: int = TTL_MS_MAX
+) -> Verdict:
+    """Run one seed to its end. Equal seeds give equal verdicts."""
+    loop = VirtualLoop()
+    random.seed(seed)
+    world = World(seed, loop, log, ttl_ms_max)
+    logger, alarms = logging.getLogger("promise_svc"), _Alarms(world)
+    logger.addHandler(alarms)
+    propagates, logger.propagate = logger.propagate, False
+    asyncio.set_event_loop(loop)
+    rested = 0.0
+    try:
+        with composed(loop, world.cluster, world.store):
+            try:
+                rested = loop.run_until_complete(world.run())
+            finally:
+                world.failed += loop.failures
+                loop.run_until_complete(world.end())
+    finally:
+        logger.removeHandler(alarms)
+        logger.propagate = propagates
+        asyncio.set_event_loop(None)
+        loop.close()
+    return Verdict(
+        seed,
+        tuple(world.failed),
+        world._trace.hexdigest(),
+        tuple(world.tail),
+        len(world.told.holds),
+        loop.time(),
+        rested,
+    )
+
+
+__all__ = ["EPOCH_MS", "Verdict", "World", "run_seed"]
