@@ -531,8 +531,15 @@ class ShardLedger:
             leg is None or leg.attempt != claim.attempt or leg.state not in OPEN
         )
         if lost:
-            # Only a leg sent again with a shorter life can be gone before its claim.
-            self._decide(rid, claim, State.EXPIRED)
+            came = leg is not None and leg.attempt == claim.attempt and leg.state != State.ABORTED
+            if claim.state != State.HELD and not came:
+                # Opened shard by shard, and the leg is still on its way: now it must not come.
+                if leg is None or not (leg.state in OPEN or leg.state == State.CONFIRMED):
+                    self._bar(rid, claim.attempt)
+                self._decide(rid, claim, State.ABORTED)
+            else:
+                # Only a leg sent again with a shorter life can be gone before its claim.
+                self._decide(rid, claim, State.EXPIRED)
             return self._reply(Outcome.REFUSED, rid)
         followed = pinned and claim.state == State.PINNED
         if claim.legs == (self.shard,) or followed:

@@ -162,7 +162,7 @@ class Told:
 
 
 def _stands(hold: Hold, first: Reservation, now_ms: int) -> bool:
-    if hold.asked & {State.CANCELLED, State.RELEASED}:
+    if hold.asked & {State.CANCELLED, State.RELEASED} or hold.shown[-1][1] is State.EXPIRED:
         return False
     confirmed = any(state is State.CONFIRMED for _, state in hold.shown)
     return confirmed or now_ms < first.expire_ms

@@ -154,7 +154,8 @@ class World:
         """When the first of a reservation's records ends."""
         claim = self.home(rid).ledger.claims[rid]
         legs = [self.cluster.shards[shard].ledger.legs.get(rid) for shard in claim.legs]
-        return min([claim.expire_ms, *(leg.expire_ms for leg in legs if leg is not None)])
+        ends = [leg.expire_ms for leg in legs if leg and leg.attempt == claim.attempt and leg.lines]
+        return min([claim.expire_ms, *ends])
 
     def expired_at_home(self, rid: str) -> bool:
         """Whether the home shard has by now written an event later than the hold's end."""

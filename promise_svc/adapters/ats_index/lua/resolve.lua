@@ -20,7 +20,13 @@ local function confirm(rid, claim, pinned)
   local here = has(legs, S.shard)
   local leg = here and leg_now(rid)
   if here and (not leg or leg[L_ATTEMPT] ~= claim[C_ATTEMPT] or not OPEN[leg[L_STATE]]) then
-    decide(rid, claim, EXPIRED)
+    local came = leg and leg[L_ATTEMPT] == claim[C_ATTEMPT] and leg[L_STATE] ~= ABORTED
+    if claim[C_STATE] ~= HELD and not came then
+      if not leg or not ALIVE[leg[L_STATE]] then bar(rid, claim[C_ATTEMPT]) end
+      decide(rid, claim, ABORTED)
+    else
+      decide(rid, claim, EXPIRED)
+    end
     return reply(REFUSED, rid)
   end
   local followed = pinned == 1 and claim[C_STATE] == PINNED
