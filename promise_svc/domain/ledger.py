@@ -431,7 +431,7 @@ class ShardLedger:
     def _make_room(self, key: PositionKey, quantity: int) -> int:
         """Units left at ``key``, after expiring just enough due legs of its SKU if too few."""
         left = self._left(key)
-        if left >= quantity:
+        if left >= quantity or key not in self.positions:
             return left
         due = sorted(
             (leg.expire_ms, rid)

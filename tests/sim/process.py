@@ -85,7 +85,7 @@ class Worker:
     @property
     def serving(self) -> bool:
         """Whether its start is over."""
-        return self.service is not None and hasattr(self.service, "servicers")
+        return self.service is not None and bool(self.service.servicers)
 
     @property
     def reservations(self) -> Reservations:

@@ -22,10 +22,12 @@ from promise_svc.domain.ledger import ShardLedger
 from promise_svc.domain.reservation import (
     AdjustRow,
     ClaimDraft,
+    ConformStep,
     CreateStep,
     FollowStep,
     LegLine,
     ResolveStep,
+    ReviseStep,
     SettleStep,
     SupplyRow,
 )
@@ -341,6 +343,16 @@ def _create_step(raw: list[Any]) -> CreateStep:
     return step._replace(lines=tuple(LegLine(*line) for line in step.lines), claim=claim)
 
 
+def _changing(kind: Any) -> Callable[[bytes], Any]:
+    """A step whose last field are a leg's lines."""
+
+    def decode(arg: bytes) -> Any:
+        step = kind(*_unpack(arg))
+        return step._replace(lines=tuple(LegLine(*line) for line in step.lines))
+
+    return decode
+
+
 def _stepwise(method: str, decode: Callable[[bytes], Any]) -> Callable[..., Any]:
     """One packed reply a step."""
 
@@ -410,6 +422,8 @@ _VERBS: dict[str, Callable[[Session, Shard, list[bytes], int], Any]] = {
     "create": _stepwise("create", lambda arg: _create_step(_unpack(arg))),
     "resolve": _stepwise("resolve", lambda arg: ResolveStep(*_unpack(arg))),
     "follow": _stepwise("follow", lambda arg: FollowStep(*_unpack(arg))),
+    "revise": _stepwise("revise", _changing(ReviseStep)),
+    "conform": _stepwise("conform", _changing(ConformStep)),
     "settle": _stepwise("settle", lambda arg: SettleStep(*_unpack(arg))),
     "read_claims": _stepwise("read_claim", bytes.decode),
     "read_legs": _stepwise("read_leg", bytes.decode),
