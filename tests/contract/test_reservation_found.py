@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from promise_svc.application.ports import StoredReservation
+from promise_svc.application.reservation_changes import ChangeCommand
 from promise_svc.domain.reservation import (
     ClaimDraft,
     CreateOutcome,
@@ -41,7 +42,9 @@ async def test_a_cancel_shows_no_hold_that_may_come_to_nothing(world: World) -> 
     """NOT_CONFIRMED would show it HELD; the resolver then aborts it, and it is not found."""
     await lost_leg(world)
 
-    cancelled = await outcome(world.worker().reservations.cancel(RID, 0, None, TIMEOUT))
+    cancelled = await outcome(
+        world.worker().reservations.cancel(ChangeCommand(reservation_id=RID), TIMEOUT)
+    )
 
     assert cancelled is OutcomeUnknown
     world.advance(2_001)
@@ -90,7 +93,7 @@ async def test_a_retry_after_a_cancel_keeps_no_claim_from_being_settled(world: W
             raise Unavailable("this worker is gone")
 
     dying = hooked(world, dies)
-    await dying.reservations.cancel(RID, 0, None, TIMEOUT)
+    await dying.reservations.cancel(ChangeCommand(reservation_id=RID), TIMEOUT)
     await dying.rest()
     world.advance(1)
 

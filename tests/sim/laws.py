@@ -74,6 +74,8 @@ class Laws:
         if before is None or before.attempt != claim.attempt:
             if before is not None and before.state != State.ABORTED:
                 self._broken(f"{rid}: another attempt over one that is {State(before.state).name}")
+        elif claim.state == before.state and claim.change > before.change:
+            return
         elif not may_move(State(before.state), State(claim.state)):
             moved = f"{State(before.state).name} became {State(claim.state).name}"
             self._broken(f"{rid}: resolved twice: {moved}")

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from promise_svc.application.reservation_body import CreateCommand
+from promise_svc.application.reservation_changes import ChangeCommand, ChangeLine
 from promise_svc.application.supply import SupplyCount, SupplyDelta
 from promise_svc.domain.reservation import DurabilityMode, State
 from promise_svc.errors import NotFound, OutcomeUnknown, PromiseServiceError
@@ -130,7 +131,10 @@ async def get(shopper: Shopper) -> None:
         world.told.shown(answer, began)
 
 
-async def _move(shopper: Shopper, target: State, verb: str) -> None:
+async def _move(
+    shopper: Shopper, target: State, name: str, verb: Callable[[Worker, str, Any], Awaitable[Any]]
+) -> None:
+    """Ask for a move of a cart somebody asked for lately; ``verb`` gets worker, id and mode."""
     world, cart, began = shopper.world, shopper.cart(), shopper.world.now()
     if cart is None:
         return
@@ -139,33 +143,75 @@ async def _move(shopper: Shopper, target: State, verb: str) -> None:
     hold = world.told.hold(rid)
     late = target not in hold.asked and world.expired_at_home(rid)
     hold.asked.add(target)
-
-    async def move(worker: Worker) -> Any:
-        return await getattr(worker.reservations, verb)(rid, 0, mode, 3.0)
-
-    answer = await shopper.ask(f"{verb} {rid}", move)
+    answer = await shopper.ask(f"{name} {rid}", lambda worker: verb(worker, rid, mode))
     world.told.moved(rid, target, answer, began)
     if not isinstance(answer, Exception) and answer.reservation.state is target:
-        if late and target is not State.CANCELLED:
+        if late and target in (State.CONFIRMED, State.RELEASED):
             world.broken(f"{rid}: {target.name} after it had expired")
-        if answer.durability is DurabilityMode.RECORDED:
+        if answer.durability is DurabilityMode.RECORDED and target is State.CONFIRMED:
             world.check_recorded(answer.reservation)
         world.told.count(rid)
 
 
 @operation(5)
 async def confirm(shopper: Shopper) -> None:
-    await _move(shopper, State.CONFIRMED, "confirm")
+    await _move(
+        shopper, State.CONFIRMED, "confirm", lambda w, rid, m: w.reservations.confirm(rid, 0, m, 3)
+    )
 
 
 @operation(2)
 async def release(shopper: Shopper) -> None:
-    await _move(shopper, State.RELEASED, "release")
+    await _move(
+        shopper, State.RELEASED, "release", lambda w, rid, m: w.reservations.release(rid, 0, m, 3)
+    )
 
 
 @operation(2)
 async def cancel(shopper: Shopper) -> None:
-    await _move(shopper, State.CANCELLED, "cancel")
+    await _move(
+        shopper, State.CANCELLED, "cancel", lambda w, rid, m: w.reservations.cancel(_all(rid, m), 3)
+    )
+
+
+@operation(1)
+async def fulfill(shopper: Shopper) -> None:
+    await _move(
+        shopper,
+        State.FULFILLED,
+        "fulfill",
+        lambda w, rid, m: w.reservations.changes.fulfill(_all(rid, m), 3),
+    )
+
+
+@operation(1)
+async def cancel_a_line(shopper: Shopper) -> None:
+    """One unit of the first line, under a key."""
+    key = f"c{shopper.chance.randrange(10**6)}"
+    lines = (ChangeLine("l0", 1),)
+    await _move(
+        shopper,
+        State.CANCELLED,
+        "cancel a line of",
+        lambda w, rid, m: w.reservations.cancel(
+            ChangeCommand(reservation_id=rid, idempotency_key=key, lines=lines, durability=m), 3
+        ),
+    )
+
+
+@operation(2)
+async def extend(shopper: Shopper) -> None:
+    await _move(
+        shopper,
+        State.HELD,
+        "extend",
+        lambda w, rid, m: w.reservations.changes.extend(rid, 3_000, 8_000, 0, m, 3),
+    )
+
+
+def _all(rid: str, mode: DurabilityMode | None) -> ChangeCommand:
+    """All that is still open of a reservation."""
+    return ChangeCommand(reservation_id=rid, durability=mode)
 
 
 @operation(1)

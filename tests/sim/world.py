@@ -28,7 +28,7 @@ from tests.sim.network import Weather, Wire
 from tests.sim.order_store import StoreServer
 from tests.sim.process import Gone, Worker, composed
 from tests.sim.shoppers import Shopper
-from tests.sim.told import Told
+from tests.sim.told import LATER, Told
 from tests.sim.valkey import EPOCH_MS, Cluster, Session, Shard
 from tests.support.networks import a_calendar, a_node
 from tests.support.reservation_world import a_cart
@@ -172,13 +172,13 @@ class World:
             return
         rid, store = reservation.reservation_id, self.store.store
         found = store._reservations.get(rid)
-        if found is None or found.claim.state not in (State.CONFIRMED, State.CANCELLED):
+        if found is None or found.claim.state not in LATER[State.CONFIRMED]:
             self.broken(f"{rid}: told recorded, and the order store does not have it")
             return
         if found.claim.state == State.CONFIRMED:
             for shard in found.claim.legs:
                 leg = store._legs.get(shard, {}).get(rid)
-                if leg is None or leg[1].state not in (State.CONFIRMED, State.CANCELLED):
+                if leg is None or leg[1].state not in LATER[State.CONFIRMED]:
                     self.broken(f"{rid}: told recorded, and its leg on {shard} is not")
 
     # how it runs
