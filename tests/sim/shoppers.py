@@ -233,9 +233,9 @@ async def adjust_supply(shopper: Shopper) -> None:
     sku, key = chance.choice(world.plenty), f"k{chance.randrange(10**6)}"
     rows = [SupplyDelta(sku, chance.choice(world.node_ids), "", chance.randrange(-3, 6))]
     for _ in range(chance.choice((1, 2))):
-        answer = await shopper.ask("adjust", lambda w: w.supply.adjust(key, rows, 2.0))
+        answer = await shopper.ask("adjust", lambda w: w.supply.adjust(key, 0, rows, 2.0))
         if isinstance(answer, OutcomeUnknown):
-            await shopper.ask("adjust", lambda w: w.supply.adjust(key, rows, 2.0))
+            await shopper.ask("adjust", lambda w: w.supply.adjust(key, 0, rows, 2.0))
 
 
 def _at(cart: CreateCommand, node_id: str) -> CreateCommand:
