@@ -24,6 +24,12 @@ def test_no_seed_breaks_a_promise(first: int) -> None:
         assert not verdict.broken, f"{told}\nseed={seed}: python -m tests.sim --seed {seed}"
 
 
+def test_forty_other_seeds_break_no_promise_either() -> None:
+    """The seeds that deliberate breaks are tried on: each is noticed within them."""
+    for seed in range(SEEDS, SEEDS + 40):
+        assert not run_seed(seed).broken, f"python -m tests.sim --seed {seed}"
+
+
 def test_a_seed_runs_the_same_in_every_process() -> None:
     """The trace of all that was sent and told depends on the seed alone."""
     code = "from tests.sim.world import run_seed; print(*(run_seed(s).trace for s in (3, 30)))"
@@ -39,3 +45,15 @@ def test_a_seed_runs_the_same_in_every_process() -> None:
     }
 
     assert traces == {" ".join(run_seed(seed).trace for seed in (3, 30)) + "\n"}
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="A leg whose worker died in a create, and whose claim never came, holds its units until "
+    "its own time: nobody asks home about it. It should stand in a due list at its shard, and the "
+    "resolver bar its attempt at home and let it go.",
+)
+def test_a_leg_without_a_claim_is_let_go_long_before_its_time() -> None:
+    """Holds of a minute: everything is at rest half a minute after the last fault all the same."""
+    for seed in range(30):
+        assert not run_seed(seed, ttl_ms_max=60_000).broken
