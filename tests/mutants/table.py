@@ -18,6 +18,7 @@ LEDGER = "tests/property/test_ledger.py::test_the_ledger_keeps_its_invariants"
 SUPERVISOR = "promise_svc/rpc/supervisor.py"
 SUPERVISED = "tests/integration/test_supervisor.py::"
 TAKEOVER = "tests/fault/test_takeover.py::"
+SIMULATOR = "tests/sim/test_simulator.py::test_forty_other_seeds_break_no_promise_either"
 
 
 class Mutant(NamedTuple):
@@ -613,6 +614,66 @@ MUTANTS = (
         "",
         ("tests/unit/test_merged.py::test_what_an_ended_process_counted_stays_and_its_gauges_go",),
         "Sums would fall at each death, and rates show calls that never were.",
+    ),
+    # -- noticed by the simulator: rules that only crashes, retries and lost messages put to the test
+    Mutant(
+        "tombstone_not_left",
+        "promise_svc/domain/ledger.py",
+        '        self.legs[rid] = LegRecord(RECORD_LAYOUT, State.ABORTED, attempt, "", 0, 1, ())\n',
+        "        assert attempt\n",
+        (SIMULATOR,),
+        "A late message would bring a leg to life that its reservation was refused for.",
+    ),
+    Mutant(
+        "claim_expires_by_the_workers_clock",
+        "promise_svc/domain/ledger.py",
+        "                self.time_ms,\n                self.time_ms + step.ttl_ms,\n",
+        "                self.time_ms,\n                step.attempt // 1000 + step.ttl_ms,\n",
+        (SIMULATOR,),
+        "A host whose clock is wrong would grant holds that are over, or that outlive their units.",
+    ),
+    Mutant(
+        "body_ignored",
+        "promise_svc/domain/ledger.py",
+        "        if claim.body_hash != draft.body_hash:\n            return Outcome.BODY_DIFFERS\n",
+        "",
+        (SIMULATOR,),
+        "Another cart under a used key would be told that it is held.",
+    ),
+    Mutant(
+        "undecided_shown",
+        "promise_svc/application/reservation.py",
+        "        if claim.state in (State.PENDING, State.PINNED) and not await",
+        "        if claim.state in () and not await",
+        (SIMULATOR,),
+        "A shopper would see a hold that then never was.",
+    ),
+    Mutant(
+        "settled_before_its_legs",
+        "promise_svc/application/several_shards.py",
+        "        if not refused:\n            if hold.multi:",
+        "        if opened and hold.multi:\n"
+        "            self._tasks.start(self._settle(hold.reservation_id, hold.home, hold.attempt))\n"
+        "        if not refused:\n            if hold.multi:",
+        (SIMULATOR,),
+        "A cart would be noted as held whole while a leg of it was refused.",
+    ),
+    Mutant(
+        "resolver_never_probes",
+        "promise_svc/application/several_shards.py",
+        "        probes = await self._each(rid, claim.attempt, State.PENDING, claim.legs, deadline)\n",
+        "        return await self._settle(rid, home, claim.attempt)\n"
+        "        probes = await self._each(rid, claim.attempt, State.PENDING, claim.legs, deadline)\n",
+        (SIMULATOR,),
+        "What a dead worker left half done would be noted as held.",
+    ),
+    Mutant(
+        "recorded_waits_for_nothing",
+        "promise_svc/adapters/ats_index/news.py",
+        "        return durable >= at\n",
+        "        return durable >= at or True\n",
+        (SIMULATOR,),
+        "A sale would be told recorded, and be lost with the index.",
     ),
     # -- the audit itself
     Mutant(

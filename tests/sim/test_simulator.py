@@ -14,6 +14,7 @@ SEEDS = 200
 BLOCK = 20
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("first", range(0, SEEDS, BLOCK))
 def test_no_seed_breaks_a_promise(first: int) -> None:
     """Safety under faults and liveness after them, for twenty seeds of the simulator."""
@@ -24,6 +25,7 @@ def test_no_seed_breaks_a_promise(first: int) -> None:
         assert not verdict.broken, f"{told}\nseed={seed}: python -m tests.sim --seed {seed}"
 
 
+@pytest.mark.timeout(300)
 def test_forty_other_seeds_break_no_promise_either() -> None:
     """The seeds that deliberate breaks are tried on: each is noticed within them."""
     for seed in range(SEEDS, SEEDS + 40):
@@ -47,6 +49,7 @@ def test_a_seed_runs_the_same_in_every_process() -> None:
     assert traces == {" ".join(run_seed(seed).trace for seed in (3, 30)) + "\n"}
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.xfail(
     strict=True,
     reason="A leg whose worker died in a create, and whose claim never came, holds its units until "
