@@ -619,8 +619,8 @@ MUTANTS = (
     Mutant(
         "tombstone_not_left",
         "promise_svc/domain/ledger.py",
-        '        self.legs[rid] = LegRecord(RECORD_LAYOUT, State.ABORTED, attempt, "", 0, 1, ())\n',
-        "        assert attempt\n",
+        "        self.legs[rid] = LegRecord(RECORD_LAYOUT, State.ABORTED, attempt, ",
+        "        _ = LegRecord(RECORD_LAYOUT, State.ABORTED, attempt, ",
         (SIMULATOR,),
         "A late message would bring a leg to life that its reservation was refused for.",
     ),
@@ -635,8 +635,8 @@ MUTANTS = (
     Mutant(
         "body_ignored",
         "promise_svc/domain/ledger.py",
-        "        if claim.body_hash != draft.body_hash:\n            return Outcome.BODY_DIFFERS\n",
-        "",
+        "        if claim.body_hash != draft.body_hash:\n",
+        '        if claim.body_hash == "":\n',
         (SIMULATOR,),
         "Another cart under a used key would be told that it is held.",
     ),
@@ -661,9 +661,9 @@ MUTANTS = (
     Mutant(
         "resolver_never_probes",
         "promise_svc/application/several_shards.py",
-        "        probes = await self._each(rid, claim.attempt, State.PENDING, claim.legs, deadline)\n",
+        "        probes = await self._each(rid, claim.attempt, State.PENDING, claim.legs, ",
         "        return await self._settle(rid, home, claim.attempt)\n"
-        "        probes = await self._each(rid, claim.attempt, State.PENDING, claim.legs, deadline)\n",
+        "        probes = await self._each(rid, claim.attempt, State.PENDING, claim.legs, ",
         (SIMULATOR,),
         "What a dead worker left half done would be noted as held.",
     ),
