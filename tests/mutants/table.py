@@ -615,7 +615,7 @@ MUTANTS = (
         ("tests/unit/test_merged.py::test_what_an_ended_process_counted_stays_and_its_gauges_go",),
         "Sums would fall at each death, and rates show calls that never were.",
     ),
-    # -- noticed by the simulator: rules that only crashes, retries and lost messages put to the test
+    # -- noticed by the simulator: rules that only crashes and lost messages put to the test
     Mutant(
         "tombstone_not_left",
         "promise_svc/domain/ledger.py",
@@ -630,7 +630,7 @@ MUTANTS = (
         "                self.time_ms,\n                self.time_ms + step.ttl_ms,\n",
         "                self.time_ms,\n                step.attempt // 1000 + step.ttl_ms,\n",
         (SIMULATOR,),
-        "A host whose clock is wrong would grant holds that are over, or that outlive their units.",
+        "Hosts with wrong clocks would grant holds that are over, or outlive their units.",
     ),
     Mutant(
         "body_ignored",
@@ -653,7 +653,8 @@ MUTANTS = (
         "promise_svc/application/several_shards.py",
         "        if not refused:\n            if hold.multi:",
         "        if opened and hold.multi:\n"
-        "            self._tasks.start(self._settle(hold.reservation_id, hold.home, hold.attempt))\n"
+        "            noted = self._settle(hold.reservation_id, hold.home, hold.attempt)\n"
+        "            self._tasks.start(noted)\n"
         "        if not refused:\n            if hold.multi:",
         (SIMULATOR,),
         "A cart would be noted as held whole while a leg of it was refused.",
@@ -661,9 +662,9 @@ MUTANTS = (
     Mutant(
         "resolver_never_probes",
         "promise_svc/application/several_shards.py",
-        "        probes = await self._each(rid, claim.attempt, State.PENDING, claim.legs, ",
+        "        probes = await self._each(rid, claim.attempt, State.PENDING, claim.legs",
         "        return await self._settle(rid, home, claim.attempt)\n"
-        "        probes = await self._each(rid, claim.attempt, State.PENDING, claim.legs, ",
+        "        probes = await self._each(rid, claim.attempt, State.PENDING, claim.legs",
         (SIMULATOR,),
         "What a dead worker left half done would be noted as held.",
     ),
