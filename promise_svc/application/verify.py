@@ -43,6 +43,9 @@ from promise_svc.hotpath import shard_of
 
 PAGE_EVENTS = 2_000
 PAGE_IDS = 500
+READ_SECONDS = 60.0
+"""For one read. The audit works on thousands of records between two of them, so an answer may have
+waited here for seconds; a shard that is really away refuses the connection at once."""
 SCAN_ATTEMPTS_MAX = 5
 RECHECKS_MAX = 3
 FINDINGS_MAX = 100
@@ -66,7 +69,7 @@ class Verify:
         clock: Clock,
         *,
         window_ms: int,
-        timeout: float = 5.0,
+        timeout: float = READ_SECONDS,
         settle_seconds: float = 10.0,
         recheck_seconds: float = 0.2,
         concurrency: int = 4,

@@ -40,6 +40,9 @@ from promise_svc.errors import (
     Unavailable,
 )
 
+_SCAN_SECONDS = 60.0
+"""For one read of a scan: an audit of a large shard keeps its own event loop busy for seconds."""
+
 _MOVED = ("MOVED", "ASK", "CLUSTERDOWN", "TRYAGAIN", "READONLY")
 _VERBS = (
     "create",
@@ -262,13 +265,13 @@ class ClusterAtsIndex:
         for key in sorted(await self.topology.scan(node, f"{base}[plc]:*")):
             kind, name = key[len(base) :].decode().split(":", 1)
             if kind == "p":
-                fields = await self._command(shard, 5.0, b"HGETALL", key)
+                fields = await self._command(shard, _SCAN_SECONDS, b"HGETALL", key)
                 assert isinstance(fields, list)
                 for field, raw in zip(fields[::2], fields[1::2], strict=True):
                     node_id, _, bucket = field.decode().partition("\t")  # type: ignore[union-attr]
                     positions[PositionKey(name, node_id, bucket)] = codec.decode_row(raw)  # type: ignore[arg-type]
                 continue
-            raw_record = await self._command(shard, 5.0, b"GET", key)
+            raw_record = await self._command(shard, _SCAN_SECONDS, b"GET", key)
             if isinstance(raw_record, bytes) and kind == "l":
                 if leg := codec.decode_leg(raw_record):
                     legs[name] = leg
