@@ -538,6 +538,40 @@ MUTANTS = (
     ),
     # -- the front
     Mutant(
+        "scope_unseen",
+        "promise_svc/rpc/guard.py",
+        "tokens.known(context.metadata(AUTHORIZATION)) & scope:",
+        "tokens.known(context.metadata(AUTHORIZATION)):",
+        ("tests/contract/test_front_auth.py::test_a_token_opens_the_methods_of_its_scopes",),
+        "A feed's token would read what shoppers are promised.",
+    ),
+    Mutant(
+        "withdrawn_remembered",
+        "promise_svc/rpc/auth.py",
+        "        self._verified: dict[str | bytes | None, int] = {}\n",
+        "        self._verified = getattr(self, '_verified', {})\n",
+        (
+            "tests/contract/test_front_auth.py::test_a_token_withdrawn_is_refused_though_it_was_seen",
+        ),
+        "Whoever stole a token could go on after it was withdrawn.",
+    ),
+    Mutant(
+        "door_left_open",
+        "promise_svc/config.py",
+        "        if not on_loopback(self.listen):\n",
+        "        if False:\n",
+        ("tests/unit/test_auth.py::test_an_open_door_is_refused",),
+        "A start with one wrong address would let anybody cancel orders.",
+    ),
+    Mutant(
+        "drain_cuts_off",
+        "promise_svc/rpc/transport_native.py",
+        "        await asyncio.wait({self._front.vacated()}, timeout=grace_seconds)\n",
+        "",
+        ("tests/contract/test_front.py::test_a_drain_under_load_breaks_no_call",),
+        "Each restart would fail the checkouts under way.",
+    ),
+    Mutant(
         "unknown_outcome_invites_a_retry",
         "promise_svc/rpc/status.py",
         '    "OUTCOME_UNKNOWN": Verdict(grpc.StatusCode.UNKNOWN),\n',
