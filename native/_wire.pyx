@@ -135,6 +135,12 @@ cdef void* grown(void* memory, size_t count, size_t size) except NULL:
 cdef class AvailabilityReads:
     """Answers plain reads of availability from a table of this process."""
 
+    def __cinit__(self):
+        self.buffer_size = 4096
+        self.buffer = <uint8_t*>malloc(self.buffer_size)
+        if self.buffer == NULL:
+            raise MemoryError
+
     def __init__(self, AtsTable table not None, *, int64_t feed_behind_ms):
         self.table = table
         self.feed_behind_ms = feed_behind_ms
@@ -242,7 +248,9 @@ cdef class AvailabilityReads:
             at = put_head(at, 0x1A, end)
         end = at
         at -= count
-        reader = reader_of(quantities.data, quantities.size)
+        # Without quantities the body stands in for them, and nothing is read of it.
+        if quantities.data != NULL:
+            reader = reader_of(quantities.data, quantities.size)
         for i in range(count):
             wanted = read_number(&reader) if quantities.data != NULL else 1
             if wanted < 1 or wanted > QUANTITY_MAX:

@@ -103,24 +103,23 @@ class NetworkReads:
 
     def query(self, body: bytes) -> bytes | None:
         """The reply to a QueryAvailabilityRequest; None for one that is not plain."""
-        self._follow()
+        network = self._network()
+        if network is not self._followed:
+            self._follow(network)
         return self._reads.query(body, self._now_ms())
 
     def check(self, body: bytes) -> bytes | None:
         """The same for a CheckAvailabilityRequest."""
-        self._follow()
-        return self._reads.check(body, self._now_ms())
-
-    def _follow(self) -> None:
         network = self._network()
         if network is not self._followed:
-            documents = network.documents
-            self._reads.follow(
-                {
-                    node_id: node.status is NodeStatus.ON
-                    for node_id, node in documents.nodes.items()
-                },
-                {group_id: group.node_ids for group_id, group in documents.node_groups.items()},
-                documents.items,
-            )
-            self._followed = network
+            self._follow(network)
+        return self._reads.check(body, self._now_ms())
+
+    def _follow(self, network: NetworkSnapshot) -> None:
+        documents = network.documents
+        self._reads.follow(
+            {node_id: node.status is NodeStatus.ON for node_id, node in documents.nodes.items()},
+            {group_id: group.node_ids for group_id, group in documents.node_groups.items()},
+            documents.items,
+        )
+        self._followed = network

@@ -179,12 +179,12 @@ class Guard:
             return lambda body, context: answer(method, body, context)
         assert rule.priority is not None and not rule.writes, "what is answered at once only reads"
         mark, tokens = admission.mark(rule.priority), self._tokens
-        scope = rule.scope.value
+        scope, known = rule.scope.value, None if tokens is None else tokens.known
 
         def answer_at_once(body: bytes, context: CallContext) -> bytes | Awaitable[bytes]:
             began = perf_counter()
             # Whatever is not as it should be is looked at again, and told, below.
-            if tokens is None or tokens.known(context.metadata(AUTHORIZATION)) & scope:
+            if known is None or known(context.metadata(AUTHORIZATION)) & scope:
                 seconds = context.time_remaining()
                 if admission.in_flight < mark and (seconds is None or seconds > 0):
                     try:

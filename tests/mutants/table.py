@@ -540,8 +540,8 @@ MUTANTS = (
     Mutant(
         "scope_unseen",
         "promise_svc/rpc/guard.py",
-        "tokens.known(context.metadata(AUTHORIZATION)) & scope:",
-        "tokens.known(context.metadata(AUTHORIZATION)):",
+        "known(context.metadata(AUTHORIZATION)) & scope:",
+        "known(context.metadata(AUTHORIZATION)):",
         ("tests/contract/test_front_auth.py::test_a_token_opens_the_methods_of_its_scopes",),
         "A feed's token would read what shoppers are promised.",
     ),
