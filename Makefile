@@ -64,7 +64,8 @@ mutants: setup ## break the product on purpose: every break must be noticed by a
 sanitize: setup ## test the native front under the address sanitizer
 	@.ci/sanitize $(VENV)
 
-soak: setup ## shoppers under random faults, then the audit (SECONDS=120, SEED=...)
+soak: setup ## seeds of the simulator, then shoppers under real faults and the audit (SECONDS=120, SEED=...)
+	@$(BIN)/python -m tests.sim --seeds 1000000 --seconds $(or $(SECONDS),120) $(if $(SEED),--first $(SEED))
 	@$(BIN)/python -m loadtest.soak --seconds $(or $(SECONDS),120) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 replay: setup ## real orders through a server of its own, then the audit (DATA=../shared/data)

@@ -281,11 +281,12 @@ class SeveralShards:
             replies = await self._each(rid, claim.attempt, State.CONFIRMED, others, deadline)
         if all(_stands(reply) for reply in replies):
             step = ResolveStep(rid, State.CONFIRMED, claim.attempt, 0, 1)
-        elif any(
+        elif max(reply.time_ms for reply in replies) < claim.expire_ms and any(
             reply.outcome not in (*_GRANTED, Outcome.REFUSED) or reply.state == State.ABORTED
             for reply in replies
         ):
-            # Never complete, so never acknowledged: nobody was promised anything.
+            # Never complete, so never acknowledged: nobody was promised anything. After its time a
+            # hold has ended by that, whatever a retry has left in the place of its legs.
             step = ResolveStep(rid, State.ABORTED, claim.attempt)
         else:
             step = ResolveStep(rid, State.EXPIRED, claim.attempt)

@@ -168,3 +168,26 @@ async def test_a_confirm_before_the_home_leg_has_come_aborts_and_bars_it(world: 
     assert (confirm.outcome, confirm.state) == (Outcome.REFUSED, State.ABORTED)
     assert late.outcome == Outcome.RESOLVED
     assert await world.held_and_committed("A") == (0, 0)
+
+
+async def test_a_hold_that_ended_while_a_confirm_lay_unfinished_is_expired_not_lost(
+    world: World,
+) -> None:
+    """It was acknowledged. The confirm's worker died, the legs ended, and a retry's plan took their
+    places for a moment: that must not read as a hold that was never complete."""
+    await world.stock(A=5, B=5, C=5)
+    await world.worker().reservations.create(a_cart(RID, CART, ttl_ms=1_000), TIMEOUT)
+
+    async def dies(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "follow":
+            raise Unavailable("this worker is gone")
+
+    confirmed = hooked(world, dies).reservations.confirm(RID, 0, None, TIMEOUT)
+    assert await outcome(confirmed) is OutcomeUnknown
+    world.advance(1_001)
+    await outcome(world.worker().reservations.create(a_cart(RID, CART, ttl_ms=1_000), TIMEOUT))
+    world.advance(2_001)
+    await world.resolve_everything()
+
+    assert await state_of(world) is State.EXPIRED
+    assert [await world.held_and_committed(sku) for sku in CART] == [(0, 0)] * 3
