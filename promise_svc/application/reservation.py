@@ -129,6 +129,7 @@ class Reservations:
             recorder=self._recorder,
             own_writes=own_writes,
             tasks=tasks,
+            snapshot=network.snapshot,
         )
 
     async def create(self, command: CreateCommand, timeout: float) -> CreateResult:

@@ -134,6 +134,9 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
     """Latest last."""
     promised: PromisedPlan | None = None
     unheld: tuple[UnheldLine, ...] = ()
+    growing: bool = False
+    """While legs are being asked for more than the lines say. Whoever finds it on a claim that is
+    overdue sets the legs back."""
 
 
 _encoder = msgspec.json.Encoder()

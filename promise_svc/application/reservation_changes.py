@@ -1,4 +1,4 @@
-"""Extend, fulfill and cancel in part: changes of a reservation that keep its place in its shards.
+"""Extend, amend, transfer, fulfill and cancel in part: changes of a reservation in its shards.
 
 Each is computed here from the claim as it was read, and decided at home only if the claim still is
 that; then the legs conform (``several_shards.py``). So two changes at once never mix: one is
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import msgspec
@@ -32,19 +32,30 @@ from promise_svc.application.tasks import Deadline, OwnedTasks
 from promise_svc.application.transition import (
     STANDS,
     Durability,
+    ShortPosition,
     TransitionResult,
 )
+from promise_svc.domain.network import NetworkSnapshot, NodeStatus
 from promise_svc.domain.reservation import (
     OPEN,
     ClaimRecord,
     DurabilityMode,
+    LegLine,
     Outcome,
+    Shortfall,
     State,
     StepReply,
     TransitionOutcome,
 )
 from promise_svc.domain.sharding import Position
-from promise_svc.errors import IdempotencyKeyReused, NotFound, OutcomeUnknown, Unavailable
+from promise_svc.errors import (
+    FieldViolation,
+    IdempotencyKeyReused,
+    InvalidRequest,
+    NotFound,
+    OutcomeUnknown,
+    Unavailable,
+)
 from promise_svc.hotpath import shard_of
 
 CHANGES_KEPT = 200
@@ -62,9 +73,19 @@ class ChangeLine(NamedTuple):
     node_id: str = ""
 
 
+class TransferLine(NamedTuple):
+    """Open units of one line to put aside at another node instead."""
+
+    line_id: str
+    quantity: int
+    source_node_id: str
+    target_node_id: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeCommand:
-    """Units to fulfill or to cancel; no lines means all that is still open."""
+    """Units to fulfill or to cancel (no lines means all that is still open), or what lines shall
+    come to (amend)."""
 
     reservation_id: str
     idempotency_key: str = ""
@@ -81,6 +102,8 @@ class _Computed(NamedTuple):
     outcome: TransitionOutcome
     wanted: Revision | None = None
     replayed: bool = False
+    grows: bool = False
+    """Whether legs may want more units."""
 
 
 _Compute = Callable[[ClaimRecord, Body, int], _Computed]
@@ -99,7 +122,9 @@ class ReservationChanges:
         recorder: Recorder,
         own_writes: OwnWrites,
         tasks: OwnedTasks,
+        snapshot: Callable[[], NetworkSnapshot],
     ) -> None:
+        self._snapshot = snapshot
         self._index = index
         self._store = store
         self._durability = durability
@@ -142,6 +167,77 @@ class ReservationChanges:
 
         return await self._change(reservation_id, revision, mode, compute, timeout)
 
+    async def amend(self, command: ChangeCommand, timeout: float) -> TransitionResult:
+        """Give lines of a hold or an order new quantities, all or none. More units are taken at the
+        node named, or where the line's first units are; fewer are given back last taken first."""
+        digest = _digest(command, TransitionOutcome.AMENDED)
+
+        def lines_of(body: Body) -> tuple[tuple[ReservationLine, ...], TransitionOutcome | None]:
+            return _amended(body.lines, command.lines)
+
+        nodes = [line.node_id for line in command.lines if line.node_id]
+        return await self._relined(
+            command, digest, TransitionOutcome.AMENDED, lines_of, nodes, timeout
+        )
+
+    async def transfer(
+        self, command: ChangeCommand, transfers: tuple[TransferLine, ...], timeout: float
+    ) -> TransitionResult:
+        """Put open units aside at another node instead, all or none. ``command`` has no lines."""
+        covered = msgspec.json.encode((TransitionOutcome.TRANSFERRED, transfers))
+        digest = hashlib.blake2b(covered, digest_size=8).hexdigest()
+
+        def lines_of(body: Body) -> tuple[tuple[ReservationLine, ...], TransitionOutcome | None]:
+            return _transferred(body.lines, transfers)
+
+        nodes = [line.target_node_id for line in transfers]
+        return await self._relined(
+            command, digest, TransitionOutcome.TRANSFERRED, lines_of, nodes, timeout
+        )
+
+    async def _relined(
+        self,
+        command: ChangeCommand,
+        digest: str,
+        done: TransitionOutcome,
+        lines_of: Callable[[Body], tuple[tuple[ReservationLine, ...], TransitionOutcome | None]],
+        nodes: Sequence[str],
+        timeout: float,
+    ) -> TransitionResult:
+        mode = self._durability.choose(command.durability, self._durability.reserve)
+
+        def compute(claim: ClaimRecord, body: Body, now_ms: int) -> _Computed:
+            if _is_known(body, command.idempotency_key, digest):
+                return _Computed(done, replayed=True)
+            state = State(claim.state)
+            if state not in (State.HELD, State.CONFIRMED):
+                return _Computed(STANDS[state])
+            lines, refusal = lines_of(body)
+            if refusal is None and not all(self._offers(node, body) for node in nodes):
+                refusal = TransitionOutcome.NODE_UNAVAILABLE
+            if refusal is not None:
+                return _Computed(refusal)
+            if not any(_open(line) for line in lines):
+                reason = "nothing would be left of it; release or cancel it instead"
+                raise InvalidRequest([FieldViolation("lines", "DOES_NOT_FIT", reason)])
+            changed = _noted(body, lines, command.idempotency_key, digest)
+            wanted = Revision(
+                target=state,
+                revision=claim.revision + 1,
+                expire_ms=claim.expire_ms,
+                body=encode_body(changed),
+                legs=legs_of(lines),
+            )
+            return _Computed(done, wanted, grows=True)
+
+        return await self._change(command.reservation_id, command.revision, mode, compute, timeout)
+
+    def _offers(self, node_id: str, body: Body) -> bool:
+        node = self._snapshot().node(node_id)
+        if node is None or node.status is not NodeStatus.ON:
+            return False
+        return node.method(body.fulfillment_method) is not None
+
     async def fulfill(self, command: ChangeCommand, timeout: float) -> TransitionResult:
         """Goods of a confirmed reservation left: on hand and committed fall together. With nothing
         open any more it is FULFILLED."""
@@ -160,10 +256,7 @@ class ReservationChanges:
         fulfills = done is TransitionOutcome.FULFILLED
 
         def compute(claim: ClaimRecord, body: Body, now_ms: int) -> _Computed:
-            known = _known_key(body, command.idempotency_key)
-            if known is not None:
-                if known.body_hash != digest:
-                    raise IdempotencyKeyReused("idempotency_key", command.idempotency_key)
+            if _is_known(body, command.idempotency_key, digest):
                 return _Computed(done, replayed=True)
             state = State(claim.state)
             if state is not State.CONFIRMED:
@@ -176,10 +269,7 @@ class ReservationChanges:
             lines, refusal = _taken(body.lines, command.lines, fulfills)
             if refusal is not None:
                 return _Computed(refusal)
-            changes = body.changes
-            if command.idempotency_key:
-                changes = (*changes, Change(command.idempotency_key, digest))[-CHANGES_KEPT:]
-            changed = msgspec.structs.replace(body, lines=lines, changes=changes)
+            changed = _noted(body, lines, command.idempotency_key, digest)
             wanted = Revision(
                 target=_state_of(lines),
                 revision=claim.revision + 1,
@@ -207,12 +297,25 @@ class ReservationChanges:
             assert claim
             if revision and revision != claim.revision:
                 return _told(rid, claim, _Computed(TransitionOutcome.REVISION_MISMATCH), mode)
-            computed = compute(claim, decode_body(claim), read.time_ms)
+            body = decode_body(claim)
+            if body.growing:
+                # Another change is under way, or died: what it asked of legs must not come later.
+                await self._shards.set_back(rid, home, deadline)
+                continue
+            computed = compute(claim, body, read.time_ms)
             if computed.wanted is None:
                 if computed.replayed:
                     await self._record(home, read, claim, {}, mode, deadline)
                 return _told(rid, claim, computed, mode)
-            reply, points = await self._shards.revise(rid, home, claim, computed.wanted, deadline)
+            short: tuple[tuple[LegLine, Shortfall], ...] = ()
+            if computed.grows:
+                reply, points, short = await self._shards.amend(
+                    rid, home, claim, computed.wanted, deadline
+                )
+            else:
+                reply, points = await self._shards.revise(
+                    rid, home, claim, computed.wanted, deadline
+                )
             if reply.outcome == Outcome.DONE:
                 assert reply.claim
                 await self._own_writes.visible(reply.claim.legs)
@@ -220,6 +323,9 @@ class ReservationChanges:
                 return _told(rid, reply.claim, computed, mode)
             if reply.outcome == Outcome.REFUSED and reply.state == State.EXPIRED:
                 return _told(rid, claim, _Computed(TransitionOutcome.EXPIRED), mode)
+            if reply.outcome == Outcome.INSUFFICIENT:
+                refused = _Computed(TransitionOutcome.INSUFFICIENT_STOCK)
+                return replace(_told(rid, claim, refused, mode), short=_named(short))
         raise Unavailable("the reservation is being changed by others; try again")
 
     async def _read(self, rid: str, home: int, deadline: Deadline) -> StepReply | None:
@@ -290,9 +396,24 @@ def _digest(command: ChangeCommand, done: TransitionOutcome) -> str:
     return hashlib.blake2b(covered, digest_size=8).hexdigest()
 
 
-def _known_key(body: Body, key: str) -> Change | None:
+def _is_known(body: Body, key: str, digest: str) -> bool:
+    """Whether the change was made under this key; IdempotencyKeyReused where another was."""
     found = (change for change in body.changes if key and change.idempotency_key == key)
-    return next(found, None)
+    known = next(found, None)
+    if known is not None and known.body_hash != digest:
+        raise IdempotencyKeyReused("idempotency_key", key)
+    return known is not None
+
+
+def _noted(body: Body, lines: tuple[ReservationLine, ...], key: str, digest: str) -> Body:
+    """The body with new lines, and the key they were asked for under. A mark that legs are growing
+    is of an earlier try, and ends with it."""
+    changes = (*body.changes, Change(key, digest))[-CHANGES_KEPT:] if key else body.changes
+    return msgspec.structs.replace(body, lines=lines, changes=changes, growing=False)
+
+
+def _named(short: Iterable[tuple[LegLine, Shortfall]]) -> tuple[ShortPosition, ...]:
+    return tuple(ShortPosition(line.sku, line.node_id, shortfall.ats) for line, shortfall in short)
 
 
 def _state_of(lines: Iterable[ReservationLine]) -> State:
@@ -333,3 +454,56 @@ def _ended_units(part: PlannedUnits, units: int, fulfills: bool) -> PlannedUnits
     if fulfills:
         return part._replace(fulfilled=part.fulfilled + units)
     return part._replace(cancelled=part.cancelled + units)
+
+
+def _amended(
+    lines: Sequence[ReservationLine], wanted: Sequence[ChangeLine]
+) -> tuple[tuple[ReservationLine, ...], TransitionOutcome | None]:
+    """The lines at their new quantities; what left or was taken back is part of a quantity."""
+    by_id = {line.line_id: line for line in lines}
+    for change in wanted:
+        line = by_id.get(change.line_id)
+        if line is None:
+            return tuple(lines), TransitionOutcome.UNKNOWN_LINE
+        growth = change.quantity - line.quantity
+        if growth < -_open(line):
+            return tuple(lines), TransitionOutcome.EXCEEDS_OPEN_QUANTITY
+        parts = list(line.planned_units)
+        if growth > 0:
+            _put_aside(parts, change.node_id or parts[0].node_id, growth)
+        for index in reversed(range(len(parts))):
+            units = min(max(0, -growth), parts[index].open_quantity)
+            parts[index] = parts[index]._replace(quantity=parts[index].quantity - units)
+            growth += units
+        by_id[change.line_id] = line._replace(quantity=change.quantity, planned_units=tuple(parts))
+    return tuple(by_id[line.line_id] for line in lines), None
+
+
+def _transferred(
+    lines: Sequence[ReservationLine], wanted: Sequence[TransferLine]
+) -> tuple[tuple[ReservationLine, ...], TransitionOutcome | None]:
+    by_id = {line.line_id: line for line in lines}
+    for change in wanted:
+        line = by_id.get(change.line_id)
+        if line is None:
+            return tuple(lines), TransitionOutcome.UNKNOWN_LINE
+        left, parts = change.quantity, list(line.planned_units)
+        for index, part in enumerate(parts):
+            fits = part.node_id == change.source_node_id
+            units = min(left, part.open_quantity) if fits else 0
+            parts[index] = part._replace(quantity=part.quantity - units)
+            left -= units
+        if left:
+            return tuple(lines), TransitionOutcome.EXCEEDS_OPEN_QUANTITY
+        _put_aside(parts, change.target_node_id, change.quantity)
+        by_id[change.line_id] = line._replace(planned_units=tuple(parts))
+    return tuple(by_id[line.line_id] for line in lines), None
+
+
+def _put_aside(parts: list[PlannedUnits], node_id: str, units: int) -> None:
+    """More units at a node, of stock that is here now."""
+    for index, part in enumerate(parts):
+        if (part.node_id, part.bucket) == (node_id, ""):
+            parts[index] = part._replace(quantity=part.quantity + units)
+            return
+    parts.append(PlannedUnits(node_id, "", units))

@@ -21,8 +21,10 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from promise_svc.application.ports import AtsIndex
-from promise_svc.application.reservation_body import decode_body, legs_of
+from promise_svc.application.reservation_body import decode_body, encode_body, legs_of
 from promise_svc.application.tasks import Deadline, OwnedTasks
 from promise_svc.domain.reservation import (
     ClaimDraft,
@@ -52,6 +54,9 @@ _GRANTED = (Outcome.DONE, Outcome.REPEATED)
 _FOLLOWED = (Outcome.DONE, Outcome.REPEATED, Outcome.MISSING)
 _CHANGED = (State.HELD, State.CONFIRMED, State.FULFILLED, State.CANCELLED)
 _STANDING = (State.HELD, State.PINNED, State.CONFIRMED)
+
+_SET_BACK_TRIES = 8
+"""Others may change a reservation meanwhile; the resolver tries again."""
 
 BACKGROUND_SECONDS = 5.0
 """Time for what follows a reply; the resolver takes over after that."""
@@ -292,9 +297,11 @@ class SeveralShards:
             step = ResolveStep(rid, State.EXPIRED, claim.attempt)
         reply = (await self._index.resolve(home, [step], deadline.left()))[0]
         if reply.outcome == Outcome.NEEDS_FOLLOW:
-            # A confirm that came to nothing: its legs are let go, also those already confirmed.
+            # A confirm that came to nothing: its legs are let go, also those already confirmed. Or
+            # legs that must still conform to an earlier change.
             self._tasks.start(_quietly(self.finish(rid, home, _claim(reply))))
-            reply = reply._replace(outcome=Outcome.REFUSED)
+            done = step.target == State.CONFIRMED
+            reply = reply._replace(outcome=Outcome.DONE if done else Outcome.REFUSED)
         points = {s: Position(r.epoch, r.sequence) for s, r in zip(others, replies, strict=True)}
         return reply, points
 
@@ -359,6 +366,78 @@ class SeveralShards:
             self._tasks.start(_quietly(self._as_claimed(rid, home)))
         return reply, {}
 
+    async def amend(
+        self, rid: str, home: int, claim: ClaimRecord, wanted: Revision, deadline: Deadline
+    ) -> tuple[StepReply, dict[int, Position], tuple[tuple[LegLine, Shortfall], ...]]:
+        """Change lines so that legs may want more units. Outcome as of ``revise``, or INSUFFICIENT
+        with the lines that are short; then nothing is changed.
+
+        Legs that grow are asked before home decides, each in its own step, and the claim is marked
+        first: where the worker dies, the resolver sets the legs back to what the claim says.
+        """
+        body = decode_body(claim)
+        now = legs_of(body.lines)
+        growing = {
+            shard: lines
+            for shard, lines in wanted.legs.items()
+            if shard != home and _grows(now.get(shard, ()), lines)
+        }
+        if growing:
+            marked = await self._rewrite(rid, home, claim, deadline, growing=True)
+            if marked.outcome not in (Outcome.DONE, Outcome.NEEDS_FOLLOW):
+                return marked, {}, ()
+            claim = _claim(marked)
+            ahead = claim._replace(change=claim.change + 1)
+            replies = await self._conform(rid, ahead, claim.expire_ms, growing, deadline)
+            short = tuple(
+                (growing[shard][shortfall.line_index], shortfall)
+                for shard, reply in replies.items()
+                for shortfall in reply.shortfalls
+            )
+            if not all(s in replies and replies[s].outcome in _GRANTED for s in growing):
+                await self.set_back(rid, home, deadline)
+                if len(replies) < len(growing):
+                    raise Unavailable("a shard of the reservation did not answer; it is unchanged")
+                outcome = Outcome.INSUFFICIENT if short else Outcome.REFUSED
+                return StepReply(outcome, 0, 0, 0, claim.state, claim), {}, short
+        reply, points = await self.revise(rid, home, claim, wanted, deadline)
+        if growing and reply.outcome != Outcome.DONE:
+            await self.set_back(rid, home, deadline)
+        here = wanted.legs.get(home, ())
+        return reply, points, tuple((here[s.line_index], s) for s in reply.shortfalls)
+
+    async def _rewrite(
+        self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline, *, growing: bool
+    ) -> StepReply:
+        """Raise a claim's change without changing its lines; only the mark."""
+        body = decode_body(claim)
+        marked = encode_body(msgspec.structs.replace(body, growing=growing))
+        step = ReviseStep(
+            rid, claim.attempt, claim.change, claim.state, claim.state, claim.revision,
+            claim.expire_ms, marked, legs_of(body.lines).get(home, ()),
+        )  # fmt: skip
+        return (await self._index.revise(home, [step], deadline.left()))[0]
+
+    async def set_back(self, rid: str, home: int, deadline: Deadline) -> bool:
+        """Make legs that were asked for more what their claim says; False when a shard did not
+        answer. The claim's change is raised twice, beyond what such a message could still carry."""
+        for _ in range(_SET_BACK_TRIES):
+            reply = (await self._index.read_claims(home, [rid], deadline.left()))[0]
+            claim = reply.claim
+            if not claim or claim.state not in (State.HELD, State.CONFIRMED):
+                return True
+            if not decode_body(claim).growing:
+                return True
+            for growing in (True, False):
+                reply = await self._rewrite(rid, home, claim, deadline, growing=growing)
+                if reply.outcome not in (Outcome.DONE, Outcome.NEEDS_FOLLOW):
+                    break
+                claim = _claim(reply)
+            else:
+                others = [shard for shard in claim.legs if shard != home]
+                return len(await self._changed(rid, home, claim, deadline)) == len(others)
+        return False
+
     async def _changed(
         self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline
     ) -> dict[int, Position]:
@@ -401,7 +480,7 @@ class SeveralShards:
         if not reply.claim:
             return
         others = [shard for shard in reply.claim.legs if shard != home]
-        if reply.state == State.HELD:
+        if reply.state == State.HELD and not decode_body(reply.claim).growing:
             await self._changed(rid, home, reply.claim, deadline)
         elif reply.state == State.EXPIRED:
             await self._follow(rid, reply.claim.attempt, State.EXPIRED, others, deadline)
@@ -417,6 +496,8 @@ class SeveralShards:
         if state is State.PINNED:
             await self._confirm_pinned(rid, home, claim, deadline)
             return True
+        if claim.change and decode_body(claim).growing and state in (State.HELD, State.CONFIRMED):
+            return await self.set_back(rid, home, deadline)
         if claim.change and state in _CHANGED:
             followed = await self._changed(rid, home, claim, deadline)
             return len(followed) == len([shard for shard in claim.legs if shard != home])
@@ -531,6 +612,11 @@ def _refusal(hold: Hold, home: StepReply, refused: Mapping[int, StepReply]) -> H
         contended=any(reply.contended for reply in refused.values()),
         attempt=max(reply.attempt for reply in refused.values()),
     )
+
+
+def _grows(now: Sequence[LegLine], wanted: Sequence[LegLine]) -> bool:
+    units = {line[:3]: line.quantity for line in now}
+    return any(line.quantity > units.get(line[:3], 0) for line in wanted)
 
 
 def _stands(reply: StepReply) -> bool:

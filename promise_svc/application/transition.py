@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from promise_svc.application.reservation_body import Reservation
 from promise_svc.domain.reservation import (
@@ -21,6 +22,14 @@ from promise_svc.errors import (
 )
 
 
+class ShortPosition(NamedTuple):
+    """A position that has too few units for a change."""
+
+    sku: str
+    node_id: str
+    ats: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransitionResult:
     """Answer to whatever moves or changes a reservation, with the reservation as it is now."""
@@ -29,6 +38,8 @@ class TransitionResult:
     reservation: Reservation
     replayed: bool
     durability: DurabilityMode
+    short: tuple[ShortPosition, ...] = ()
+    """For INSUFFICIENT_STOCK."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -555,7 +555,8 @@ class ShardLedger:
     def _decide(
         self, rid: str, claim: ClaimRecord, target: State, *, followed: bool = False
     ) -> StepReply:
-        alone = followed or claim.legs == (self.shard,)
+        # Legs may still have to conform to a change that was decided before.
+        alone = (followed and not claim.change) or claim.legs == (self.shard,)
         self._set_claim(rid, claim._replace(state=target, settled=int(alone)))
         leg = self._leg_now(rid) if self.shard in claim.legs else None
         ours = leg is not None and leg.attempt == claim.attempt

@@ -162,6 +162,8 @@ class TransitionOutcome(IntEnum):
     CANCELLED = 3
     FULFILLED = 4
     EXTENDED = 5
+    AMENDED = 6
+    TRANSFERRED = 7
     REVISION_MISMATCH = 10
     EXPIRED = 20
     ALREADY_RELEASED = 30
@@ -173,6 +175,8 @@ class TransitionOutcome(IntEnum):
     UNKNOWN_LINE = 85
     EXCEEDS_OPEN_QUANTITY = 90
     LIFE_LIMIT_REACHED = 95
+    NODE_UNAVAILABLE = 96
+    INSUFFICIENT_STOCK = 97
 
 
 class Outcome(IntEnum):

@@ -22,6 +22,8 @@ from promise_svc.rpc.convert.reservation import (
     extend_from,
     get_from,
     get_to,
+    relined_to,
+    transfer_from,
     transition_from,
     transition_to,
 )
@@ -44,6 +46,8 @@ class ReservationServicer:
         "CancelReservation": MethodRule(Priority.SETTLE, Scope.RESERVE, writes=True),
         "ExtendReservation": MethodRule(Priority.SETTLE, Scope.RESERVE, writes=True),
         "FulfillReservation": MethodRule(Priority.SETTLE, Scope.RESERVE, writes=True),
+        "AmendReservation": MethodRule(Priority.RESERVE, Scope.RESERVE, writes=True),
+        "TransferReservation": MethodRule(Priority.RESERVE, Scope.RESERVE, writes=True),
     }
 
     def __init__(
@@ -113,6 +117,19 @@ class ReservationServicer:
         values = extend_from(request, self._ttl)
         result = await self._reservations.changes.extend(*values, call.timeout)
         return transition_to(pb.ExtendReservationResponse, TransitionOutcome.EXTENDED, result)
+
+    async def AmendReservation(
+        self, request: pb.AmendReservationRequest, call: Call
+    ) -> pb.AmendReservationResponse:
+        result = await self._reservations.changes.amend(change_from(request), call.timeout)
+        return relined_to(pb.AmendReservationResponse, TransitionOutcome.AMENDED, result)
+
+    async def TransferReservation(
+        self, request: pb.TransferReservationRequest, call: Call
+    ) -> pb.TransferReservationResponse:
+        command, transfers = transfer_from(request)
+        result = await self._reservations.changes.transfer(command, transfers, call.timeout)
+        return relined_to(pb.TransferReservationResponse, TransitionOutcome.TRANSFERRED, result)
 
     async def FulfillReservation(
         self, request: pb.FulfillReservationRequest, call: Call

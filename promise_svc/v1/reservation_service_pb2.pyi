@@ -147,6 +147,10 @@ class _TransitionOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tra
     """These goods left, told by this call or an earlier one."""
     TRANSITION_OUTCOME_EXTENDED: _TransitionOutcome.ValueType  # 5
     """It ends later now, or already did."""
+    TRANSITION_OUTCOME_AMENDED: _TransitionOutcome.ValueType  # 6
+    """Its lines have their new quantities."""
+    TRANSITION_OUTCOME_TRANSFERRED: _TransitionOutcome.ValueType  # 7
+    """Its units are put aside elsewhere."""
     TRANSITION_OUTCOME_REVISION_MISMATCH: _TransitionOutcome.ValueType  # 10
     """Its lines changed since the revision expected; told whatever its state."""
     TRANSITION_OUTCOME_EXPIRED: _TransitionOutcome.ValueType  # 20
@@ -169,6 +173,10 @@ class _TransitionOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tra
     """Fewer units of a line are open (at the node named) than the call would end."""
     TRANSITION_OUTCOME_LIFE_LIMIT_REACHED: _TransitionOutcome.ValueType  # 95
     """It already ends as late as a hold may."""
+    TRANSITION_OUTCOME_NODE_UNAVAILABLE: _TransitionOutcome.ValueType  # 96
+    """A node named is unknown, OFF, or does not offer the reservation's method."""
+    TRANSITION_OUTCOME_INSUFFICIENT_STOCK: _TransitionOutcome.ValueType  # 97
+    """Too little can be sold; nothing was changed."""
 
 class TransitionOutcome(_TransitionOutcome, metaclass=_TransitionOutcomeEnumTypeWrapper):
     """What happened to an attempt to move a reservation to another state or to change it. Numbers are the precedence:
@@ -187,6 +195,10 @@ TRANSITION_OUTCOME_FULFILLED: TransitionOutcome.ValueType  # 4
 """These goods left, told by this call or an earlier one."""
 TRANSITION_OUTCOME_EXTENDED: TransitionOutcome.ValueType  # 5
 """It ends later now, or already did."""
+TRANSITION_OUTCOME_AMENDED: TransitionOutcome.ValueType  # 6
+"""Its lines have their new quantities."""
+TRANSITION_OUTCOME_TRANSFERRED: TransitionOutcome.ValueType  # 7
+"""Its units are put aside elsewhere."""
 TRANSITION_OUTCOME_REVISION_MISMATCH: TransitionOutcome.ValueType  # 10
 """Its lines changed since the revision expected; told whatever its state."""
 TRANSITION_OUTCOME_EXPIRED: TransitionOutcome.ValueType  # 20
@@ -209,6 +221,10 @@ TRANSITION_OUTCOME_EXCEEDS_OPEN_QUANTITY: TransitionOutcome.ValueType  # 90
 """Fewer units of a line are open (at the node named) than the call would end."""
 TRANSITION_OUTCOME_LIFE_LIMIT_REACHED: TransitionOutcome.ValueType  # 95
 """It already ends as late as a hold may."""
+TRANSITION_OUTCOME_NODE_UNAVAILABLE: TransitionOutcome.ValueType  # 96
+"""A node named is unknown, OFF, or does not offer the reservation's method."""
+TRANSITION_OUTCOME_INSUFFICIENT_STOCK: TransitionOutcome.ValueType  # 97
+"""Too little can be sold; nothing was changed."""
 Global___TransitionOutcome: _TypeAlias = TransitionOutcome  # noqa: Y015
 
 @_typing.final
@@ -1028,6 +1044,244 @@ class ExtendReservationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExtendReservationResponse: _TypeAlias = ExtendReservationResponse  # noqa: Y015
+
+@_typing.final
+class AmendReservationRequest(_message.Message):
+    """Asks for other quantities."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    DURABILITY_MODE_FIELD_NUMBER: _builtins.int
+    reservation_id: _builtins.str
+    """The reservation. Required."""
+    idempotency_key: _builtins.str
+    """The caller's name for this change. Required."""
+    expected_revision: _builtins.int
+    """Amend only this revision of its lines, 1 or more. Optional."""
+    durability_mode: _types_pb2.DurabilityMode.ValueType
+    """What the acknowledgement must survive. Optional; UNSPECIFIED means FSYNC."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineUnits]:
+        """Lines to change, 1 to 2,000, each once: `quantity` is what the line shall come to, 0 or more,
+        with what left or was taken back before. More units are taken at `node_id`, or, where it is
+        empty, at the first of the line's nodes. Lines that are not named stay as they are.
+        """
+
+    def __init__(
+        self,
+        *,
+        reservation_id: _builtins.str = ...,
+        lines: _abc.Iterable[Global___LineUnits] | None = ...,
+        idempotency_key: _builtins.str = ...,
+        expected_revision: _builtins.int | None = ...,
+        durability_mode: _types_pb2.DurabilityMode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "durability_mode", b"durability_mode", "expected_revision", b"expected_revision", "idempotency_key", b"idempotency_key", "lines", b"lines", "reservation_id", b"reservation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
+
+Global___AmendReservationRequest: _TypeAlias = AmendReservationRequest  # noqa: Y015
+
+@_typing.final
+class AmendReservationResponse(_message.Message):
+    """Answers AmendReservation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    RESERVATION_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    DURABILITY_MODE_FIELD_NUMBER: _builtins.int
+    SHORT_POSITIONS_FIELD_NUMBER: _builtins.int
+    outcome: Global___TransitionOutcome.ValueType
+    """AMENDED, or why not: REVISION_MISMATCH, EXPIRED, ALREADY_RELEASED, ALREADY_CANCELLED,
+    ALREADY_SUPERSEDED, ALREADY_FULFILLED, UNKNOWN_LINE, EXCEEDS_OPEN_QUANTITY (less than what left
+    already), NODE_UNAVAILABLE, INSUFFICIENT_STOCK.
+    """
+    replayed: _builtins.bool
+    """True when an earlier call had changed it."""
+    durability_mode: _types_pb2.DurabilityMode.ValueType
+    """What the acknowledgement survives; UNSPECIFIED unless the outcome is AMENDED."""
+    @_builtins.property
+    def reservation(self) -> Global___Reservation:
+        """The reservation as it is now."""
+
+    @_builtins.property
+    def short_positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShortPosition]:
+        """For INSUFFICIENT_STOCK, where units lack."""
+
+    def __init__(
+        self,
+        *,
+        outcome: Global___TransitionOutcome.ValueType = ...,
+        reservation: Global___Reservation | None = ...,
+        replayed: _builtins.bool = ...,
+        durability_mode: _types_pb2.DurabilityMode.ValueType = ...,
+        short_positions: _abc.Iterable[Global___ShortPosition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reservation", b"reservation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability_mode", b"durability_mode", "outcome", b"outcome", "replayed", b"replayed", "reservation", b"reservation", "short_positions", b"short_positions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AmendReservationResponse: _TypeAlias = AmendReservationResponse  # noqa: Y015
+
+@_typing.final
+class ShortPosition(_message.Message):
+    """A position with too few units for a change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKU_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    ATS_FIELD_NUMBER: _builtins.int
+    sku: _builtins.str
+    """The SKU."""
+    node_id: _builtins.str
+    """The node."""
+    ats: _builtins.int
+    """Units that could have been taken there, 0 or more."""
+    def __init__(
+        self,
+        *,
+        sku: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        ats: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ats", b"ats", "node_id", b"node_id", "sku", b"sku"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShortPosition: _TypeAlias = ShortPosition  # noqa: Y015
+
+@_typing.final
+class TransferReservationRequest(_message.Message):
+    """Asks to put units aside elsewhere."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    TRANSFERS_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    DURABILITY_MODE_FIELD_NUMBER: _builtins.int
+    reservation_id: _builtins.str
+    """The reservation. Required."""
+    idempotency_key: _builtins.str
+    """The caller's name for this transfer. Required."""
+    expected_revision: _builtins.int
+    """Transfer only this revision of its lines, 1 or more. Optional."""
+    durability_mode: _types_pb2.DurabilityMode.ValueType
+    """What the acknowledgement must survive. Optional; UNSPECIFIED means FSYNC."""
+    @_builtins.property
+    def transfers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineTransfer]:
+        """What to transfer, 1 to 2,000 entries."""
+
+    def __init__(
+        self,
+        *,
+        reservation_id: _builtins.str = ...,
+        transfers: _abc.Iterable[Global___LineTransfer] | None = ...,
+        idempotency_key: _builtins.str = ...,
+        expected_revision: _builtins.int | None = ...,
+        durability_mode: _types_pb2.DurabilityMode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "durability_mode", b"durability_mode", "expected_revision", b"expected_revision", "idempotency_key", b"idempotency_key", "reservation_id", b"reservation_id", "transfers", b"transfers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
+
+Global___TransferReservationRequest: _TypeAlias = TransferReservationRequest  # noqa: Y015
+
+@_typing.final
+class LineTransfer(_message.Message):
+    """Units of one line to put aside elsewhere."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINE_ID_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    SOURCE_NODE_ID_FIELD_NUMBER: _builtins.int
+    TARGET_NODE_ID_FIELD_NUMBER: _builtins.int
+    line_id: _builtins.str
+    """The line. Required."""
+    quantity: _builtins.int
+    """Open units, 1 to 2147483647."""
+    source_node_id: _builtins.str
+    """Where they are put aside now. Required."""
+    target_node_id: _builtins.str
+    """Where they shall be; it must be ON and offer the reservation's method. Required."""
+    def __init__(
+        self,
+        *,
+        line_id: _builtins.str = ...,
+        quantity: _builtins.int = ...,
+        source_node_id: _builtins.str = ...,
+        target_node_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["line_id", b"line_id", "quantity", b"quantity", "source_node_id", b"source_node_id", "target_node_id", b"target_node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineTransfer: _TypeAlias = LineTransfer  # noqa: Y015
+
+@_typing.final
+class TransferReservationResponse(_message.Message):
+    """Answers TransferReservation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    RESERVATION_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    DURABILITY_MODE_FIELD_NUMBER: _builtins.int
+    SHORT_POSITIONS_FIELD_NUMBER: _builtins.int
+    outcome: Global___TransitionOutcome.ValueType
+    """TRANSFERRED, or why not: as in AmendReservationResponse."""
+    replayed: _builtins.bool
+    """True when an earlier call had transferred it."""
+    durability_mode: _types_pb2.DurabilityMode.ValueType
+    """What the acknowledgement survives; UNSPECIFIED unless the outcome is TRANSFERRED."""
+    @_builtins.property
+    def reservation(self) -> Global___Reservation:
+        """The reservation as it is now."""
+
+    @_builtins.property
+    def short_positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShortPosition]:
+        """For INSUFFICIENT_STOCK, where units lack."""
+
+    def __init__(
+        self,
+        *,
+        outcome: Global___TransitionOutcome.ValueType = ...,
+        reservation: Global___Reservation | None = ...,
+        replayed: _builtins.bool = ...,
+        durability_mode: _types_pb2.DurabilityMode.ValueType = ...,
+        short_positions: _abc.Iterable[Global___ShortPosition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reservation", b"reservation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability_mode", b"durability_mode", "outcome", b"outcome", "replayed", b"replayed", "reservation", b"reservation", "short_positions", b"short_positions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransferReservationResponse: _TypeAlias = TransferReservationResponse  # noqa: Y015
 
 @_typing.final
 class FulfillReservationRequest(_message.Message):

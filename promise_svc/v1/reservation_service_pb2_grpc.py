@@ -80,6 +80,16 @@ class ReservationServiceStub:
                 request_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.ExtendReservationRequest.SerializeToString,
                 response_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.ExtendReservationResponse.FromString,
                 _registered_method=True)
+        self.AmendReservation = channel.unary_unary(
+                '/promise_svc.v1.ReservationService/AmendReservation',
+                request_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.AmendReservationRequest.SerializeToString,
+                response_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.AmendReservationResponse.FromString,
+                _registered_method=True)
+        self.TransferReservation = channel.unary_unary(
+                '/promise_svc.v1.ReservationService/TransferReservation',
+                request_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.TransferReservationRequest.SerializeToString,
+                response_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.TransferReservationResponse.FromString,
+                _registered_method=True)
         self.FulfillReservation = channel.unary_unary(
                 '/promise_svc.v1.ReservationService/FulfillReservation',
                 request_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.FulfillReservationRequest.SerializeToString,
@@ -198,6 +208,27 @@ class ReservationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AmendReservation(self, request, context):
+        """Gives lines of a hold or an order new quantities, all or none. More units are taken only if they
+        can be sold at that moment; fewer go back into stock.
+
+        Idempotent by `idempotency_key`. Errors as ConfirmReservation, and INVALID_ARGUMENT
+        (IDEMPOTENCY_KEY_REUSED; DOES_NOT_FIT where nothing would be left).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TransferReservation(self, request, context):
+        """Puts units of a hold or an order aside at another node instead, all or none. Dates that were
+        promised with the hold stay as they were told; they are not computed anew.
+
+        Idempotent by `idempotency_key`. Errors as AmendReservation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FulfillReservation(self, request, context):
         """Tells that goods of a confirmed reservation left, whole or in part: on hand and committed fall
         together. With nothing open any more it is FULFILLED.
@@ -252,6 +283,16 @@ def add_ReservationServiceServicer_to_server(servicer, server):
                     servicer.ExtendReservation,
                     request_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.ExtendReservationRequest.FromString,
                     response_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.ExtendReservationResponse.SerializeToString,
+            ),
+            'AmendReservation': grpc.unary_unary_rpc_method_handler(
+                    servicer.AmendReservation,
+                    request_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.AmendReservationRequest.FromString,
+                    response_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.AmendReservationResponse.SerializeToString,
+            ),
+            'TransferReservation': grpc.unary_unary_rpc_method_handler(
+                    servicer.TransferReservation,
+                    request_deserializer=promise__svc_dot_v1_dot_reservation__service__pb2.TransferReservationRequest.FromString,
+                    response_serializer=promise__svc_dot_v1_dot_reservation__service__pb2.TransferReservationResponse.SerializeToString,
             ),
             'FulfillReservation': grpc.unary_unary_rpc_method_handler(
                     servicer.FulfillReservation,
@@ -481,6 +522,60 @@ class ReservationService:
             '/promise_svc.v1.ReservationService/ExtendReservation',
             promise__svc_dot_v1_dot_reservation__service__pb2.ExtendReservationRequest.SerializeToString,
             promise__svc_dot_v1_dot_reservation__service__pb2.ExtendReservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AmendReservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/promise_svc.v1.ReservationService/AmendReservation',
+            promise__svc_dot_v1_dot_reservation__service__pb2.AmendReservationRequest.SerializeToString,
+            promise__svc_dot_v1_dot_reservation__service__pb2.AmendReservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TransferReservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/promise_svc.v1.ReservationService/TransferReservation',
+            promise__svc_dot_v1_dot_reservation__service__pb2.TransferReservationRequest.SerializeToString,
+            promise__svc_dot_v1_dot_reservation__service__pb2.TransferReservationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -109,6 +109,19 @@ class ReservationServiceStub:
 
     Sent again, it counts from then on. Errors as ConfirmReservation.
     """
+    AmendReservation: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.AmendReservationRequest, _reservation_service_pb2.AmendReservationResponse]
+    """Gives lines of a hold or an order new quantities, all or none. More units are taken only if they
+    can be sold at that moment; fewer go back into stock.
+
+    Idempotent by `idempotency_key`. Errors as ConfirmReservation, and INVALID_ARGUMENT
+    (IDEMPOTENCY_KEY_REUSED; DOES_NOT_FIT where nothing would be left).
+    """
+    TransferReservation: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.TransferReservationRequest, _reservation_service_pb2.TransferReservationResponse]
+    """Puts units of a hold or an order aside at another node instead, all or none. Dates that were
+    promised with the hold stay as they were told; they are not computed anew.
+
+    Idempotent by `idempotency_key`. Errors as AmendReservation.
+    """
     FulfillReservation: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.FulfillReservationRequest, _reservation_service_pb2.FulfillReservationResponse]
     """Tells that goods of a confirmed reservation left, whole or in part: on hand and committed fall
     together. With nothing open any more it is FULFILLED.
@@ -198,6 +211,19 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     Checks no stock; a hold that ended stays ended.
 
     Sent again, it counts from then on. Errors as ConfirmReservation.
+    """
+    AmendReservation: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.AmendReservationRequest, _reservation_service_pb2.AmendReservationResponse]  # type: ignore[assignment]
+    """Gives lines of a hold or an order new quantities, all or none. More units are taken only if they
+    can be sold at that moment; fewer go back into stock.
+
+    Idempotent by `idempotency_key`. Errors as ConfirmReservation, and INVALID_ARGUMENT
+    (IDEMPOTENCY_KEY_REUSED; DOES_NOT_FIT where nothing would be left).
+    """
+    TransferReservation: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.TransferReservationRequest, _reservation_service_pb2.TransferReservationResponse]  # type: ignore[assignment]
+    """Puts units of a hold or an order aside at another node instead, all or none. Dates that were
+    promised with the hold stay as they were told; they are not computed anew.
+
+    Idempotent by `idempotency_key`. Errors as AmendReservation.
     """
     FulfillReservation: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.FulfillReservationRequest, _reservation_service_pb2.FulfillReservationResponse]  # type: ignore[assignment]
     """Tells that goods of a confirmed reservation left, whole or in part: on hand and committed fall
@@ -333,6 +359,31 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         Checks no stock; a hold that ended stays ended.
 
         Sent again, it counts from then on. Errors as ConfirmReservation.
+        """
+
+    @_abc_1.abstractmethod
+    def AmendReservation(
+        self,
+        request: _reservation_service_pb2.AmendReservationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_service_pb2.AmendReservationResponse, _abc.Awaitable[_reservation_service_pb2.AmendReservationResponse]]:
+        """Gives lines of a hold or an order new quantities, all or none. More units are taken only if they
+        can be sold at that moment; fewer go back into stock.
+
+        Idempotent by `idempotency_key`. Errors as ConfirmReservation, and INVALID_ARGUMENT
+        (IDEMPOTENCY_KEY_REUSED; DOES_NOT_FIT where nothing would be left).
+        """
+
+    @_abc_1.abstractmethod
+    def TransferReservation(
+        self,
+        request: _reservation_service_pb2.TransferReservationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_service_pb2.TransferReservationResponse, _abc.Awaitable[_reservation_service_pb2.TransferReservationResponse]]:
+        """Puts units of a hold or an order aside at another node instead, all or none. Dates that were
+        promised with the hold stay as they were told; they are not computed anew.
+
+        Idempotent by `idempotency_key`. Errors as AmendReservation.
         """
 
     @_abc_1.abstractmethod

@@ -13,6 +13,7 @@ RACES = "tests/contract/test_reservation_races.py::"
 QUOTES = "tests/contract/test_quotes.py::"
 RIVALS = "tests/contract/test_reservation_rivals.py::"
 CHANGES = "tests/contract/test_reservation_changes.py::"
+AMENDS = "tests/contract/test_reservation_amends.py::"
 COUNTERS = "tests/contract/test_counters.py::"
 LEDGER = "tests/property/test_ledger.py::test_the_ledger_keeps_its_invariants"
 SUPERVISOR = "promise_svc/rpc/supervisor.py"
@@ -253,8 +254,12 @@ MUTANTS = (
     Mutant(
         "shipment_key_forgotten",
         "promise_svc/application/reservation_changes.py",
-        "            if known is not None:\n",
-        "            if False:\n",
+        "                return _Computed(done, replayed=True)\n"
+        "            state = State(claim.state)\n"
+        "            if state is not State.CONFIRMED:\n",
+        "                pass\n"
+        "            state = State(claim.state)\n"
+        "            if state is not State.CONFIRMED:\n",
         (CHANGES + "test_the_same_shipment_told_twice_counts_once",),
         "A parcel that is told twice would lower the stock twice.",
     ),
@@ -328,6 +333,22 @@ MUTANTS = (
             "test_units_sold_to_another_meanwhile_are_not_sold_twice",
         ),
         "A hold that ran out would be told as one that never was.",
+    ),
+    Mutant(
+        "growing_without_a_mark",
+        "promise_svc/application/several_shards.py",
+        "        if claim.change and decode_body(claim).growing and",
+        "        if False and",
+        (AMENDS + "test_a_worker_killed_at_any_call_amends_all_or_nothing",),
+        "Units asked for by a worker that died would be held by an order that does not name them.",
+    ),
+    Mutant(
+        "growth_not_checked",
+        f"{LUA}/revise.lua",
+        "      if free < -back then\n",
+        "      if false then\n",
+        (AMENDS + "test_with_too_little_of_one_line_nothing_changes",),
+        "An amended order would be sold more than there is.",
     ),
     Mutant(
         "retry_sources_anew",
@@ -445,7 +466,7 @@ MUTANTS = (
     ),
     Mutant(
         "twin_takes_no_safety_stock",
-        "native/_ats_table.pyx",
+        "native/_ats_table.pxd",
         "    cdef int64_t ats = cell.on_hand - cell.committed - cell.held - cell.safety_stock\n",
         "    cdef int64_t ats = cell.on_hand - cell.committed - cell.held\n",
         ("tests/native/test_ats_table_equality.py",),

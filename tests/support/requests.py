@@ -56,6 +56,8 @@ DECODERS: dict[type, Callable[[Any], Any]] = {
     reservation_pb.ReleaseReservationRequest: reservation.transition_from,
     reservation_pb.CancelReservationRequest: reservation.change_from,
     reservation_pb.FulfillReservationRequest: reservation.change_from,
+    reservation_pb.AmendReservationRequest: reservation.change_from,
+    reservation_pb.TransferReservationRequest: reservation.transfer_from,
     reservation_pb.ExtendReservationRequest: lambda r: reservation.extend_from(r, TTL),
     supply_pb.SyncSupplyRequest: supply.sync_from,
     supply_pb.AdjustSupplyRequest: lambda r: supply.adjust_from(r, NOW_MS),

@@ -13,7 +13,7 @@ from promise_svc.application.reservation import (
     TransitionResult,
 )
 from promise_svc.application.reservation_body import CreateCommand, RequestedLine
-from promise_svc.application.reservation_changes import ChangeCommand, ChangeLine
+from promise_svc.application.reservation_changes import ChangeCommand, ChangeLine, TransferLine
 from promise_svc.domain.network import FulfillmentMethod
 from promise_svc.domain.reach import Address
 from promise_svc.domain.reservation import (
@@ -66,7 +66,10 @@ ReplyT = TypeVar(
     pb.CancelReservationResponse,
     pb.ExtendReservationResponse,
     pb.FulfillReservationResponse,
+    pb.AmendReservationResponse,
+    pb.TransferReservationResponse,
 )
+RelinedT = TypeVar("RelinedT", pb.AmendReservationResponse, pb.TransferReservationResponse)
 
 
 class TransitionValues(NamedTuple):
@@ -208,6 +211,8 @@ def _revision_from(
         | pb.CancelReservationRequest
         | pb.ExtendReservationRequest
         | pb.FulfillReservationRequest
+        | pb.AmendReservationRequest
+        | pb.TransferReservationRequest
     ),
 ) -> int:
     """0 for any."""
@@ -255,32 +260,74 @@ def extend_from(request: pb.ExtendReservationRequest, ttl: TtlLimits) -> ExtendV
 
 
 def change_from(
-    request: pb.FulfillReservationRequest | pb.CancelReservationRequest,
+    request: (
+        pb.FulfillReservationRequest | pb.CancelReservationRequest | pb.AmendReservationRequest
+    ),
 ) -> ChangeCommand:
-    """The values of a fulfillment or a cancellation."""
+    """The values of a fulfillment, a cancellation or an amendment."""
     fields = Fields()
-    lines = []
-    count = fields.count("lines", len(request.lines), 0, LINES_MAX)
+    lines, seen = [], set[str]()
+    amends = isinstance(request, pb.AmendReservationRequest)
+    count = fields.count("lines", len(request.lines), int(amends), LINES_MAX)
     for index, units in enumerate(request.lines[:count]):
         path = f"lines[{index}]"
+        if amends:
+            fields.unique(f"{path}.line_id", units.line_id, seen)
         lines.append(
             ChangeLine(
                 fields.id(f"{path}.line_id", units.line_id),
-                fields.quantity(f"{path}.quantity", units.quantity),
+                fields.quantity(f"{path}.quantity", units.quantity, 0 if amends else 1),
                 fields.id(f"{path}.node_id", units.node_id, optional=True),
             )
         )
-    command = ChangeCommand(
-        reservation_id=fields.id("reservation_id", request.reservation_id),
-        idempotency_key=fields.id(
-            "idempotency_key", request.idempotency_key, optional=not request.lines
-        ),
-        revision=_revision_from(fields, request),
-        lines=tuple(lines),
-        durability=_durability_from(fields, request.durability_mode),
-    )
+    whole = not request.lines and not amends
+    command = _change_from(fields, request, lines=tuple(lines), whole=whole)
     fields.done()
     return command
+
+
+def transfer_from(
+    request: pb.TransferReservationRequest,
+) -> tuple[ChangeCommand, tuple[TransferLine, ...]]:
+    """The values of a transfer."""
+    fields = Fields()
+    transfers = []
+    count = fields.count("transfers", len(request.transfers), 1, LINES_MAX)
+    for index, units in enumerate(request.transfers[:count]):
+        path = f"transfers[{index}]"
+        transfers.append(
+            TransferLine(
+                fields.id(f"{path}.line_id", units.line_id),
+                fields.quantity(f"{path}.quantity", units.quantity),
+                fields.id(f"{path}.source_node_id", units.source_node_id),
+                fields.id(f"{path}.target_node_id", units.target_node_id),
+            )
+        )
+    command = _change_from(fields, request)
+    fields.done()
+    return command, tuple(transfers)
+
+
+def _change_from(
+    fields: Fields,
+    request: (
+        pb.FulfillReservationRequest
+        | pb.CancelReservationRequest
+        | pb.AmendReservationRequest
+        | pb.TransferReservationRequest
+    ),
+    *,
+    lines: tuple[ChangeLine, ...] = (),
+    whole: bool = False,
+) -> ChangeCommand:
+    key = fields.id("idempotency_key", request.idempotency_key, optional=whole)
+    return ChangeCommand(
+        reservation_id=fields.id("reservation_id", request.reservation_id),
+        idempotency_key=key,
+        revision=_revision_from(fields, request),
+        lines=lines,
+        durability=_durability_from(fields, request.durability_mode),
+    )
 
 
 def create_to(result: CreateResult) -> pb.CreateReservationResponse:
@@ -344,6 +391,16 @@ def transition_to(
         replayed=result.replayed,
         durability_mode=durability,
     )
+
+
+def relined_to(
+    reply: type[RelinedT], wanted: TransitionOutcome, result: TransitionResult
+) -> RelinedT:
+    """The reply of an amendment or a transfer, with the positions that are short."""
+    told = transition_to(reply, wanted, result)
+    for short in result.short:
+        told.short_positions.add(sku=short.sku, node_id=short.node_id, ats=short.ats)
+    return told
 
 
 def reservation_to(reservation: Reservation) -> pb.Reservation:

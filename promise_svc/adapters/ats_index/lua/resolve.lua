@@ -3,7 +3,7 @@
 
 local function decide(rid, claim, target, followed)
   local legs = claim[C_LEGS]
-  local alone = followed or #legs == 1 and legs[1] == S.shard
+  local alone = followed and (claim[C_CHANGE] or 0) == 0 or #legs == 1 and legs[1] == S.shard
   put_claim(rid, claim, target, alone and 1 or 0)
   local leg = has(legs, S.shard) and leg_now(rid)
   if leg and leg[L_ATTEMPT] == claim[C_ATTEMPT] and leg_may_move(leg[L_STATE], target) then
