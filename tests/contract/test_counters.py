@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from promise_svc.application.reservation_changes import ChangeCommand
+from promise_svc.domain.inventory import QUANTITY_MAX
 from promise_svc.domain.reservation import AdjustRow, Outcome, SupplyRow, TransitionOutcome
 from tests.support.reservation_world import World, a_cart
 from tests.support.shards import TIMEOUT, WINDOW_MS
@@ -62,6 +63,20 @@ async def test_a_key_older_than_the_window_changes_nothing(world: World) -> None
     told.append(await adjust("key", now_ms - WINDOW_MS))
 
     assert told == [(Outcome.WINDOW_PASSED, 5), (Outcome.DONE, 6), (Outcome.REPEATED, 6)]
+
+
+async def test_units_owed_have_a_largest_number_too(world: World) -> None:
+    """Refused beyond it, and nothing changes: the only sale that is not taken."""
+    shard = world.shard("A")
+    rows = [
+        AdjustRow("A", "n1", "", -QUANTITY_MAX, "s1", "x", sale=1),
+        AdjustRow("A", "n1", "", -1, "s2", "x", sale=1),
+    ]
+
+    first, second = await world.index.adjust_supply(shard, rows, TIMEOUT)
+
+    assert (first.outcome, first.shortage) == (Outcome.DONE, QUANTITY_MAX)
+    assert (second.outcome, second.shortage) == (Outcome.ABOVE_MAXIMUM, QUANTITY_MAX)
 
 
 async def test_a_sale_made_elsewhere_leaves_holds_alone_and_tells_the_shortage(

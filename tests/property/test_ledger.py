@@ -263,6 +263,15 @@ class Steps(RuleBasedStateMachine):
             ],
         )
 
+    @rule(sku=skus, node=nodes, units=st.integers(1, 6), paid=st.booleans())
+    def sell_elsewhere(self, sku: str, node: str, units: int, paid: bool) -> None:
+        """More than is there, mostly, and perhaps the receipt that pays it; under fresh keys."""
+        key = f"f{len(self.ledger.adjustments)}"
+        rows = [AdjustRow(sku, node, "", -units, key, "b", 0, 1)]
+        if paid:
+            rows.append(AdjustRow(sku, node, "", units, f"{key} paid", "b"))
+        self.both("adjust_supply", rows)
+
     @rule(limit=st.integers(1, 3))
     def sweep(self, limit: int) -> None:
         self.both("sweep", [limit])
@@ -431,10 +440,12 @@ PATHS = {
     "change DONE",
     "change WINDOW_PASSED",
     "change REPEATED",
+    "change DONE paid",
+    "sale DONE short",
     "sale REPEATED",
     "sale WINDOW_PASSED",
 }
-"""What the runs must have come by, and do a hundred times each: a rule that is never reached is not
+"""What the runs must have come by, and do dozens of times each: a rule that is never reached is not
 tested."""
 
 
