@@ -133,8 +133,8 @@ class Told:
                 continue
             sure = sum(
                 _units(hold.first).get(key, 0)
-                for hold in self.holds.values()
-                if hold.first is not None and _stands(hold, hold.first, now_ms)
+                for other, hold in self.holds.items()
+                if hold.first is not None and _stands(hold, self._ends_ms(other), now_ms)
             )
             if sure > self.most_on_hand[key]:
                 self._broken(f"{key}: {sure} units told, {self.most_on_hand[key]} is all there was")
@@ -156,11 +156,11 @@ class Told:
                 self._broken(f"{rid}: stands {state.name}, and nobody asked for it")
 
 
-def _stands(hold: Hold, first: Reservation, now_ms: int) -> bool:
+def _stands(hold: Hold, ends_ms: int, now_ms: int) -> bool:
     if hold.asked & {State.CANCELLED, State.RELEASED} or hold.shown[-1][1] is State.EXPIRED:
         return False
     confirmed = any(state is State.CONFIRMED for _, state in hold.shown)
-    return confirmed or now_ms < first.expire_ms
+    return confirmed or now_ms < ends_ms
 
 
 def _plan(reservation: Reservation) -> tuple[object, ...]:
