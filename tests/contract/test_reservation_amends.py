@@ -217,8 +217,9 @@ async def agree(world: World, rids: list[str]) -> None:
                 units[line.sku][reservation.state is State.CONFIRMED] += open_units
     assert await totals(world) == [(units[sku][0], units[sku][1]) for sku in CART]
     world.advance(10_000)
-    for shard in range(world.index.shard_count):
-        assert await world.index.open_claims(shard, 10, TIMEOUT) == []
+    shards = range(world.index.shard_count)
+    opened = await asyncio.gather(*(world.index.open_claims(s, 10, TIMEOUT) for s in shards))
+    assert [claim for found in opened for claim in found] == []
     await world.check()
 
 

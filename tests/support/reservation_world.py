@@ -149,9 +149,9 @@ class World:
         """What the resolver and the sweeper of a healthy worker do, until nothing is left."""
         worker = self.worker()
         resolver, sweeper = Resolver(worker.index, worker.tasks), Sweeper(worker.index)
-        for shard in range(self.index.shard_count):
-            await sweeper.sweep(shard)
-            await resolver.resolve(shard)
+        shards = range(self.index.shard_count)
+        await asyncio.gather(*map(sweeper.sweep, shards))
+        await asyncio.gather(*map(resolver.resolve, shards))
         await worker.rest()
 
     async def held_and_committed(self, sku: str) -> tuple[int, int]:
