@@ -287,7 +287,7 @@ async def test_a_stale_answer_that_cannot_be_refreshed_says_degraded(world: Worl
     assert reply.freshness == (NOW - 1000, 1000, True, DegradedReason.INDEX_UNREACHABLE)
 
 
-@pytest.mark.parametrize("timeout", [0.02, 30.0])
+@pytest.mark.parametrize("timeout", [0.2, 30.0])
 async def test_a_shard_that_hangs_leaves_time_for_the_stale_answer(
     world: World, timeout: float
 ) -> None:
@@ -295,7 +295,7 @@ async def test_a_shard_that_hangs_leaves_time_for_the_stale_answer(
     world.table.put("S", "A", 1)
     world.index.gate = asyncio.Event()  # never set: the shard's node is paused
 
-    async with asyncio.timeout(max(0.02, min(timeout, 2.0))):
+    async with asyncio.timeout(min(timeout, 2.0)):
         stock = await world.stock.read(["S"], Consistency(max_age_ms=0), timeout)
 
     assert stock.freshness == (NOW - 1000, 1000, True, DegradedReason.INDEX_UNREACHABLE)
