@@ -263,11 +263,12 @@ class Steps(RuleBasedStateMachine):
             ],
         )
 
-    @rule(sku=skus, node=nodes, units=st.integers(1, 6), paid=st.booleans())
-    def sell_elsewhere(self, sku: str, node: str, units: int, paid: bool) -> None:
+    @rule(sku=skus, node=nodes, units=st.integers(1, 6), age=ages, paid=st.booleans())
+    def sell_elsewhere(self, sku: str, node: str, units: int, age: int, paid: bool) -> None:
         """More than is there, mostly, and perhaps the receipt that pays it; under fresh keys."""
         key = f"f{len(self.ledger.adjustments)}"
-        rows = [AdjustRow(sku, node, "", -units, key, "b", 0, 1)]
+        create_ms = self.now_ms - age if age else 0
+        rows = [AdjustRow(sku, node, "", -units, key, "b", create_ms, 1)]
         if paid:
             rows.append(AdjustRow(sku, node, "", units, f"{key} paid", "b"))
         self.both("adjust_supply", rows)
