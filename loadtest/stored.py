@@ -23,9 +23,9 @@ SUM_ATTEMPTS_MAX = 6
 SKEW_MS = 5_000
 """A claim and its legs expire by their own shards' clocks."""
 
-ORPHAN_SECONDS_MAX: float | None = None
-"""How long a held leg may stand without its claim before that is wrong. None: the service lets it
-stand until it expires by itself. Once it promises better, the promise is written here."""
+ORPHAN_SECONDS_MAX: float | None = 30.0
+"""How long a held leg may stand without its claim before that is wrong; None for not asking. The
+service asks home after 10 s and lets it go; the rest is for what was killed meanwhile."""
 
 Place = tuple[str, str]
 """SKU and node."""

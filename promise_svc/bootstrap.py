@@ -252,7 +252,10 @@ class Service:
                 lambda _: None,
             ),
             self._shard_loop(
-                "sweeper", Sweeper(self.index).sweep, SWEEP_SECONDS, observer.index.expired
+                "sweeper",
+                Sweeper(self.index, self._tasks).sweep,
+                SWEEP_SECONDS,
+                observer.index.expired,
             ),
             self._shard_loop("drift", look, DRIFT_SECONDS, lambda _: None, shard_count=1),
         )

@@ -121,7 +121,8 @@ class AtsIndex(Protocol):
         self, shard: int, rows: Sequence[AdjustRow], timeout: float
     ) -> list[SupplyReply]: ...
     async def sweep(self, shard: int, limit: int, timeout: float) -> SweepReply:
-        """Expire up to ``limit`` due legs and claims each; publishes a heartbeat."""
+        """Expire up to ``limit`` due legs and claims each, name up to ``limit`` legs to ask home
+        about; publishes a heartbeat."""
         ...
 
     async def open_claims(self, shard: int, limit: int, timeout: float) -> list[OpenClaim]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import NamedTuple, Protocol
 
 from promise_svc.application.ports import AtsIndex, OpenClaim
 from promise_svc.application.several_shards import SeveralShards
 from promise_svc.application.tasks import OwnedTasks
 from promise_svc.domain.reservation import State
-from promise_svc.errors import InvariantBroken, Unavailable
+from promise_svc.errors import InvariantBroken, PromiseServiceError, Unavailable
+from promise_svc.hotpath import shard_of
 
 _TIMEOUT = 5.0
 _BATCH = 100
@@ -105,10 +107,12 @@ class Resolver:
 
 
 class Sweeper:
-    """Gives back due holds, so that reads see them free; decisions never wait for it."""
+    """Gives back due holds, so that reads see them free; decisions never wait for it. Asks home
+    about legs that nobody has spoken for."""
 
-    def __init__(self, index: AtsIndex) -> None:
+    def __init__(self, index: AtsIndex, tasks: OwnedTasks) -> None:
         self._index = index
+        self._shards = SeveralShards(index, tasks)
 
     async def sweep(self, shard: int) -> int:
         """Expire everything due in one shard, in chunks; how many legs were. Each chunk also tells
@@ -117,5 +121,12 @@ class Sweeper:
         while True:
             reply = await self._index.sweep(shard, _BATCH, _TIMEOUT)
             expired += reply.expired_legs
+            await asyncio.gather(*(self._ask(shard, rid) for rid in reply.doubtful))
             if not reply.more:
                 return expired
+
+    async def _ask(self, shard: int, rid: str) -> None:
+        """What fails here the next round asks again."""
+        home = shard_of(rid, self._index.shard_count)
+        with contextlib.suppress(PromiseServiceError):
+            await self._shards.ask_home(rid, home, shard)

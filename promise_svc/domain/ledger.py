@@ -12,6 +12,7 @@ from promise_svc.domain.events import Event, EventType, PositionImage
 from promise_svc.domain.inventory import QUANTITY_MAX, PositionKey, StockPosition, ats, shortage
 from promise_svc.domain.reservation import (
     CONTENDED_MS,
+    DOUBT_MS,
     OPEN,
     RECORD_LAYOUT,
     RESOLVE_AFTER_MS,
@@ -83,6 +84,8 @@ class ShardLedger:
         self.claims: dict[str, ClaimRecord] = {}
         self.adjustments: dict[str, tuple[str, int, int, int]] = {}
         self.open_until: dict[str, int] = {}
+        self.doubted: dict[str, int] = {}
+        """Legs taken without their claim, by when home is to be asked about them."""
         self.events: list[tuple[Position, Event]] = []
         self.at = START
         self.time_ms = 0
@@ -252,6 +255,8 @@ class ShardLedger:
         if target is State.PENDING:
             return self._leg_reply(Outcome.DONE, leg)
         if leg.state == target:
+            if target is State.HELD:  # home has spoken for it
+                self.doubted.pop(rid, None)
             return self._leg_reply(Outcome.REPEATED, leg)
         if target in _LETTING_GO and leg.state not in OPEN and leg.state != State.CONFIRMED:
             return self._leg_reply(Outcome.REPEATED, leg)
@@ -322,8 +327,10 @@ class ShardLedger:
         return [(rid, self.claims[rid]) for _, rid in overdue[:limit]]
 
     def sweep(self, limit: int, now_ms: int) -> SweepReply:
-        """Expire up to ``limit`` due legs and ``limit`` due claims, longest due first."""
+        """Expire up to ``limit`` due legs and ``limit`` due claims, longest due first; name up to
+        ``limit`` legs that home should be asked about, and name them again if nobody does."""
         self._advance(now_ms)
+        asked = sorted((at, rid) for rid, at in self.doubted.items() if at <= self.time_ms)
         legs = sorted(
             (leg.expire_ms, rid) for rid, leg in self.legs.items() if _due(leg, self.time_ms)
         )
@@ -336,8 +343,14 @@ class ShardLedger:
             self._expire_leg(rid, self.legs[rid])
         for _, rid in claims[:limit]:
             self._expire_claim(rid, self.claims[rid])
-        more = len(legs) > limit or len(claims) > limit
-        return SweepReply(min(len(legs), limit), min(len(claims), limit), int(more))
+        doubtful = tuple(
+            rid
+            for _, rid in asked[:limit]
+            if rid in self.doubted and not _due(self.legs[rid], self.time_ms)
+        )
+        self.doubted.update(dict.fromkeys(doubtful, self.time_ms + DOUBT_MS))
+        more = len(legs) > limit or len(claims) > limit or len(asked) > limit
+        return SweepReply(min(len(legs), limit), min(len(claims), limit), int(more), doubtful)
 
     # -- supply -----------------------------------------------------------------------------
 
@@ -376,6 +389,9 @@ class ShardLedger:
                 self.positions[PositionKey(*image[:3])] = image.row
             if event.leg:
                 self.legs[event.subject] = event.leg
+                self.doubted.pop(event.subject, None)
+                if event.leg.state == State.HELD and event.leg.multi and not event.claim:
+                    self.doubted[event.subject] = self.time_ms + DOUBT_MS
             if event.claim:
                 self._restore_claim(event.subject, event.claim)
             if event.type in _KEYED:
@@ -495,6 +511,8 @@ class ShardLedger:
                 step.lines,
             ),
         )
+        if step.multi and not step.claim:
+            self.doubted[step.reservation_id] = self.time_ms + DOUBT_MS
 
     def _open_claim(self, step: CreateStep, state: State) -> None:
         assert step.claim
@@ -674,6 +692,8 @@ class ShardLedger:
 
     def _set_leg(self, rid: str, leg: LegRecord) -> None:
         self.legs[rid] = self._touched_leg = leg
+        if leg.state != State.HELD:
+            self.doubted.pop(rid, None)
 
     def _set_claim(self, rid: str, claim: ClaimRecord) -> None:
         claim = claim._replace(epoch=self.at.epoch, sequence=self.at.sequence + 1)

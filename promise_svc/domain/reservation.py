@@ -19,6 +19,10 @@ RECORD_LAYOUT = 1
 RESOLVE_AFTER_MS = 2_000
 """How long a claim may stand incomplete before the resolver finishes or aborts it."""
 
+DOUBT_MS = 10_000
+"""How long a leg may stand at a shard that does not have its claim before home is asked about it:
+longer than a create takes, far shorter than a hold lives."""
+
 CONTENDED_MS = 250
 """A hold over several shards younger than this may still be given back by its own abort."""
 
@@ -380,3 +384,5 @@ class SweepReply(NamedTuple):
     expired_claims: int
     more: int
     """1 when the limit stopped it and due holds remain."""
+    doubtful: tuple[str, ...] = ()
+    """Reservations whose leg here nobody has spoken for since it was taken."""

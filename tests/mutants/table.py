@@ -351,6 +351,28 @@ MUTANTS = (
         "An amended order would be sold more than there is.",
     ),
     Mutant(
+        "orphan_not_barred_at_home",
+        "promise_svc/application/several_shards.py",
+        " and not await self._barred_at_home(rid, home, shard, leg, deadline):\n",
+        " and False:\n",
+        (
+            "tests/contract/test_reservation_orphans.py::"
+            "test_a_claim_that_comes_after_its_leg_was_let_go_is_refused",
+        ),
+        "A shopper would be told HELD by a worker whose leg was just let go.",
+    ),
+    Mutant(
+        "orphan_never_named",
+        f"{LUA}/create.lua",
+        "  if multi == 1 and #step[8] == 0 then S.doubt[step[1]] = S.time + DOUBT_MS end\n",
+        "",
+        (
+            "tests/contract/test_reservation_orphans.py::"
+            "test_a_leg_whose_claim_never_came_is_let_go_long_before_its_time",
+        ),
+        "Units that nobody holds would not be sold for hours.",
+    ),
+    Mutant(
         "retry_sources_anew",
         "promise_svc/application/reservation.py",
         "            attempt=claim.attempt,\n            plan_hash=claim.plan_hash,\n",

@@ -82,7 +82,7 @@ def creates(draw: st.DrawFn) -> CreateStep:
     )
     claim = draft if shards and (not multi or draw(st.booleans())) else ()
     plan = draw(st.sampled_from(["p", "q"]))
-    ttl = draw(st.sampled_from([1_000, 5_000]))
+    ttl = draw(st.sampled_from([1_000, 5_000, 30_000]))
     version = draw(st.integers(0, 2))
     return CreateStep(draw(ids), attempt, plan, ttl, version, multi, lines, claim)
 
@@ -277,7 +277,7 @@ class Steps(RuleBasedStateMachine):
     def sweep(self, limit: int) -> None:
         self.both("sweep", [limit])
 
-    @rule(milliseconds=st.sampled_from([1, 249, 250, 999, 1_000, 2_000, 5_000]))
+    @rule(milliseconds=st.sampled_from([1, 249, 250, 999, 1_000, 2_000, 5_000, 10_000]))
     def advance(self, milliseconds: int) -> None:
         self.now_ms += milliseconds
 
@@ -402,7 +402,7 @@ class TwinMachine(Steps):
             return
         assert self.run(call(SHARD, steps, TIMEOUT)) == expected
 
-    @rule(milliseconds=st.sampled_from([1, 249, 250, 999, 1_000, 2_000, 5_000]))
+    @rule(milliseconds=st.sampled_from([1, 249, 250, 999, 1_000, 2_000, 5_000, 10_000]))
     def advance(self, milliseconds: int) -> None:
         self.now_ms += milliseconds
         self.clock.advance(milliseconds)

@@ -50,12 +50,6 @@ def test_a_seed_runs_the_same_in_every_process() -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.xfail(
-    strict=True,
-    reason="A leg whose worker died in a create, and whose claim never came, holds its units until "
-    "its own time: nobody asks home about it. It should stand in a due list at its shard, and the "
-    "resolver bar its attempt at home and let it go.",
-)
 def test_a_leg_without_a_claim_is_let_go_long_before_its_time() -> None:
     """Holds of a minute: everything is at rest half a minute after the last fault all the same."""
     for seed in range(30):

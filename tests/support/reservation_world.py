@@ -148,7 +148,10 @@ class World:
     async def resolve_everything(self) -> None:
         """What the resolver and the sweeper of a healthy worker do, until nothing is left."""
         worker = self.worker()
-        resolver, sweeper = Resolver(worker.index, worker.tasks), Sweeper(worker.index)
+        resolver, sweeper = (
+            Resolver(worker.index, worker.tasks),
+            Sweeper(worker.index, worker.tasks),
+        )
         shards = range(self.index.shard_count)
         await asyncio.gather(*map(sweeper.sweep, shards))
         await asyncio.gather(*map(resolver.resolve, shards))

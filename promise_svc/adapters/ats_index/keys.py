@@ -13,6 +13,7 @@ All keys of a shard share its hash tag, so one Function may touch them all. ``P`
 ``P{t}:c:<id>``       string  packed ClaimRecord (home shard only)
 ``P{t}:a:<key>``      string  answer to an adjustment or sale, kept for the window
 ``P{t}:legs-due``     zset    HELD legs by expire time; what the sweeper reads
+``P{t}:doubt``        zset    HELD legs without their claim, by when home is to be asked about them
 ``P{t}:claims-due``   zset    PENDING and HELD claims by expire time
 ``P{t}:open``         zset    unsettled claims by the time the resolver may take them
 ====================  ======  ===================================================================

@@ -64,6 +64,7 @@ local function take_leg(step)
   local leg = {1, HELD, step[2], step[3], S.time + step[4], multi, step[7], 0}
   set_leg(step[1], leg)
   S.touched_leg = leg
+  if multi == 1 and #step[8] == 0 then S.doubt[step[1]] = S.time + DOUBT_MS end
 end
 
 local function open_claim(step, state)

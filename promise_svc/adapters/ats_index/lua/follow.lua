@@ -20,7 +20,10 @@ verb('follow', each(function(step)
   end
   local state = leg[L_STATE]
   if target == PENDING then return leg_reply(DONE, leg) end
-  if state == target then return leg_reply(REPEATED, leg) end
+  if state == target then
+    if target == HELD then S.doubt[rid] = false end
+    return leg_reply(REPEATED, leg)
+  end
   if LETTING_GO[target] and not ALIVE[state] then return leg_reply(REPEATED, leg) end
   if not leg_may_move(state, target) then return leg_reply(REFUSED, leg) end
   local moved = move_leg(rid, leg, target)

@@ -33,6 +33,7 @@ local SOURCE, SOURCE_SEQUENCE, MULTI_HOLD_MS, SOLD_SHORT = 8, 9, 10, 11
 
 local QUANTITY_MAX = 2147483647
 local RESOLVE_AFTER_MS = 2000
+local DOUBT_MS = 10000
 local CONTENDED_MS = 250
 local WINDOW_MS = @WINDOW_MS@
 -- A caller's create_time may be this far ahead of the shard, and its key must be known as long.
@@ -87,7 +88,7 @@ local function load_meta(key)
     time = time > stored and time or stored, floor = tonumber(meta[5]) or 0,
     depoch = tonumber(meta[6]) or 0, dsequence = tonumber(meta[7]) or 0, shard = tonumber(meta[8]),
     events = {}, rows = {}, row_dirty = {}, legs = {}, leg_before = {}, leg_dirty = {},
-    claims = {}, claim_before = {}, claim_dirty = {}, open_at = {}, keys = {},
+    claims = {}, claim_before = {}, claim_dirty = {}, open_at = {}, doubt = {}, keys = {},
     touched = {}, touched_leg = false, touched_claim = false, cursors = {}, adjusted = {},
   }
 end
@@ -361,6 +362,7 @@ local function commit_leg(rid)
     call('ZADD', S.base .. 'legs-due', leg[L_EXPIRE], rid)
     for _, line in ipairs(leg[L_LINES]) do call('ZADD', S.base .. 'd:' .. line[1], leg[L_EXPIRE], rid) end
   elseif was then
+    if leg[L_MULTI] == 1 then S.doubt[rid] = false end
     call('ZREM', S.base .. 'legs-due', rid)
     for _, line in ipairs(before[L_LINES]) do call('ZREM', S.base .. 'd:' .. line[1], rid) end
   end
@@ -408,6 +410,9 @@ local function commit()
   for rid in pairs(S.claim_dirty) do commit_claim(rid) end
   for rid, at in pairs(S.open_at) do
     if at then call('ZADD', S.base .. 'open', at, rid) else call('ZREM', S.base .. 'open', rid) end
+  end
+  for rid, at in pairs(S.doubt) do
+    if at then call('ZADD', S.base .. 'doubt', at, rid) else call('ZREM', S.base .. 'doubt', rid) end
   end
   for _, other in ipairs(S.keys) do call(unpack(other)) end
   if count > 0 then

@@ -49,8 +49,11 @@ verb('restore', function(keys, args)
     local event = unpack_(args[i + 2])
     if event[2] > S.time then S.time = event[2] end
     for _, image in ipairs(event[7]) do touch_row(image[1], image[2], image[3], image[4]) end
-    if #event[6] > 0 then set_leg(event[3], event[6]) end
-    local claim = event[5]
+    local claim, leg = event[5], event[6]
+    if #leg > 0 then
+      set_leg(event[3], leg)
+      S.doubt[event[3]] = leg[L_STATE] == HELD and leg[L_MULTI] == 1 and #claim == 0 and S.time + DOUBT_MS
+    end
     if #claim > 0 then
       set_claim(event[3], claim)
       S.open_at[event[3]] = claim[C_SETTLED] == 0 and S.time + RESOLVE_AFTER_MS
