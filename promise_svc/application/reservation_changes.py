@@ -217,6 +217,8 @@ class ReservationChanges:
                 refusal = TransitionOutcome.NODE_UNAVAILABLE
             if refusal is not None:
                 return _Computed(refusal)
+            if lines == body.lines:
+                return _Computed(done, replayed=True)
             if not any(_open(line) for line in lines):
                 reason = "nothing would be left of it; release or cancel it instead"
                 raise InvalidRequest([FieldViolation("lines", "DOES_NOT_FIT", reason)])
@@ -272,7 +274,7 @@ class ReservationChanges:
             changed = _noted(body, lines, command.idempotency_key, digest)
             wanted = Revision(
                 target=_state_of(lines),
-                revision=claim.revision + 1,
+                revision=claim.revision + bool(command.lines),
                 expire_ms=claim.expire_ms,
                 body=encode_body(changed),
                 legs=legs_of(lines),
@@ -295,14 +297,15 @@ class ReservationChanges:
                 return await self._late(rid, compute, mode)
             claim = read.claim
             assert claim
-            if revision and revision != claim.revision:
-                return _told(rid, claim, _Computed(TransitionOutcome.REVISION_MISMATCH), mode)
             body = decode_body(claim)
             if body.growing:
                 # Another change is under way, or died: what it asked of legs must not come later.
                 await self._shards.set_back(rid, home, deadline)
                 continue
             computed = compute(claim, body, read.time_ms)
+            if revision and revision != claim.revision and not computed.replayed:
+                # What was done under this key is told first: it may have raised the revision.
+                return _told(rid, claim, _Computed(TransitionOutcome.REVISION_MISMATCH), mode)
             if computed.wanted is None:
                 if computed.replayed:
                     await self._record(home, read, claim, {}, mode, deadline)
@@ -475,7 +478,7 @@ def _amended(
             units = min(max(0, -growth), parts[index].open_quantity)
             parts[index] = parts[index]._replace(quantity=parts[index].quantity - units)
             growth += units
-        by_id[change.line_id] = line._replace(quantity=change.quantity, planned_units=tuple(parts))
+        by_id[change.line_id] = line._replace(quantity=change.quantity, planned_units=_used(parts))
     return tuple(by_id[line.line_id] for line in lines), None
 
 
@@ -496,8 +499,13 @@ def _transferred(
         if left:
             return tuple(lines), TransitionOutcome.EXCEEDS_OPEN_QUANTITY
         _put_aside(parts, change.target_node_id, change.quantity)
-        by_id[change.line_id] = line._replace(planned_units=tuple(parts))
+        by_id[change.line_id] = line._replace(planned_units=_used(parts))
     return tuple(by_id[line.line_id] for line in lines), None
+
+
+def _used(parts: Sequence[PlannedUnits]) -> tuple[PlannedUnits, ...]:
+    """Places that have or had units; the first of a line that has none any more."""
+    return tuple(part for part in parts if part.quantity) or tuple(parts[:1])
 
 
 def _put_aside(parts: list[PlannedUnits], node_id: str, units: int) -> None:

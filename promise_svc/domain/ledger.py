@@ -607,7 +607,9 @@ class ShardLedger:
         if committed and leg.state in OPEN:
             leg = self._move_leg(rid, leg, State.CONFIRMED)
         before = {line[:3]: line for line in leg.lines}
-        for line in step.lines:
+        wanted = {line[:3] for line in step.lines}
+        gone = [LegLine(*line[:3], 0) for line in leg.lines if line[:3] not in wanted]
+        for line in (*step.lines, *gone):
             key = PositionKey(*line[:3])
             old = before.get(key, LegLine(*key, 0))
             if old != line:
@@ -830,8 +832,10 @@ def _may_conform(leg: LegRecord, step: ConformStep) -> bool:
     if target not in _CONFORMED or (target is State.HELD and leg.state == State.CONFIRMED):
         return False
     wanted = {line[:3]: line for line in step.lines}
-    if len(wanted) != len(step.lines) or any(line[:3] not in wanted for line in leg.lines):
+    if len(wanted) != len(step.lines):
         return False
+    if any(line.fulfilled and line[:3] not in wanted for line in leg.lines):
+        return False  # what left stays told
     before = {line[:3]: line for line in leg.lines}
     for key, line in wanted.items():
         left_with = line.fulfilled - before.get(key, LegLine(*key, 0)).fulfilled

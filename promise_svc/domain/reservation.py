@@ -314,7 +314,7 @@ class ReviseStep(NamedTuple):
     expire_ms: int
     body: str
     lines: tuple[LegLine, ...] = ()
-    """Home's own leg afterwards: every position it ever had. Empty where home holds none."""
+    """Home's own leg afterwards. Empty where home holds none."""
 
 
 class ConformStep(NamedTuple):
@@ -331,7 +331,7 @@ class ConformStep(NamedTuple):
     """State of the claim: HELD, CONFIRMED, FULFILLED or CANCELLED."""
     expire_ms: int
     lines: tuple[LegLine, ...] = ()
-    """Every position the leg ever had, and what it shall have."""
+    """What the leg shall have; units at positions that are not named go back."""
 
 
 class SupplyRow(NamedTuple):

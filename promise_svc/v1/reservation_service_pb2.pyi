@@ -874,7 +874,9 @@ class CancelReservationRequest(_message.Message):
     durability_mode: _types_pb2.DurabilityMode.ValueType
     """What the acknowledgement must survive. Optional; UNSPECIFIED means FSYNC."""
     idempotency_key: _builtins.str
-    """The caller's name for this cancellation. Required with `lines`."""
+    """The caller's name for this cancellation. Required with `lines`, refused without: a list that came
+    out empty must not cancel the whole.
+    """
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineUnits]:
         """What to cancel, up to 2,000 entries; all or none of them. Empty means all that is open."""
@@ -1297,7 +1299,9 @@ class FulfillReservationRequest(_message.Message):
     reservation_id: _builtins.str
     """The reservation. Required."""
     idempotency_key: _builtins.str
-    """The caller's name for this shipment. Required with `lines`."""
+    """The caller's name for this shipment. Required with `lines`, refused without: a list that came
+    out empty must not ship the whole.
+    """
     expected_revision: _builtins.int
     """Fulfill only this revision of its lines, 1 or more. Optional."""
     durability_mode: _types_pb2.DurabilityMode.ValueType
@@ -1503,7 +1507,7 @@ class ReservationLine(_message.Message):
     sku: _builtins.str
     """Its SKU."""
     quantity: _builtins.int
-    """Its units, 1 or more."""
+    """Its units; 0 only where it was amended to that."""
     fulfilled_quantity: _builtins.int
     """Of its units, those that left."""
     cancelled_quantity: _builtins.int
@@ -1546,7 +1550,7 @@ class PlannedUnits(_message.Message):
     bucket: _builtins.str
     """The supply they come from: empty for stock here now, else its `supply_id`."""
     quantity: _builtins.int
-    """Units, 1 or more."""
+    """Units; 0 only for the last place of a line that was amended to 0."""
     fulfilled_quantity: _builtins.int
     """Of these, units that left."""
     cancelled_quantity: _builtins.int

@@ -47,7 +47,13 @@ async def amend(
 
 
 async def totals(world: World) -> list[tuple[int, int]]:
-    return [await world.held_and_committed(sku) for sku in CART]
+    """Held and committed of each SKU over all nodes, due holds given back."""
+    found = []
+    for sku in CART:
+        _, _, images = await world.index.read_positions(world.shard(sku), [sku], TIMEOUT)
+        rows = [image.row for image in images[0]]
+        found.append((sum(row.held for row in rows), sum(row.committed for row in rows)))
+    return found
 
 
 async def test_a_hold_gets_more_of_one_line_and_less_of_another(world: World) -> None:
@@ -154,6 +160,41 @@ async def test_units_move_to_another_node_or_stay(world: World) -> None:
     await world.check()
 
 
+@pytest.mark.parametrize("sold", [False, True], ids=["hold", "order"])
+async def test_a_place_that_a_leg_never_had_is_left_again(world: World, sold: bool) -> None:
+    """Two lines could grow at another node, the third cannot: all are as before."""
+    await world.stock(A=5, B=5, C=5)
+    for sku, there in (("A", 5), ("B", 5), ("C", 1)):
+        row = SupplyRow(sku, "n2", "", there, 0, "", 0)
+        await world.index.sync_supply(world.shard(sku), [row], TIMEOUT)
+    worker = await held(world, 1, sold=sold)
+
+    short = await amend(worker, 3, 3, 3, node="n2")
+    places = [len(line.planned_units) for line in short.reservation.lines]
+    again = await amend(worker, 3, 3, 2, key="k2", node="n2")
+    back = await amend(worker, 1, 1, 1, key="k3")
+    await worker.rest()
+
+    assert short.outcome is TransitionOutcome.INSUFFICIENT_STOCK
+    assert [(x.sku, x.node_id, x.ats) for x in short.short] == [("C", "n2", 1)]
+    assert places == [1, 1, 1]
+    assert again.outcome is back.outcome is TransitionOutcome.AMENDED
+    assert [len(line.planned_units) for line in back.reservation.lines] == [1, 1, 1]
+    assert await totals(world) == [(0, 1) if sold else (1, 0)] * 3
+    await world.check()
+    await agree(world, [RID])
+
+
+async def test_what_changes_nothing_is_no_change(world: World) -> None:
+    await world.stock(A=5, B=5, C=5)
+    worker = await held(world)
+
+    same = await amend(worker, 2)
+
+    assert (same.outcome, same.replayed) == (TransitionOutcome.AMENDED, True)
+    assert same.reservation.revision == 1
+
+
 class Between(MortalIndex):
     """Does something just before the first call of a kind."""
 
@@ -255,10 +296,11 @@ async def test_a_worker_killed_at_any_call_amends_all_or_nothing(
 
 
 async def anything(worker: Worker, rng: random.Random, rid: str, key: str) -> None:
-    """Mostly an amendment."""
+    """Mostly an amendment, at the nodes it has or at another."""
     use, wish = worker.reservations, rng.randrange(10)
     if wish < 6:
-        await amend(worker, *(rng.randrange(1, 12) for _ in CART), key=key, rid=rid)
+        wanted = [rng.randrange(1, 12) for _ in CART]
+        await amend(worker, *wanted, key=key, rid=rid, node=rng.choice(["", "n2"]))
     elif wish == 6:
         await use.release(rid, 0, None, TIMEOUT)
     elif wish == 7:
@@ -272,6 +314,9 @@ async def anything(worker: Worker, rng: random.Random, rid: str, key: str) -> No
 async def test_random_amendments_at_once_keep_the_books(world: World, rng: random.Random) -> None:
     """Workers that die amend, confirm, release and ship one another's reservations."""
     await world.stock(A=30, B=30, C=30)
+    for sku in CART:
+        row = SupplyRow(sku, "n2", "", 9, 0, "", 0)
+        await world.index.sync_supply(world.shard(sku), [row], TIMEOUT)
     rids = [f"r-{number}" for number in range(4)]
     for rid in rids:
         await held(world, 3, rid)

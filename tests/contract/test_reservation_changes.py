@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -102,7 +103,7 @@ async def test_a_part_leaves_a_part_is_taken_back_and_the_rest_leaves(world: Wor
 
     states = [result.reservation.state for result in (first, back, rest)]
     assert states == [State.CONFIRMED, State.CONFIRMED, State.FULFILLED]
-    assert [result.reservation.revision for result in (first, back, rest)] == [2, 3, 4]
+    assert [result.reservation.revision for result in (first, back, rest)] == [2, 3, 3]
     parts = {x.line_id: x.planned_units[0] for x in rest.reservation.lines}
     assert (parts["l0"].fulfilled, parts["l0"].cancelled) == (4, 1)
     assert (parts["l2"].fulfilled, parts["l2"].cancelled) == (5, 0)
@@ -128,6 +129,25 @@ async def test_the_same_shipment_told_twice_counts_once(world: World) -> None:
         await changes.fulfill(units(3, "l0", key="parcel-1"), TIMEOUT)
     with pytest.raises(IdempotencyKeyReused):
         await changes.cancel(parcel, TIMEOUT)
+
+
+async def test_a_shipment_told_again_is_answered_as_before_whatever_revision_it_expected(
+    world: World,
+) -> None:
+    """The first call raised the revision; the second is the same call."""
+    await world.stock(A=9, B=9, C=9)
+    worker = await sold(world)
+    parcel = replace(units(2, "l0", key="parcel-1"), revision=1)
+
+    told = [await worker.reservations.changes.fulfill(parcel, TIMEOUT) for _ in range(2)]
+    stale = replace(units(2, "l0", key="parcel-2"), revision=1)
+    other = await worker.reservations.changes.fulfill(stale, TIMEOUT)
+    await worker.rest()
+
+    assert [x.outcome for x in told] == [TransitionOutcome.FULFILLED] * 2
+    assert [x.replayed for x in told] == [False, True]
+    assert other.outcome is TransitionOutcome.REVISION_MISMATCH
+    assert (await position(world, "A")).committed == 3
 
 
 async def test_two_shipments_at_once_both_count(world: World) -> None:

@@ -373,6 +373,25 @@ MUTANTS = (
         "Units that nobody holds would not be sold for hours.",
     ),
     Mutant(
+        "new_place_cannot_be_left",
+        f"{LUA}/revise.lua",
+        "    if (old[5] or 0) > 0 and not wanted[place] then return false end\n",
+        "    if not wanted[place] then return false end\n",
+        (AMENDS + "test_a_place_that_a_leg_never_had_is_left_again",),
+        "A refused amendment would leave units put aside for nobody, and the order stuck.",
+    ),
+    Mutant(
+        "revision_before_key",
+        "promise_svc/application/reservation_changes.py",
+        "            if revision and revision != claim.revision and not computed.replayed:\n",
+        "            if revision and revision != claim.revision:\n",
+        (
+            CHANGES
+            + "test_a_shipment_told_again_is_answered_as_before_whatever_revision_it_expected",
+        ),
+        "A caller that lost the answer would hear that its parcel was not counted.",
+    ),
+    Mutant(
         "retry_sources_anew",
         "promise_svc/application/reservation.py",
         "            attempt=claim.attempt,\n            plan_hash=claim.plan_hash,\n",

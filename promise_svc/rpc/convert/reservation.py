@@ -281,6 +281,9 @@ def change_from(
             )
         )
     whole = not request.lines and not amends
+    if whole and request.idempotency_key:
+        # A caller whose list came out empty must not ship or cancel the whole order.
+        fields.complain("idempotency_key", "DOES_NOT_FIT", "only with lines; the whole needs none")
     command = _change_from(fields, request, lines=tuple(lines), whole=whole)
     fields.done()
     return command

@@ -26,8 +26,8 @@ local function may_conform(leg, target, lines)
   local wanted, before, count = by_place(lines), by_place(leg[L_LINES]), 0
   for _ in pairs(wanted) do count = count + 1 end
   if count ~= #lines then return false end
-  for place in pairs(before) do
-    if not wanted[place] then return false end
+  for place, old in pairs(before) do
+    if (old[5] or 0) > 0 and not wanted[place] then return false end
   end
   for place, line in pairs(wanted) do
     local old = before[place] or NO_LINE
@@ -76,6 +76,12 @@ local function conform_leg(rid, leg, target, change, expire, lines)
     local old = before[place_of(lines[i])] or NO_LINE
     local gone, back = moved_units(old, lines[i])
     if gone ~= 0 or back ~= 0 then change_row(lines[i], old, target ~= HELD) end
+    before[place_of(lines[i])] = nil
+  end
+  for _, old in ipairs(leg[L_LINES]) do
+    if before[place_of(old)] and old[4] > 0 then
+      change_row({old[1], old[2], old[3], 0, 0}, old, target ~= HELD)
+    end
   end
   local moved = copy(leg)
   if target ~= HELD then moved[L_STATE] = target end
