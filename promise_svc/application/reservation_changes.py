@@ -325,7 +325,7 @@ class ReservationChanges:
                 await self._record(home, reply, reply.claim, points, mode, deadline)
                 return _told(rid, reply.claim, computed, mode)
             if reply.outcome == Outcome.REFUSED and reply.state == State.EXPIRED:
-                return _told(rid, claim, _Computed(TransitionOutcome.EXPIRED), mode)
+                return _told(rid, reply.claim or claim, _Computed(TransitionOutcome.EXPIRED), mode)
             if reply.outcome == Outcome.INSUFFICIENT:
                 refused = _Computed(TransitionOutcome.INSUFFICIENT_STOCK)
                 return replace(_told(rid, claim, refused, mode), short=_named(short))

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -54,6 +54,7 @@ from promise_svc.errors import (
 
 _GRANTED = (Outcome.DONE, Outcome.REPEATED)
 _FOLLOWED = (Outcome.DONE, Outcome.REPEATED, Outcome.MISSING)
+_CLOSED = (State.FULFILLED, State.CANCELLED)
 _CHANGED = (State.HELD, State.CONFIRMED, State.FULFILLED, State.CANCELLED)
 _STANDING = (State.HELD, State.PINNED, State.CONFIRMED)
 
@@ -145,6 +146,10 @@ class SeveralShards:
         refused = {s: r for s, r in answers.items() if r.outcome not in _GRANTED}
         if opened and hold.multi and {r.outcome for r in refused.values()} == {Outcome.OTHER_PLAN}:
             refused = await self._bar(hold, refused, deadline)
+        if not refused and not hold.legs.keys() <= answers.keys():
+            # Shard by shard, the legs after one that was refused have not been asked for yet.
+            rest = await self.hold(replace(hold, claim=()), deadline)
+            return rest if rest.claim else replace(rest, claim=claim, epoch=home.epoch)
         if not refused:
             if hold.multi:
                 self._tasks.start(self._settle(hold.reservation_id, hold.home, hold.attempt))
@@ -302,8 +307,10 @@ class SeveralShards:
             # A confirm that came to nothing: its legs are let go, also those already confirmed. Or
             # legs that must still conform to an earlier change.
             self._tasks.start(_quietly(self.finish(rid, home, _claim(reply))))
-            done = step.target == State.CONFIRMED
-            reply = reply._replace(outcome=Outcome.DONE if done else Outcome.REFUSED)
+            reply = reply._replace(outcome=Outcome.DONE)
+        if step.target != State.CONFIRMED and reply.outcome in _GRANTED:
+            # Also where another worker had decided the same: that is no confirm.
+            reply = reply._replace(outcome=Outcome.REFUSED)
         points = {s: Position(r.epoch, r.sequence) for s, r in zip(others, replies, strict=True)}
         return reply, points
 
@@ -355,7 +362,7 @@ class SeveralShards:
                 self._tasks.start(_quietly(self._as_claimed(rid, home)))
                 if len(replies) < len(longer):
                     raise Unavailable("a shard of the reservation did not answer; it is unchanged")
-                return StepReply(Outcome.REFUSED, 0, 0, 0, State.EXPIRED, claim), {}
+                return await self._ended(rid, home, claim, replies.values(), deadline), {}
         step = ReviseStep(
             rid, claim.attempt, claim.change, claim.state, wanted.target, wanted.revision,
             wanted.expire_ms, wanted.body, wanted.legs.get(home, ()),
@@ -367,6 +374,24 @@ class SeveralShards:
         if longer:
             self._tasks.start(_quietly(self._as_claimed(rid, home)))
         return reply, {}
+
+    async def _ended(
+        self,
+        rid: str,
+        home: int,
+        claim: ClaimRecord,
+        replies: Iterable[StepReply],
+        deadline: Deadline,
+    ) -> StepReply:
+        """REFUSED, for a leg that cannot live longer. Where it has ended by its shard's clock, so
+        has the hold, and home decides that now: what is told must be what stands."""
+        if not any(reply.state == State.EXPIRED for reply in replies):
+            return StepReply(Outcome.REFUSED, 0, 0, 0, claim.state, claim)
+        step = ResolveStep(rid, State.EXPIRED, claim.attempt)
+        reply = (await self._index.resolve(home, [step], deadline.left()))[0]
+        if reply.outcome == Outcome.NEEDS_FOLLOW:
+            self._tasks.start(_quietly(self.finish(rid, home, _claim(reply))))
+        return reply._replace(outcome=Outcome.REFUSED)
 
     async def amend(
         self, rid: str, home: int, claim: ClaimRecord, wanted: Revision, deadline: Deadline
@@ -447,7 +472,9 @@ class SeveralShards:
         lines = legs_of(decode_body(claim).lines)
         wanted = {shard: lines[shard] for shard in claim.legs if shard != home}
         replies = await self._conform(rid, claim, claim.expire_ms, wanted, deadline)
-        done = {s: r for s, r in replies.items() if r.outcome in _GRANTED}
+        # A leg of a later attempt takes the place only of one that has ended: ours has followed.
+        fine = (*_GRANTED, Outcome.OTHER_PLAN) if claim.state in _CLOSED else _GRANTED
+        done = {s: r for s, r in replies.items() if r.outcome in fine}
         if len(done) == len(wanted):
             settled = self._settle(rid, home, claim.attempt, State(claim.state), claim.change)
             self._tasks.start(settled)

@@ -16,12 +16,15 @@ from promise_svc.application.transition import TransitionResult
 from promise_svc.domain.inventory import StockPosition
 from promise_svc.domain.reservation import (
     CreateOutcome,
+    CreateStep,
+    FollowStep,
+    LegLine,
     Outcome,
     ResolveStep,
     State,
     TransitionOutcome,
 )
-from promise_svc.errors import IdempotencyKeyReused, NotFound
+from promise_svc.errors import IdempotencyKeyReused, NotFound, OutcomeUnknown
 from tests.support.reservation_world import Died, MortalIndex, Worker, World, a_cart
 from tests.support.shards import TIMEOUT
 
@@ -240,6 +243,33 @@ async def test_only_an_order_can_leave(world: World) -> None:
     assert released.outcome is TransitionOutcome.ALREADY_RELEASED
     with pytest.raises(NotFound):
         await changes.fulfill(ChangeCommand(reservation_id="nobody"), TIMEOUT)
+
+
+async def test_a_leg_whose_place_a_refused_retry_took_counts_as_followed(world: World) -> None:
+    """The order has left, but nobody heard so from the legs; its creation is sent again, and a leg
+    of that attempt comes and goes."""
+    await world.stock(A=9, B=9, C=9)
+    await sold(world, 1)
+
+    class Deaf(MortalIndex):
+        async def conform(self, *args: Any) -> Any:
+            await world.index.conform(*args)
+            raise OutcomeUnknown("the connection broke before the answer")
+
+    deaf = Worker(world, Deaf(world.index))
+    await deaf.reservations.changes.fulfill(ChangeCommand(reservation_id=RID), TIMEOUT)
+    await deaf.rest()
+    for sku in CART:
+        line = LegLine(sku, "n1", "", 1)
+        step = CreateStep(RID, 2**52, "plan", 60_000, 2**31, 1, (line,))
+        await world.index.create(world.shard(sku), [step], TIMEOUT)
+        bar = FollowStep(RID, 2**52, State.ABORTED)
+        await world.index.follow(world.shard(sku), [bar], TIMEOUT)
+    world.advance(2_001)
+    await world.resolve_everything()
+
+    assert await unsettled(world) == []
+    await world.check()
 
 
 async def test_goods_leave_though_a_count_said_there_were_none(world: World) -> None:

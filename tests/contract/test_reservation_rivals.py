@@ -278,6 +278,29 @@ async def test_a_confirm_that_met_an_ended_leg_gives_back_what_it_had_confirmed(
     await world.check()
 
 
+async def test_an_end_that_another_worker_decided_is_no_confirm(world: World) -> None:
+    """Two confirms meet the ended leg; the one that comes second must not tell CONFIRMED."""
+    await world.stock(A=1, B=1, C=1)
+    await world.worker().reservations.create(a_cart(RID, CART, ttl_ms=1_000), TIMEOUT)
+    rival: list[TransitionOutcome] = []
+
+    async def overtaken(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "follow" and when == "before":
+            world.advance(1_000)
+        if verb == "resolve" and step.target == State.EXPIRED and when == "before" and not rival:
+            other = world.worker()
+            rival.append((await other.reservations.confirm(RID, 0, None, TIMEOUT)).outcome)
+            await other.rest()
+
+    worker = hooked(world, overtaken)
+    result = await worker.reservations.confirm(RID, 0, None, TIMEOUT)
+    await worker.rest()
+
+    assert rival == [TransitionOutcome.EXPIRED]
+    assert result.outcome is TransitionOutcome.EXPIRED
+    await world.check()
+
+
 async def test_a_release_after_a_confirm_began_comes_second(world: World) -> None:
     """The confirm's worker died; the release finishes it and says so."""
     await world.stock(A=1, B=1, C=1)

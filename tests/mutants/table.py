@@ -392,6 +392,22 @@ MUTANTS = (
         "A caller that lost the answer would hear that its parcel was not counted.",
     ),
     Mutant(
+        "end_told_as_confirm",
+        "promise_svc/application/several_shards.py",
+        "        if step.target != State.CONFIRMED and reply.outcome in _GRANTED:\n",
+        "        if False:\n",
+        (RIVALS + "test_an_end_that_another_worker_decided_is_no_confirm",),
+        "A shopper would be told CONFIRMED of an order that does not stand.",
+    ),
+    Mutant(
+        "replaced_leg_waited_for",
+        "promise_svc/application/several_shards.py",
+        "        fine = (*_GRANTED, Outcome.OTHER_PLAN) if claim.state in _CLOSED else _GRANTED\n",
+        "        fine = _GRANTED\n",
+        (CHANGES + "test_a_leg_whose_place_a_refused_retry_took_counts_as_followed",),
+        "An order that has left would be looked after for ever.",
+    ),
+    Mutant(
         "retry_sources_anew",
         "promise_svc/application/reservation.py",
         "            attempt=claim.attempt,\n            plan_hash=claim.plan_hash,\n",
