@@ -25,7 +25,7 @@ from promise_svc.adapters.ats_index.topology import Topology, parse_urls
 from promise_svc.adapters.ats_table.feed import AtsFeed
 from promise_svc.adapters.ats_table.table import AtsTable
 from promise_svc.adapters.clock import SystemClock
-from promise_svc.adapters.embedded import EmbeddedPostgres, EmbeddedValkey
+from promise_svc.adapters.embedded import EmbeddedPostgres, EmbeddedValkey, keep_alive
 from promise_svc.adapters.network_source import NetworkSource, encode_document
 from promise_svc.adapters.order_store.pool import PoolConfig
 from promise_svc.adapters.order_store.store import PostgresOrderStore
@@ -414,6 +414,7 @@ async def open_engines(
     """The URLs of index and order store: those given, or of embedded engines on the data folder."""
     index_urls, store_url = process.index_urls, process.order_store_url
     folder = process.data_dir
+    engines: list[EmbeddedValkey | EmbeddedPostgres] = []
     async with AsyncExitStack() as closing:
         if not (index_urls and store_url):
             try:
@@ -430,13 +431,32 @@ async def open_engines(
             )
             await asyncio.to_thread(valkey.start)
             closing.push_async_callback(asyncio.to_thread, valkey.stop)
+            engines.append(valkey)
             index_urls = valkey.urls
         if not store_url:
             postgres = EmbeddedPostgres(folder / "postgres", progress=progress)
             await asyncio.to_thread(postgres.start)
             closing.push_async_callback(asyncio.to_thread, postgres.stop)
+            engines.append(postgres)
             store_url = postgres.dsn
+        stop = asyncio.Event()
+        watching = asyncio.create_task(keep_alive(engines, _EngineObserver(), stop))
+        closing.push_async_callback(asyncio.wait, [watching])
+        closing.callback(stop.set)
         yield index_urls, store_url
+
+
+class _EngineObserver:
+    """Says in the log what became of an embedded engine."""
+
+    def died(self, engine: str) -> None:
+        _log.error("embedded engine died; starting it again", engine=engine)
+
+    def back(self, engine: str) -> None:
+        _log.info("embedded engine is back", engine=engine)
+
+    def failed(self, engine: str, error: Exception) -> None:
+        _log.error("embedded engine did not start; trying again", engine=engine, error=str(error))
 
 
 def _loop_failed(

@@ -411,6 +411,14 @@ MUTANTS = (
         "An order that has left would be looked after for ever.",
     ),
     Mutant(
+        "dead_engine_left",
+        "promise_svc/adapters/embedded/watch.py",
+        "            if name := engine.fallen():\n",
+        "            if name := engine.fallen()[:0]:\n",
+        ("tests/e2e/test_engines_die.py::test_a_killed_engine_comes_back_and_sells_again",),
+        "A shop with the bundled engines would be closed until somebody looks.",
+    ),
+    Mutant(
         "retry_sources_anew",
         "promise_svc/application/reservation.py",
         "            attempt=claim.attempt,\n            plan_hash=claim.plan_hash,\n",

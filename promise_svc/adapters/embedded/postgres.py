@@ -108,6 +108,21 @@ class EmbeddedPostgres:
         self._running()
         self._launch()
 
+    def fallen(self) -> str:
+        """Name of the process if it died; empty while it runs."""
+        return "" if self._running().alive() else self._running().name
+
+    def revive(self) -> None:
+        """Start it if it died; one that does not come up in time is ended again."""
+        port = self._port
+        try:
+            self.restart()
+        except BaseException:
+            self._running().kill()
+            raise
+        if self._port != port:
+            raise Unavailable("its port was taken meanwhile; start the service again")
+
     def __enter__(self) -> Self:
         self.start()
         return self

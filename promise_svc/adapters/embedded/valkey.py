@@ -112,6 +112,23 @@ class EmbeddedValkey:
         self._running()[node].start(others - set(self._nodes[node].bound_ports))
         self._join()
 
+    def fallen(self) -> str:
+        """Name of a node whose process died; empty while all run."""
+        return next((p.name for p in self.processes if not p.alive()), "")
+
+    def revive(self) -> None:
+        """Start every node that died; one that does not come up in time is ended again."""
+        for index, process in enumerate(self.processes):
+            if not process.alive():
+                port = self._nodes[index].port
+                try:
+                    self.restart(index)
+                except BaseException:
+                    self._nodes[index].process.kill()
+                    raise
+                if self._nodes[index].port != port:
+                    raise Unavailable("its port was taken meanwhile; start the service again")
+
     def __enter__(self) -> Self:
         self.start()
         return self
