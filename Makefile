@@ -9,7 +9,7 @@ DATA ?= ../shared/data
 NATIVE := $(wildcard native/_*.pyx native/_*.pxd)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo serve test check lint types contracts sanitize bench mutants soak protos replay build lock clean
+.PHONY: help setup demo serve test check lint types contracts sanitize bench mutants soak protos replay build wheeltest lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -76,7 +76,8 @@ class ProcessConfig:
 
     listen: str = "127.0.0.1:50051"
     """`host:port` of gRPC, where port 0 picks a free one, or `unix:/path`. Loopback by default:
-    opening a service to the network is a decision, and it has no authentication yet."""
+    opening a service to the network is a decision, which also needs tokens and TLS, or leave to do
+    without (`allow_anonymous`, `allow_plaintext`)."""
 
     front: str = "auto"
     """auto, native or grpcio: who speaks HTTP/2. auto takes the native front where it is built, for

@@ -57,7 +57,8 @@ class InvalidRequest(PromiseServiceError):
     def __init__(self, violations: list[FieldViolation], **metadata: str | int) -> None:
         first = violations[0]
         more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
-        super().__init__(f"{first.field}: {first.description}{more}", **metadata)
+        where = f"{first.field}: " if first.field else ""
+        super().__init__(f"{where}{first.description}{more}", **metadata)
         self.violations = violations
 
 

@@ -1,1 +1,1 @@
-"""`make bench`: the rows of DESIGN.md's table that exist, with their anchors, in one run."""
+"""`make bench`: every row with its goal, beside its anchors, in one run."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from promise_svc.application.ports import AtsIndex, OrderStore
 from promise_svc.application.stock import AsOf, Consistency, Freshness, StockSource
+from promise_svc.application.supply import callers_key
 from promise_svc.domain.events import EventType, PositionImage, StoredEvent
 from promise_svc.domain.inventory import StockPosition, ats, shortage
 from promise_svc.domain.network import NetworkSnapshot, NodeStatus
@@ -158,7 +159,7 @@ class Explainer:
 def _happening(stored: StoredEvent, image: PositionImage) -> Happening:
     event = stored.event
     as_of = AsOf(stored.shard, stored.at, event.time_ms)
-    return Happening(as_of, EventType(event.type), event.subject, image.row)
+    return Happening(as_of, EventType(event.type), callers_key(event.subject), image.row)
 
 
 def _reasons(

@@ -180,7 +180,9 @@ def plan(snapshot: NetworkSnapshot, table: AtsReader, request: PlanRequest) -> P
     wanted = Wanted(
         address=request.address,
         pickup_node_id=request.pickup_node_id,
-        fulfillment_methods=_methods((request.fulfillment_method,), request.address),
+        fulfillment_methods=_methods(
+            (request.fulfillment_method,), request.address, "fulfillment_method"
+        ),
         carrier_services=request.carrier_services,
         order_ms=request.order_ms,
         excluded_node_ids=request.excluded_node_ids,
@@ -219,17 +221,18 @@ def planned_units(shipments: Iterable[Shipment]) -> dict[str, tuple[PlannedUnits
 
 
 def _methods(
-    asked: Sequence[FulfillmentMethod], address: Address | None
+    asked: Sequence[FulfillmentMethod],
+    address: Address | None,
+    path: str = "fulfillment_methods[{}]",
 ) -> frozenset[FulfillmentMethod]:
-    """The methods to consider. LOCAL_DELIVERY and SHIP_TO_STORE are not built."""
+    """The methods to consider; ``path`` is the field of the one with that index. LOCAL_DELIVERY and
+    SHIP_TO_STORE are not built."""
     carried = FulfillmentMethod.SHIP_TO_ADDRESS
     if not asked:
         return frozenset({FulfillmentMethod.PICKUP_IN_STORE if address is None else carried})
     fitting = PICKUP_METHODS if address is None else frozenset({carried})
     violations = [
-        FieldViolation(
-            f"fulfillment_methods[{index}]", "METHOD_NOT_SUPPORTED", _not_supported(method, address)
-        )
+        FieldViolation(path.format(index), "METHOD_NOT_SUPPORTED", _not_supported(method, address))
         for index, method in enumerate(asked)
         if method not in fitting
     ]

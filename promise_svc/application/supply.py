@@ -318,5 +318,10 @@ def _failure(
     return kind(text, shards=shards, row_count=failed_count)
 
 
+def callers_key(subject: str) -> str:
+    """The id that a caller gave, of a key made here from it; any other id as it is."""
+    return subject.partition(" ")[0]
+
+
 def _body_hash(rows: Sequence[SupplyDelta]) -> str:
     return hashlib.blake2b(json.dumps(rows).encode(), digest_size=16).hexdigest()

@@ -32,8 +32,12 @@ def doctor(
     """Check versions, settings, engines, durability, clocks, schema, shards and relay.
 
     Looks at engines as they run now, changes nothing, and says what to do. URLs may also come from
-    PROMISE_INDEX_URLS and PROMISE_ORDER_STORE_URL; without them only this installation is checked.
-    Ends with code 1 when something fails.
+    PROMISE_INDEX_URLS and PROMISE_ORDER_STORE_URL; with one of them that engine alone is checked,
+    without both only this installation. Ends with code 1 when something fails.
+
+    Embedded engines listen on 127.0.0.1; the server prints their ports as it starts. In its data
+    folder, the index is redis://:PASSWORD@127.0.0.1:PORT with the password in valkey/password, the
+    order store postgresql://promise:PASSWORD@127.0.0.1:PORT/promise with that in postgres/password.
     """
     checks = list(check_installation())
     flags = {
@@ -57,12 +61,21 @@ def doctor(
 
 async def _engines(cluster: ClusterConfig, process: ProcessConfig) -> list[Check]:
     found = []
-    if not process.index_urls or not process.order_store_url:
+    if not process.index_urls and not process.order_store_url:
         missing = "no URLs: the service would start embedded engines; nothing else was looked at"
         return [Check("engines", "warn", missing, "give --index-url and --order-store-url")]
-    found += [check async for check in check_index(process)]
-    found += [check async for check in check_order_store(process)]
-    if all(check.level != "fail" for check in found):
+    if process.index_urls:
+        found += [check async for check in check_index(process)]
+    else:
+        found.append(Check("index", "warn", "no URL: not looked at", "give --index-url"))
+    if process.order_store_url:
+        found += [check async for check in check_order_store(process)]
+    else:
+        found.append(
+            Check("order store", "warn", "no URL: not looked at", "give --order-store-url")
+        )
+    both = process.index_urls and process.order_store_url
+    if both and all(check.level != "fail" for check in found):
         found += [check async for check in check_shards(cluster, process)]
     return found
 

@@ -209,10 +209,10 @@ class _CartSourcing:
         return sum(served.get(node_id, 0) for node_id in self._fitting)
 
     def _refuse(self, line: Line, reason: UnfulfilledReason) -> None:
-        served = self._served_stock(line.sku)
-        told = served and reason >= UnfulfilledReason.INSUFFICIENT_STOCK
+        # Earlier reasons say that no node could have served it: there is nothing to add up.
+        told = reason >= UnfulfilledReason.INSUFFICIENT_STOCK
         self.refused[line.line_id] = UnfulfilledLine(
-            line.line_id, reason, sum(served.values()) if told else None
+            line.line_id, reason, sum(self._served_stock(line.sku).values()) if told else None
         )
 
     def _served_stock(self, sku: str) -> dict[str, int]:

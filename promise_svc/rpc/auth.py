@@ -46,7 +46,7 @@ class Scope(IntFlag):
     NETWORK = 8
     """Nodes, items, calendars, lanes."""
     ADMIN = 16
-    """The audit."""
+    """The audit, and why a figure is what it is."""
 
 
 class Grant(NamedTuple):
@@ -65,9 +65,12 @@ def add_token(path: Path, name: str, scopes: str) -> str:
     """
     if path.exists() and name in {grant.name for grant in read_grants(path)}:
         raise ConfigError(f"{path} has a token named {name} already")
+    if not _NAME.fullmatch(name):
+        raise ConfigError("a name is 1 to 64 letters, digits, dots, _ and -, without spaces")
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)
-    line = f"{name} {scopes} {_digest(token).hex()}"
-    _grant("the new token", line.split())
+    words = [name, scopes, _digest(token).hex()]
+    _grant("the new token", words)
+    line = " ".join(words)
     try:
         with path.open("a+b") as file:
             # A file edited by hand may end inside a line.

@@ -215,8 +215,8 @@ class AvailabilityQuery(_message.Message):
     node_group_id: _builtins.str
     """The nodes of this group."""
     segment: _builtins.str
-    """The segment for which ATS is asked: what other segments have protected and not sold is taken
-    off. Optional; empty means a sale to no segment.
+    """The segment for which ATS is asked. Optional; empty means a sale to no segment. Nothing is
+    protected for segments yet: every segment gets the same answer.
     """
     @_builtins.property
     def nodes(self) -> Global___NodeList:
@@ -402,9 +402,8 @@ class AvailabilityBreakdown(_message.Message):
     safety_stock: _builtins.int
     """Units withheld from sale by rule."""
     shortage: _builtins.int
-    """How far demand exceeds supply after a correction: max(0, committed + reserved + safety_stock
-
-    - on_hand).
+    """How far demand exceeds supply after a correction:
+    max(0, committed + reserved + safety_stock - on_hand).
     """
     node_status: _types_pb2.NodeStatus.ValueType
     """Whether the node takes new orders."""
@@ -441,7 +440,9 @@ class CheckAvailabilityRequest(_message.Message):
     node_group_id: _builtins.str
     """The nodes of this group."""
     segment: _builtins.str
-    """The segment for which is asked. Optional."""
+    """The segment for which is asked. Optional. Nothing is protected for segments yet: every segment
+    gets the same answer.
+    """
     @_builtins.property
     def skus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What to look up, 1 to 10,000 SKUs; one may stand several times."""

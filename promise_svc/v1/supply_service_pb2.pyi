@@ -411,9 +411,8 @@ class SupplyRowResult(_message.Message):
     ats: _builtins.int
     """ATS after the row, for a sale to no segment."""
     shortage: _builtins.int
-    """How far demand exceeds supply after the row: max(0, committed + reserved + safety_stock
-
-    - on_hand). A hold past its expiry may count until it is swept.
+    """How far demand exceeds supply after the row:
+    max(0, committed + reserved + safety_stock - on_hand). A hold past its expiry may count until it is swept.
     """
     replayed: _builtins.bool
     """True when an earlier call with this key had applied it (AdjustSupply and RecordSale only)."""

@@ -357,6 +357,7 @@ async def test_a_body_that_is_no_message_is_an_invalid_request(front: Front, bod
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert info.reason == "INVALID_REQUEST"
     assert bad.field_violations[0].reason == "MALFORMED"
+    assert (error.details() or "").startswith("the body is not a ")
 
 
 async def test_unknown_fields_are_taken(front: Front) -> None:

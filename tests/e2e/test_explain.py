@@ -14,6 +14,7 @@ from promise_svc.v1 import admin_service_pb2 as admin_pb
 from promise_svc.v1 import availability_service_pb2 as availability_pb
 from promise_svc.v1 import network_service_pb2 as network_pb
 from promise_svc.v1 import reservation_service_pb2 as pb
+from promise_svc.v1 import supply_service_pb2 as supply_pb
 from promise_svc.v1 import types_pb2 as types_pb
 from tests.e2e.conftest import Served
 from tests.support.folders import write_folder
@@ -89,6 +90,28 @@ async def test_a_zero_is_explained_from_every_side(served: Served, shop: Promise
     assert "NODE_OFF" in reasons(await explained(shop, "sku-1", "store-1"))
     switch.node_status = types_pb.NODE_STATUS_ON
     await shop.call(shop.network.SetNodeStatus, switch)
+
+
+async def test_changes_and_sales_are_told_by_the_ids_their_callers_gave(
+    shop: PromiseClient,
+) -> None:
+    """As sent, whichever row of the call it was."""
+    place = {"sku": "sku-2", "node_id": "dc-1"}
+    await shop.call(shop.supply.AdjustSupply, supply_pb.AdjustSupplyRequest(
+        idempotency_key="receipt-7", reason="test",
+        rows=[supply_pb.SupplyDelta(**place, quantity_delta=n) for n in (2, 1)],
+    ))  # fmt: skip
+    await shop.call(shop.supply.RecordSale, supply_pb.RecordSaleRequest(
+        sale_id="till-9", lines=[supply_pb.SaleLine(**place, quantity=1)]
+    ))  # fmt: skip
+
+    story = await explained(shop, "sku-2", "dc-1")
+
+    assert [(event.event_type, event.subject) for event in story.events[:3]] == [
+        ("SALE_RECORDED", "till-9"),
+        ("SUPPLY_ADJUSTED", "receipt-7"),
+        ("SUPPLY_ADJUSTED", "receipt-7"),
+    ]
 
 
 async def test_what_nobody_knows_is_explained_too(shop: PromiseClient) -> None:

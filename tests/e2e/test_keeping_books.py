@@ -129,6 +129,29 @@ def test_doctor_without_engines_checks_the_installation(served: Served) -> None:
     assert levels["engines"] == "warn"
 
 
+@pytest.mark.parametrize(("given", "seen", "missing"), [
+    ("index", "index settings", ("order store", "--order-store-url")),
+    ("order store", "order store settings", ("index", "--index-url")),
+])  # fmt: skip
+def test_doctor_with_one_engine_checks_that_one_and_names_the_other(
+    served: Served, given: str, seen: str, missing: tuple[str, str]
+) -> None:  # fmt: skip
+    """The shards, which need both, are not looked at."""
+    url = (
+        ("--index-url", served.index_urls[0])
+        if given == "index"
+        else ("--order-store-url", served.order_store_url)
+    )
+    code, out, _ = run(served, "doctor", "--json", *url, engines=False)
+
+    checks = {check["name"]: check for check in json.loads(out)}
+    name, flag = missing
+    assert code == 0, out
+    assert checks[seen]["level"] == "ok"
+    assert (checks[name]["level"], checks[name]["remedy"]) == ("warn", f"give {flag}")
+    assert not {f"{name} settings", "cluster", "shards", "relay"} & checks.keys()
+
+
 async def test_verify_asks_the_engines_or_the_server(
     served: Served, shop: PromiseClient
 ) -> None:  # fmt: skip

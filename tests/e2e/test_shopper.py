@@ -236,6 +236,8 @@ async def test_two_buyers_of_the_last_unit(shop: Client) -> None:
     refused = [reply for reply in replies if reply.outcome != outcomes[0]]
     assert {reply.line_outcomes[0].ats for reply in refused} == {0}
     assert await ats(shop, sku) == 0
+    late = await shop.reservation.CreateReservation(hold((sku, 1)), timeout=10)
+    assert [late.line_outcomes[0].HasField("ats"), late.line_outcomes[0].ats] == [True, 0]
 
 
 async def test_a_released_hold_can_be_sold_again(shop: Client) -> None:

@@ -179,6 +179,46 @@ async def test_a_unit_kept_for_an_order_is_shown_once_and_by_name(shop: Shop, ri
     assert await rival.ats(sku) == 0
 
 
+async def test_an_order_its_store_rejects_is_kept_at_one_place_at_every_moment(
+    shop: Shop, rival: Shop
+) -> None:
+    """An order stands at a store that cannot find the unit, and is transferred to a center while
+    the store's screen looks without pause, and the request is sent twice: a unit is committed at
+    every moment, and in the end one, at the center."""
+    sku = await shop.stock(store=1, dc=1)
+    order = a_hold((sku, 1, "store"))
+    assert (await shop.create(order)).outcome == HELD
+    await shop.confirm(order.reservation_id)
+    request = pb.TransferReservationRequest(
+        reservation_id=order.reservation_id,
+        transfers=[
+            pb.LineTransfer(line_id="0", quantity=1, source_node_id="store", target_node_id="dc")
+        ],
+        idempotency_key=f"rejected-{sku}",
+    )
+    over, screens = asyncio.Event(), set()
+
+    async def look() -> None:
+        while not over.is_set():
+            screens.add((await rival.figures(sku))[2])
+
+    looking = asyncio.create_task(look())
+    replies = [
+        await me.client.reservation.TransferReservation(request, timeout=SECONDS)
+        for me in (shop, rival)
+    ]
+    await until(lambda: _figures_are(shop, sku, (2, 0, 1)))
+    over.set()
+    await looking
+
+    transferred = pb.TRANSITION_OUTCOME_TRANSFERRED
+    assert [reply.outcome for reply in replies] == [transferred] * 2
+    assert [reply.replayed for reply in replies] == [False, True]
+    assert 0 not in screens
+    (seen,) = await shop.look(sku)
+    assert {node.node_id: node.breakdown.committed for node in seen.nodes} == {"store": 0, "dc": 1}
+
+
 async def test_the_same_change_of_stock_sent_many_times_at_once_is_made_once(
     shop: Shop, rival: Shop
 ) -> None:

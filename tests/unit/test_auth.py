@@ -77,6 +77,12 @@ def test_a_wrong_token_is_not_added(path: Path, name: str, scopes: str) -> None:
     assert path.read_text() == f"x read {HASH}\n"
 
 
+def test_a_name_with_a_space_is_told_that_it_has_none(path: Path) -> None:
+    """Not how a line of the file looks: the caller wrote none."""
+    with pytest.raises(ConfigError, match="without spaces"):
+        add_token(path, "bad name", "read")
+
+
 def test_scopes_are_words_with_commas() -> None:
     """All of them, in any order."""
     assert parse_scopes("admin,read,network,supply,reserve") == Scope(31)

@@ -408,9 +408,29 @@ def test_a_plan_is_for_all_lines_or_for_none(world: World) -> None:
     planned = plan(world.snapshot, world.table, wants(("S", 2), ("T", 1)))
 
     assert planned.units == {}
-    assert [(line.line_id, line.reason, line.ats or 0) for line in planned.unfulfilled_lines] == [
-        ("2", UnfulfilledReason.INSUFFICIENT_STOCK, 0)
+    assert list(planned.unfulfilled_lines) == [("2", UnfulfilledReason.INSUFFICIENT_STOCK, 0)]
+
+
+@pytest.mark.parametrize("method", [FulfillmentMethod.LOCAL_DELIVERY, PICKUP])
+def test_a_plan_complains_of_the_one_method_it_has(world: World, method: FulfillmentMethod) -> None:
+    """A reservation names one method, so the path has no index."""
+    with pytest.raises(InvalidRequest) as caught:
+        plan(world.snapshot, world.table, wants(("S", 1), fulfillment_method=method))
+
+    assert [(violation.field, violation.reason) for violation in caught.value.violations] == [
+        ("fulfillment_method", "METHOD_NOT_SUPPORTED")
     ]
+
+
+async def test_what_is_sold_out_is_told_as_zero(world: World) -> None:
+    """Nodes could serve it, and have none: 0, never left out."""
+    world.table.put("S", "DC1", 0)
+
+    planned = plan(world.snapshot, world.table, wants(("S", 1)))
+    reply = await world.promise(cart(("S", 1)))
+
+    told = [("1", UnfulfilledReason.INSUFFICIENT_STOCK, 0)]
+    assert list(planned.unfulfilled_lines) == refusals(reply) == told
 
 
 def test_units_the_reservation_takes_by_name_are_gone_for_the_plan(world: World) -> None:
