@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -377,7 +376,7 @@ class Reservations:
             if claim.state == State.PENDING:
                 noted = await self._noted(rid, home, claim.attempt, deadline)
                 at, epoch = Position(noted.epoch, noted.sequence), noted.epoch
-            legs = reply.points or await self._stand(rid, home, claim, deadline)
+            legs = reply.points or await self._shards.stand(rid, home, claim, deadline)
             await self._recorder.recorded(home, at, epoch, legs, deadline)
         if not replayed:
             await self._own_writes.visible(claim.legs)
@@ -507,7 +506,7 @@ class Reservations:
         if mode is DurabilityMode.RECORDED and outcome <= TransitionOutcome.CANCELLED:
             at = Position(reply.claim.epoch, reply.claim.sequence)
             if target is State.CONFIRMED and not points:
-                points = await self._stand(rid, home, reply.claim, deadline)
+                points = await self._shards.stand(rid, home, reply.claim, deadline)
             await self._recorder.recorded(home, at, reply.epoch, points, deadline)
         return TransitionResult(
             outcome=outcome,
@@ -541,21 +540,6 @@ class Reservations:
         )
         reply = await self._shards.hold(again, deadline)
         return reply.outcome not in (Outcome.INSUFFICIENT, Outcome.NETWORK_CHANGED)
-
-    # -- recorded ---------------------------------------------------------------------------
-
-    async def _stand(
-        self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline
-    ) -> dict[int, Position]:
-        """Where the shards of a repeated answer stand: its legs are no later than that, once they
-        have followed."""
-        if claim.state == State.CONFIRMED and not claim.settled:
-            return await self._shards.followed(rid, home, claim, deadline)
-        others = [shard for shard in claim.legs if shard != home]
-        metas = await asyncio.gather(
-            *(self._index.read_meta(shard, deadline.left()) for shard in others)
-        )
-        return {shard: meta.at for shard, meta in zip(others, metas, strict=True)}
 
     # -- reads ------------------------------------------------------------------------------
 

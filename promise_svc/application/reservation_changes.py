@@ -8,15 +8,24 @@ computed anew on what the other left.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import msgspec
 
+from promise_svc.application.changed_lines import (
+    ChangeLine,
+    Lines,
+    TransferLine,
+    amended_lines,
+    ended_lines,
+    open_units,
+    state_of,
+    transferred_lines,
+)
 from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.ports import AtsIndex, OrderStore
-from promise_svc.application.promise import PlannedUnits
 from promise_svc.application.recorded import Recorder
 from promise_svc.application.reservation_body import (
     Body,
@@ -63,23 +72,6 @@ CHANGES_KEPT = 200
 
 _TRIES = 8
 """Times a change is computed anew because others changed the reservation meanwhile."""
-
-
-class ChangeLine(NamedTuple):
-    """Units of one line; with a node, only those put aside there."""
-
-    line_id: str
-    quantity: int
-    node_id: str = ""
-
-
-class TransferLine(NamedTuple):
-    """Open units of one line to put aside at another node instead."""
-
-    line_id: str
-    quantity: int
-    source_node_id: str
-    target_node_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,8 +164,8 @@ class ReservationChanges:
         node named, or where the line's first units are; fewer are given back last taken first."""
         digest = _digest(command, TransitionOutcome.AMENDED)
 
-        def lines_of(body: Body) -> tuple[tuple[ReservationLine, ...], TransitionOutcome | None]:
-            return _amended(body.lines, command.lines)
+        def lines_of(body: Body) -> tuple[Lines, TransitionOutcome | None]:
+            return amended_lines(body.lines, command.lines)
 
         nodes = [line.node_id for line in command.lines if line.node_id]
         return await self._relined(
@@ -187,8 +179,8 @@ class ReservationChanges:
         covered = msgspec.json.encode((TransitionOutcome.TRANSFERRED, transfers))
         digest = hashlib.blake2b(covered, digest_size=8).hexdigest()
 
-        def lines_of(body: Body) -> tuple[tuple[ReservationLine, ...], TransitionOutcome | None]:
-            return _transferred(body.lines, transfers)
+        def lines_of(body: Body) -> tuple[Lines, TransitionOutcome | None]:
+            return transferred_lines(body.lines, transfers)
 
         nodes = [line.target_node_id for line in transfers]
         return await self._relined(
@@ -200,7 +192,7 @@ class ReservationChanges:
         command: ChangeCommand,
         digest: str,
         done: TransitionOutcome,
-        lines_of: Callable[[Body], tuple[tuple[ReservationLine, ...], TransitionOutcome | None]],
+        lines_of: Callable[[Body], tuple[Lines, TransitionOutcome | None]],
         nodes: Sequence[str],
         timeout: float,
     ) -> TransitionResult:
@@ -219,7 +211,7 @@ class ReservationChanges:
                 return _Computed(refusal)
             if lines == body.lines:
                 return _Computed(done, replayed=True)
-            if not any(_open(line) for line in lines):
+            if not any(open_units(line) for line in lines):
                 reason = "nothing would be left of it; release or cancel it instead"
                 raise InvalidRequest([FieldViolation("lines", "DOES_NOT_FIT", reason)])
             changed = _noted(body, lines, command.idempotency_key, digest)
@@ -268,12 +260,12 @@ class ReservationChanges:
                 if state in OPEN:
                     return _Computed(TransitionOutcome.NOT_CONFIRMED)
                 return _Computed(STANDS[state])
-            lines, refusal = _taken(body.lines, command.lines, fulfills)
+            lines, refusal = ended_lines(body.lines, command.lines, fulfills=fulfills)
             if refusal is not None:
                 return _Computed(refusal)
             changed = _noted(body, lines, command.idempotency_key, digest)
             wanted = Revision(
-                target=_state_of(lines),
+                target=state_of(lines),
                 revision=claim.revision + bool(command.lines),
                 expire_ms=claim.expire_ms,
                 body=encode_body(changed),
@@ -307,8 +299,9 @@ class ReservationChanges:
                 # What was done under this key is told first: it may have raised the revision.
                 return _told(rid, claim, _Computed(TransitionOutcome.REVISION_MISMATCH), mode)
             if computed.wanted is None:
-                if computed.replayed:
-                    await self._record(home, read, claim, {}, mode, deadline)
+                if computed.replayed and mode is DurabilityMode.RECORDED:
+                    points = await self._shards.stand(rid, home, claim, deadline)
+                    await self._record(home, read, claim, points, deadline)
                 return _told(rid, claim, computed, mode)
             short: tuple[tuple[LegLine, Shortfall], ...] = ()
             if computed.grows:
@@ -322,7 +315,8 @@ class ReservationChanges:
             if reply.outcome == Outcome.DONE:
                 assert reply.claim
                 await self._own_writes.visible(reply.claim.legs)
-                await self._record(home, reply, reply.claim, points, mode, deadline)
+                if mode is DurabilityMode.RECORDED:
+                    await self._record(home, reply, reply.claim, points, deadline)
                 return _told(rid, reply.claim, computed, mode)
             if reply.outcome == Outcome.REFUSED and reply.state == State.EXPIRED:
                 return _told(rid, reply.claim or claim, _Computed(TransitionOutcome.EXPIRED), mode)
@@ -367,17 +361,10 @@ class ReservationChanges:
         home: int,
         reply: StepReply,
         claim: ClaimRecord,
-        points: dict[int, Position],
-        mode: DurabilityMode,
+        points: Mapping[int, Position],
         deadline: Deadline,
     ) -> None:
-        if mode is not DurabilityMode.RECORDED:
-            return
-        others = [shard for shard in claim.legs if shard != home]
-        if not points and others:
-            metas = [(s, await self._index.read_meta(s, deadline.left())) for s in others]
-            points = {shard: meta.at for shard, meta in metas}
-        if len(points) < len(others):
+        if len(points) < len([shard for shard in claim.legs if shard != home]):
             raise OutcomeUnknown("a shard did not answer whether it followed; ask again")
         at = Position(claim.epoch, claim.sequence)
         await self._recorder.recorded(home, at, reply.epoch, points, deadline)
@@ -417,101 +404,3 @@ def _noted(body: Body, lines: tuple[ReservationLine, ...], key: str, digest: str
 
 def _named(short: Iterable[tuple[LegLine, Shortfall]]) -> tuple[ShortPosition, ...]:
     return tuple(ShortPosition(line.sku, line.node_id, shortfall.ats) for line, shortfall in short)
-
-
-def _state_of(lines: Iterable[ReservationLine]) -> State:
-    """CONFIRMED while anything is open."""
-    parts = [part for line in lines for part in line.planned_units]
-    if any(part.open_quantity for part in parts):
-        return State.CONFIRMED
-    return State.FULFILLED if any(part.fulfilled for part in parts) else State.CANCELLED
-
-
-def _taken(
-    lines: Sequence[ReservationLine], wanted: Sequence[ChangeLine], fulfills: bool
-) -> tuple[tuple[ReservationLine, ...], TransitionOutcome | None]:
-    """The lines after the units wanted left or went back; all that is open where none are named."""
-    by_id = {line.line_id: line for line in lines}
-    every = [ChangeLine(line.line_id, _open(line)) for line in lines]
-    for change in wanted or every:
-        line = by_id.get(change.line_id)
-        if line is None:
-            return tuple(lines), TransitionOutcome.UNKNOWN_LINE
-        left, parts = change.quantity, []
-        for part in line.planned_units:
-            fits = not change.node_id or change.node_id == part.node_id
-            units = min(left, part.open_quantity) if fits else 0
-            left -= units
-            parts.append(_ended_units(part, units, fulfills))
-        if left:
-            return tuple(lines), TransitionOutcome.EXCEEDS_OPEN_QUANTITY
-        by_id[change.line_id] = line._replace(planned_units=tuple(parts))
-    return tuple(by_id[line.line_id] for line in lines), None
-
-
-def _open(line: ReservationLine) -> int:
-    return sum(part.open_quantity for part in line.planned_units)
-
-
-def _ended_units(part: PlannedUnits, units: int, fulfills: bool) -> PlannedUnits:
-    if fulfills:
-        return part._replace(fulfilled=part.fulfilled + units)
-    return part._replace(cancelled=part.cancelled + units)
-
-
-def _amended(
-    lines: Sequence[ReservationLine], wanted: Sequence[ChangeLine]
-) -> tuple[tuple[ReservationLine, ...], TransitionOutcome | None]:
-    """The lines at their new quantities; what left or was taken back is part of a quantity."""
-    by_id = {line.line_id: line for line in lines}
-    for change in wanted:
-        line = by_id.get(change.line_id)
-        if line is None:
-            return tuple(lines), TransitionOutcome.UNKNOWN_LINE
-        growth = change.quantity - line.quantity
-        if growth < -_open(line):
-            return tuple(lines), TransitionOutcome.EXCEEDS_OPEN_QUANTITY
-        parts = list(line.planned_units)
-        if growth > 0:
-            _put_aside(parts, change.node_id or parts[0].node_id, growth)
-        for index in reversed(range(len(parts))):
-            units = min(max(0, -growth), parts[index].open_quantity)
-            parts[index] = parts[index]._replace(quantity=parts[index].quantity - units)
-            growth += units
-        by_id[change.line_id] = line._replace(quantity=change.quantity, planned_units=_used(parts))
-    return tuple(by_id[line.line_id] for line in lines), None
-
-
-def _transferred(
-    lines: Sequence[ReservationLine], wanted: Sequence[TransferLine]
-) -> tuple[tuple[ReservationLine, ...], TransitionOutcome | None]:
-    by_id = {line.line_id: line for line in lines}
-    for change in wanted:
-        line = by_id.get(change.line_id)
-        if line is None:
-            return tuple(lines), TransitionOutcome.UNKNOWN_LINE
-        left, parts = change.quantity, list(line.planned_units)
-        for index, part in enumerate(parts):
-            fits = part.node_id == change.source_node_id
-            units = min(left, part.open_quantity) if fits else 0
-            parts[index] = part._replace(quantity=part.quantity - units)
-            left -= units
-        if left:
-            return tuple(lines), TransitionOutcome.EXCEEDS_OPEN_QUANTITY
-        _put_aside(parts, change.target_node_id, change.quantity)
-        by_id[change.line_id] = line._replace(planned_units=_used(parts))
-    return tuple(by_id[line.line_id] for line in lines), None
-
-
-def _used(parts: Sequence[PlannedUnits]) -> tuple[PlannedUnits, ...]:
-    """Places that have or had units; the first of a line that has none any more."""
-    return tuple(part for part in parts if part.quantity) or tuple(parts[:1])
-
-
-def _put_aside(parts: list[PlannedUnits], node_id: str, units: int) -> None:
-    """More units at a node, of stock that is here now."""
-    for index, part in enumerate(parts):
-        if (part.node_id, part.bucket) == (node_id, ""):
-            parts[index] = part._replace(quantity=part.quantity + units)
-            return
-    parts.append(PlannedUnits(node_id, "", units))

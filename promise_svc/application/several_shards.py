@@ -146,11 +146,11 @@ class SeveralShards:
         refused = {s: r for s, r in answers.items() if r.outcome not in _GRANTED}
         if opened and hold.multi and {r.outcome for r in refused.values()} == {Outcome.OTHER_PLAN}:
             refused = await self._bar(hold, refused, deadline)
-        if not refused and not hold.legs.keys() <= answers.keys():
-            # Shard by shard, the legs after one that was refused have not been asked for yet.
-            rest = await self.hold(replace(hold, claim=()), deadline)
-            return rest if rest.claim else replace(rest, claim=claim, epoch=home.epoch)
         if not refused:
+            if not hold.legs.keys() <= answers.keys():
+                # Shard by shard, the legs after one that was refused have not been asked for yet.
+                rest = await self.hold(replace(hold, claim=()), deadline)
+                return rest if rest.claim else replace(rest, claim=claim, epoch=home.epoch)
             if hold.multi:
                 self._tasks.start(self._settle(hold.reservation_id, hold.home, hold.attempt))
             return HoldReply(
@@ -333,14 +333,19 @@ class SeveralShards:
             return reply._replace(outcome=Outcome.DONE)
         return reply
 
-    async def followed(
+    async def stand(
         self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline
     ) -> dict[int, Position]:
-        """Make every leg of a confirmed claim follow now, and say where its shard stands then: what
-        must be recorded for the sale to survive the loss of the index."""
+        """Where the shards of a repeated answer's other legs stand: those are no later than that,
+        once they have followed. OutcomeUnknown where one cannot be made to follow now."""
         others = [shard for shard in claim.legs if shard != home]
-        replies = await self._each(rid, claim.attempt, State.CONFIRMED, others, deadline)
-        return {s: Position(r.epoch, r.sequence) for s, r in zip(others, replies, strict=True)}
+        behind = claim.state in _CHANGED and not claim.settled
+        if others and behind and not await self.finish(rid, home, claim, deadline):
+            raise OutcomeUnknown("a shard did not answer whether it followed; ask again")
+        metas = await asyncio.gather(
+            *(self._index.read_meta(shard, deadline.left()) for shard in others)
+        )
+        return {shard: meta.at for shard, meta in zip(others, metas, strict=True)}
 
     # -- change -----------------------------------------------------------------------------
 
@@ -516,9 +521,12 @@ class SeveralShards:
 
     # -- finish what others left ------------------------------------------------------------
 
-    async def finish(self, rid: str, home: int, claim: ClaimRecord) -> bool:
-        """Bring an unsettled claim to its end; False when a shard did not answer."""
-        deadline = Deadline(BACKGROUND_SECONDS)
+    async def finish(
+        self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline | None = None
+    ) -> bool:
+        """Bring an unsettled claim to its end; False when a shard did not answer. Off a caller's
+        path unless ``deadline`` is given."""
+        deadline = deadline or Deadline(BACKGROUND_SECONDS)
         state = State(claim.state)
         if state is State.PENDING:
             return await self._complete_or_abort(rid, home, claim, deadline)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from promise_svc.application.reservation_changes import ChangeCommand, ChangeLine, TransferLine
+from promise_svc.application.changed_lines import ChangeLine, TransferLine
+from promise_svc.application.reservation_changes import ChangeCommand
 from promise_svc.application.transition import TransitionResult
 from promise_svc.domain.network import NodeStatus
 from promise_svc.domain.reservation import CreateOutcome, State, SupplyRow, TransitionOutcome

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from promise_svc.application.reservation_changes import ChangeCommand, ChangeLine
-from promise_svc.application.transition import TransitionResult
+from promise_svc.application.transition import Durability, TransitionResult
 from promise_svc.domain.inventory import StockPosition
 from promise_svc.domain.reservation import (
     CreateOutcome,
     CreateStep,
+    DurabilityMode,
     FollowStep,
     LegLine,
     Outcome,
@@ -24,7 +25,7 @@ from promise_svc.domain.reservation import (
     State,
     TransitionOutcome,
 )
-from promise_svc.errors import IdempotencyKeyReused, NotFound, OutcomeUnknown
+from promise_svc.errors import IdempotencyKeyReused, NotFound, OutcomeUnknown, Unavailable
 from tests.support.reservation_world import Died, MortalIndex, Worker, World, a_cart
 from tests.support.shards import TIMEOUT
 
@@ -269,6 +270,40 @@ async def test_a_leg_whose_place_a_refused_retry_took_counts_as_followed(world: 
     await world.resolve_everything()
 
     assert await unsettled(world) == []
+    await world.check()
+
+
+async def test_a_recorded_change_is_not_told_before_every_leg_followed(world: World) -> None:
+    """A leg that did not hear of it is made to, by whoever tells the change again."""
+    await world.stock(A=9, B=9, C=9)
+    await sold(world)
+
+    class Away(MortalIndex):
+        async def conform(self, *args: Any) -> Any:
+            raise Unavailable("the shard is away")
+
+    def recording(worker: Worker) -> Worker:
+        changes = worker.reservations.changes
+        changes._durability = Durability(
+            offered=frozenset(DurabilityMode),
+            reserve=DurabilityMode.RECORDED,
+            confirm=DurabilityMode.RECORDED,
+        )
+        return worker
+
+    parcel = units(2, "l0", "l1", "l2", key="parcel")
+    away = recording(Worker(world, Away(world.index)))
+    with pytest.raises(OutcomeUnknown):
+        await away.reservations.changes.fulfill(parcel, TIMEOUT)
+    with pytest.raises(OutcomeUnknown):
+        await away.reservations.changes.fulfill(parcel, TIMEOUT)
+    worker = recording(world.worker())
+    told = await worker.reservations.changes.fulfill(parcel, TIMEOUT)
+    left = [(await position(world, sku)).committed for sku in CART]
+    await worker.rest()
+
+    assert (told.outcome, told.replayed) == (TransitionOutcome.FULFILLED, True)
+    assert left == [3, 3, 3]
     await world.check()
 
 

@@ -7,8 +7,9 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from promise_svc.application.changed_lines import ChangeLine
 from promise_svc.application.reservation_body import CreateCommand
-from promise_svc.application.reservation_changes import ChangeCommand, ChangeLine
+from promise_svc.application.reservation_changes import ChangeCommand
 from promise_svc.application.supply import SupplyCount, SupplyDelta
 from promise_svc.domain.reservation import DurabilityMode, State
 from promise_svc.errors import NotFound, OutcomeUnknown, PromiseServiceError

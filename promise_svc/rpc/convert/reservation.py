@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, TypeVar
 
+from promise_svc.application.changed_lines import ChangeLine, TransferLine
 from promise_svc.application.quote import PromisedPlan
 from promise_svc.application.reservation import (
     CreateResult,
@@ -13,7 +14,7 @@ from promise_svc.application.reservation import (
     TransitionResult,
 )
 from promise_svc.application.reservation_body import CreateCommand, RequestedLine
-from promise_svc.application.reservation_changes import ChangeCommand, ChangeLine, TransferLine
+from promise_svc.application.reservation_changes import ChangeCommand
 from promise_svc.domain.network import FulfillmentMethod
 from promise_svc.domain.reach import Address
 from promise_svc.domain.reservation import (
