@@ -774,11 +774,11 @@ MUTANTS = (
     Mutant(
         "settled_before_its_legs",
         "promise_svc/application/several_shards.py",
-        "        if not refused:\n            if hold.multi:",
+        "        if not refused:\n            if not hold.legs.keys()",
         "        if opened and hold.multi:\n"
         "            noted = self._settle(hold.reservation_id, hold.home, hold.attempt)\n"
         "            self._tasks.start(noted)\n"
-        "        if not refused:\n            if hold.multi:",
+        "        if not refused:\n            if not hold.legs.keys()",
         (SIMULATOR,),
         "A cart would be noted as held whole while a leg of it was refused.",
     ),
