@@ -39,6 +39,7 @@ from promise_svc.domain.events import StoredEvent
 from promise_svc.domain.replay import Replay, remembered
 from promise_svc.domain.reservation import ClaimRecord, State
 from promise_svc.domain.sharding import START, Position
+from promise_svc.errors import NotServing
 from promise_svc.hotpath import shard_of
 
 PAGE_EVENTS = 2_000
@@ -90,7 +91,8 @@ class Verify:
         findings_max: int = FINDINGS_MAX,
         progress: _Listener = lambda _done: None,
     ) -> VerifyReport:
-        """Audit the named shards, or all. Unavailable when an engine is away: then no verdict.
+        """Audit the named shards, or all. Unavailable when an engine is away, or a shard has not
+        been taken over within the time to settle: then no verdict.
 
         ``progress`` hears the number of shards done.
         """
@@ -108,14 +110,32 @@ class Verify:
             progress(report.shard_count)
 
         shards = range(self._index.shard_count) if shard_ids is None else shard_ids
-        async with asyncio.TaskGroup() as group:
-            for shard in shards:
-                group.create_task(one(shard))
+        await self._await_taken_over()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for shard in shards:
+                    group.create_task(one(shard))
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from None
         findings.sort(key=lambda finding: (finding.shard, finding.kind))
         report.findings = findings[:findings_max]
         report.uncompared_shard_ids.sort()
         report.elapsed_seconds = self._clock.monotonic() - start
         return report
+
+    async def _await_taken_over(self) -> None:
+        """Let the service take over what an engine lost a moment ago: every shard, for legs of the
+        audited ones may be anywhere."""
+        deadline = Deadline(self._settle_seconds)
+        for shard in range(self._index.shard_count):
+            while True:
+                try:
+                    await self._index.open_claims(shard, 1, self._timeout)
+                    break
+                except NotServing:
+                    if deadline.left() == 0:
+                        raise
+                await asyncio.sleep(min(self._recheck_seconds, deadline.left()))
 
     async def _shard(self, shard: int, report: VerifyReport) -> list[Finding]:
         found = await self._overdue(shard)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from types import SimpleNamespace
-from typing import cast
+from typing import NoReturn, cast
 
 import pytest
 
@@ -28,6 +29,7 @@ from promise_svc.domain.reservation import (
     SupplyRow,
 )
 from promise_svc.domain.sharding import Position, shard_of
+from promise_svc.errors import NotServing, Unavailable
 from tests.support.fake_ats_index import FakeAtsIndex
 from tests.support.fake_order_store import FakeOrderStore
 
@@ -102,7 +104,10 @@ class Books:
             await self.store.append(shard, after, events)
 
     async def audit(
-        self, shard_ids: list[int] | None = None, findings_max: int = 100
+        self,
+        shard_ids: list[int] | None = None,
+        findings_max: int = 100,
+        settle_seconds: float = 0.0,
     ) -> VerifyReport:
         clock = SimpleNamespace(now_ms=lambda: self.index.now_ms, monotonic=lambda: 0.0)
         verify = Verify(
@@ -110,7 +115,7 @@ class Books:
             self.store,
             cast(Clock, clock),
             window_ms=WINDOW_MS,
-            settle_seconds=0.0,
+            settle_seconds=settle_seconds,
             recheck_seconds=0.0,
         )
         return await verify.run(shard_ids, findings_max=findings_max)
@@ -465,6 +470,41 @@ async def test_only_the_named_shards_are_read(books: Books) -> None:
     report = await books.audit(shard_ids=[HOME])
 
     assert (report.shard_count, report.findings) == (1, [])
+
+
+async def test_a_shard_that_is_being_taken_over_is_waited_for(books: Books) -> None:
+    """An engine came back a moment ago and the service takes its shards over one by one."""
+    books.hold()
+    books.index.process = "process-2"
+
+    async def take_over() -> None:
+        for shard in range(2):
+            await books.index.take_over(shard, books.index.ledgers[shard].at, 1.0)
+        await books.relay()
+
+    report, _ = await asyncio.gather(books.audit(settle_seconds=10.0), take_over())
+
+    assert (report.findings, report.shard_count, report.uncompared_shard_ids) == ([], 2, [])
+
+
+async def test_a_shard_that_nobody_takes_over_is_named(books: Books) -> None:
+    """No verdict, and the error a caller can tell, not a group of them."""
+    books.index.owners[OTHER] = "nobody"
+
+    with pytest.raises(NotServing, match=f"shard {OTHER} "):
+        await books.audit(shard_ids=[HOME])
+
+
+async def test_an_engine_that_goes_away_in_the_audit_is_named(books: Books) -> None:
+    """The first error, as itself."""
+
+    async def away(shard: int) -> NoReturn:
+        raise Unavailable(f"shard {shard} is away")
+
+    books.index.scan = away  # type: ignore[method-assign]
+
+    with pytest.raises(Unavailable, match="is away"):
+        await books.audit()
 
 
 def test_the_report_has_a_field_for_every_count_of_the_contract() -> None:
