@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 from promise_svc.application.promise import PlannedUnits
 from promise_svc.application.reservation_body import ReservationLine
+from promise_svc.domain.bundle import BundleLine
 from promise_svc.domain.reservation import State, TransitionOutcome
 
 Lines = tuple[ReservationLine, ...]
@@ -30,6 +31,20 @@ class TransferLine(NamedTuple):
 
 
 _Wanted = TypeVar("_Wanted", ChangeLine, TransferLine)
+
+
+def of_components(wanted: Sequence[_Wanted], bundles: Sequence[BundleLine]) -> tuple[_Wanted, ...]:
+    """What is asked of a bundle's line, asked of the lines of its components."""
+    whole = {bundle.line_id: bundle for bundle in bundles}
+    found: list[_Wanted] = []
+    for change in wanted:
+        bundle = whole.get(change.line_id)
+        if bundle is None:
+            found.append(change)
+            continue
+        for part_id, (_, quantity) in zip(bundle.part_ids(), bundle.components, strict=True):
+            found.append(change._replace(line_id=part_id, quantity=change.quantity * quantity))
+    return tuple(found)
 
 
 def state_of(lines: Iterable[ReservationLine]) -> State:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from promise_svc.application.ports import AtsIndex, OrderStore
 from promise_svc.application.stock import AsOf, Consistency, Freshness, StockSource
 from promise_svc.application.supply import callers_key
+from promise_svc.domain.bundle import bundle_units
 from promise_svc.domain.events import EventType, PositionImage, StoredEvent
 from promise_svc.domain.inventory import StockPosition, ats, shortage
 from promise_svc.domain.network import NetworkSnapshot, NodeStatus
@@ -28,6 +29,7 @@ class AvailabilityReason(IntEnum):
     """What makes ATS less than what stands at the node; numbers are the contract's."""
 
     NO_ITEM = 10
+    BUNDLE = 15
     UNKNOWN_NODE = 20
     NODE_OFF = 30
     NO_METHOD = 40
@@ -46,6 +48,14 @@ class Standing(NamedTuple):
     confirmed: bool
     quantity: int
     expire_ms: int
+
+
+class ComponentStock(NamedTuple):
+    """A component of a bundle, and what can be sold of it at the node."""
+
+    sku: str
+    quantity: int
+    ats: int
 
 
 class Happening(NamedTuple):
@@ -77,6 +87,8 @@ class Story:
     happened: tuple[Happening, ...]
     """Newest first."""
     stored_as_of: AsOf
+    components: tuple[ComponentStock, ...] = ()
+    """Of a bundle; it has no position of its own."""
 
 
 class Explainer:
@@ -110,8 +122,13 @@ class Explainer:
         row = here.get("", StockPosition())
         reasons = tuple(_reasons(snapshot, sku, node_id, here.get("")))
         sold = node is not None and node.status is NodeStatus.ON
+        units = ats(row.on_hand, row.committed, row.held, row.safety_stock)
+        components = await self._components(snapshot, sku, node_id, timeout)
+        if components:
+            units = bundle_units([(part.ats, part.quantity) for part in components])
         return Story(
-            ats=ats(row.on_hand, row.committed, row.held, row.safety_stock) if sold else 0,
+            ats=units if sold else 0,
+            components=components,
             reasons=reasons,
             row=row,
             status=None if node is None else node.status,
@@ -127,6 +144,19 @@ class Explainer:
             happened=happened,
             stored_as_of=stored_at,
         )  # fmt: skip
+
+    async def _components(
+        self, snapshot: NetworkSnapshot, sku: str, node_id: str, timeout: float
+    ) -> tuple[ComponentStock, ...]:
+        parts = snapshot.bundles.get(sku, ())
+        if not parts:
+            return ()
+        stock = await self._stock.read([p.sku for p in parts], Consistency(strong=True), timeout)
+        here = {
+            part: sum(ats(*row[2:]) for row in found.rows or () if row[:2] == (node_id, ""))
+            for part, found in stock.by_sku.items()
+        }
+        return tuple(ComponentStock(part, quantity, here[part]) for part, quantity in parts)
 
     async def _standing(self, shard: int, sku: str, node_id: str) -> list[Standing]:
         legs = await self._store.read_legs(shard, [*OPEN, State.CONFIRMED])
@@ -169,6 +199,8 @@ def _reasons(
     node = snapshot.node(node_id)
     if snapshot.item(sku) is None:
         yield reason.NO_ITEM
+    if sku in snapshot.bundles:
+        yield reason.BUNDLE
     if node is None:
         yield reason.UNKNOWN_NODE
     elif node.status is NodeStatus.OFF:
@@ -176,7 +208,8 @@ def _reasons(
     if node is not None and not node.methods:
         yield reason.NO_METHOD
     if row is None:
-        yield reason.NEVER_COUNTED
+        if sku not in snapshot.bundles:
+            yield reason.NEVER_COUNTED
         return
     if not row.on_hand:
         yield reason.NOTHING_ON_HAND

@@ -38,13 +38,16 @@ class ShardKeys:
         self._shard_count = shard_count
 
     def fit_stock(self, item: Item) -> bool:
-        """Whether the item's shard is the one that has its SKU's positions, if it has any.
+        """Whether the item's shard is the one that has its SKU's positions, if it has any; of a
+        bundle, whether its SKU has none.
 
         The table may be late, and that does no harm: a SKU gets its first position when it is an
         item, and an item's shard key cannot change. Positions without an item are older than the
         network (it was restored), and the table has had them since its start.
         """
         shard = self._table.shard(item.sku)
+        if item.components:
+            return shard is None
         return shard is None or shard == shard_of(item.shard_key or item.sku, self._shard_count)
 
 

@@ -48,10 +48,13 @@ class UpsertOutcome(IntEnum):
     UNKNOWN_CARRIER_SERVICE = 40
     CURRENCY_MISMATCH = 50
     SHARD_KEY_FIXED = 60
+    UNKNOWN_COMPONENT = 70
+    NESTED_BUNDLE = 80
+    BUNDLE_HAS_STOCK = 90
 
 
 class UpsertResult(NamedTuple):
-    """One entry's outcome, and the name that could not be found."""
+    """One entry's outcome, and the name that could not be found or is in the way."""
 
     outcome: UpsertOutcome
     missing_id: str = ""

@@ -9,6 +9,7 @@ from enum import IntEnum
 from promise_svc.application.availability import AvailabilityOutcome, here_now_ats, unknown_sku
 from promise_svc.application.ports import Clock
 from promise_svc.application.stock import Consistency, Freshness, SkuStock, StockSource
+from promise_svc.domain.bundle import exploded
 from promise_svc.domain.delivery import PickupTimes, pickup_times
 from promise_svc.domain.network import (
     PICKUP_METHODS,
@@ -19,6 +20,7 @@ from promise_svc.domain.network import (
     NodeStatus,
 )
 from promise_svc.domain.reach import Address, Line
+from promise_svc.domain.reservation import LINES_MAX
 from promise_svc.errors import FieldViolation, InvalidRequest, NoBusinessDay
 
 RADIUS_METERS_DEFAULT = 50_000
@@ -107,7 +109,8 @@ class PickupFinder:
         """The nearest ``limit`` nodes within the radius, by distance, then id."""
         _require_pickup(request.fulfillment_method)
         snapshot = self._network()
-        skus = {line.sku for line in request.lines}
+        counted, bundles = exploded(request.lines, snapshot.bundles, LINES_MAX)
+        skus = {line.sku for line in (*request.lines, *(counted if bundles else ()))}
         stock = await self._stock.read(skus, request.consistency, timeout)
         origin = self._coordinates(request.origin)
         outcome = FindPickupNodesOutcome.OK if origin else FindPickupNodesOutcome.UNKNOWN_ORIGIN
@@ -123,7 +126,7 @@ class PickupFinder:
         return FindPickupNodesReply(
             outcome=outcome,
             nodes=tuple(
-                _pickup_node(node, meters, request.lines, stock_at, ready.of(node))
+                _pickup_node(node, meters, (request.lines, counted), stock_at, ready.of(node))
                 for meters, node in offering[: request.limit]
             ),
             network_version=snapshot.version,
@@ -195,14 +198,15 @@ class _ReadyTimes:
 def _pickup_node(
     node: Node,
     meters: float,
-    lines: Sequence[Line],
+    asked: tuple[Sequence[Line], Sequence[Line]],
     stock_at: _StockAt,
     ready: PickupTimes | None,
 ) -> PickupNode:
+    lines, counted = asked
     wanted: dict[str, int] = {}
-    for line in lines:
+    for line in counted:
         wanted[line.sku] = wanted.get(line.sku, 0) + line.quantity
-    at_node = {sku: stock_at.ats(sku, node.node_id) for sku in wanted}
+    at_node = {sku: stock_at.ats(sku, node.node_id) for sku in {*wanted, *(x.sku for x in lines)}}
     return PickupNode(
         node=node,
         distance_meters=round(meters),

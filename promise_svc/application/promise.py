@@ -13,12 +13,14 @@ from typing import NamedTuple
 
 from promise_svc.application.ports import AtsReader, AtsRow, Clock
 from promise_svc.application.stock import Consistency, Freshness, StockSource
+from promise_svc.domain.bundle import BundleLine, exploded, requested_line_id
 from promise_svc.domain.cart import Cart, UnfulfilledLine
 from promise_svc.domain.cart import promise_cart as promise
 from promise_svc.domain.delivery import DeliveryPromise, Shipment
 from promise_svc.domain.inventory import ats
 from promise_svc.domain.network import PICKUP_METHODS, FulfillmentMethod, NetworkSnapshot
 from promise_svc.domain.reach import Address, Line, Wanted
+from promise_svc.domain.reservation import LINES_MAX
 from promise_svc.domain.sourcing import SHIPMENTS_MAX
 from promise_svc.errors import FieldViolation, InvalidRequest
 
@@ -67,6 +69,8 @@ class PromiseCartReply:
     currency_code: str
     freshness: Freshness
     order_ms: int
+    bundles: tuple[BundleLine, ...] = ()
+    """What was asked for as a bundle; the shipments have its components."""
 
     @property
     def expire_ms(self) -> int | None:
@@ -99,12 +103,13 @@ class CartPromiser:
             order_ms=order_ms,
             excluded_node_ids=request.excluded_node_ids,
         )
-        skus = {line.sku for line in request.lines}
+        lines, bundles = exploded(request.lines, snapshot.bundles, LINES_MAX)
+        skus = {line.sku for line in lines}
         stock = await self._stock.read(skus, request.consistency, timeout)
         promised = promise(
             snapshot,
             Cart(
-                lines=request.lines,
+                lines=lines,
                 stock={sku: _here_now(found.rows or ()) for sku, found in stock.by_sku.items()},
                 wanted=wanted,
                 max_shipments=request.max_shipments,
@@ -114,7 +119,8 @@ class CartPromiser:
         return PromiseCartReply(
             outcome=_outcome(promised.options, promised.unfulfilled_lines),
             options=promised.options,
-            unfulfilled_lines=promised.unfulfilled_lines,
+            unfulfilled_lines=_of_requested(promised.unfulfilled_lines, bundles),
+            bundles=bundles,
             network_version=snapshot.version,
             currency_code=snapshot.currency_code,
             freshness=stock.freshness,
@@ -244,6 +250,26 @@ def _methods(
 def _not_supported(method: FulfillmentMethod, address: Address | None) -> str:
     destination = "a pickup node" if address is None else "an address"
     return f"{method} is not supported with {destination} as destination"
+
+
+def _of_requested(
+    unfulfilled: Sequence[UnfulfilledLine], bundles: Sequence[BundleLine]
+) -> tuple[UnfulfilledLine, ...]:
+    """A bundle's components told as the bundle: the first reason, and the sets the scarcest is
+    enough for."""
+    if not bundles:
+        return tuple(unfulfilled)
+    whole = {bundle.line_id: bundle for bundle in bundles}
+    told: dict[str, UnfulfilledLine] = {}
+    for line_id, reason, units in unfulfilled:
+        asked = requested_line_id(line_id)
+        sets = whole[asked].sets(line_id, units) if asked in whole and units is not None else units
+        before = told.get(asked)
+        if before is None or reason < before.reason:
+            told[asked] = UnfulfilledLine(asked, reason, sets)
+        elif reason == before.reason and sets is not None and sets < (before.ats or 0):
+            told[asked] = before._replace(ats=sets)
+    return tuple(told.values())
 
 
 def _here_now(rows: Iterable[AtsRow]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from promise_svc.application.promise import PromiseCartReply, PromiseCartRequest
+from promise_svc.domain.bundle import BundleLine, requested_line_id
 from promise_svc.domain.delivery import DeliveryPromise, Shipment
 from promise_svc.domain.network import FulfillmentMethod, NetworkSnapshot, normalized_postal_code
 from promise_svc.domain.reach import Address, Line
@@ -67,6 +68,8 @@ class Quote(msgspec.Struct, frozen=True, array_like=True):
     pickup_node_id: str
     segment: str
     plan: PromisedPlan
+    bundles: tuple[BundleLine, ...] = ()
+    """What was asked for as a bundle; the plan has its components."""
 
     @property
     def fulfillment_method(self) -> FulfillmentMethod:
@@ -88,6 +91,22 @@ class Quote(msgspec.Struct, frozen=True, array_like=True):
             for line_id, sku, quantity in shipment.lines:
                 units[line_id, sku] = units.get((line_id, sku), 0) + quantity
         return tuple(Line(*line, quantity) for line, quantity in units.items())
+
+    @property
+    def requested_lines(self) -> tuple[Line, ...]:
+        """The lines as they were asked for: bundles, not their components."""
+        if not self.bundles:
+            return self.lines
+        units = {line.line_id: line.quantity for line in self.lines}
+        whole = {bundle.line_id: bundle for bundle in self.bundles}
+        asked: dict[str, Line] = {}
+        for line in self.lines:
+            line_id = requested_line_id(line.line_id)
+            bundle = whole.get(line_id)
+            asked[line_id] = (
+                line if bundle is None else Line(line_id, bundle.sku, bundle.quantity(units))
+            )
+        return tuple(asked.values())
 
     def fits(self, address: Address) -> bool:
         """Whether ``address`` is the one it was made for, as far as dates depend on it."""
@@ -164,7 +183,9 @@ class Quotes:
         self, request: PromiseCartRequest, reply: PromiseCartReply, option: DeliveryPromise
     ) -> QuoteToken:
         shard_key = self._network().shard_key
-        skus = {line.sku for shipment in option.shipments for line in shipment.lines}
+        parts = [line for shipment in option.shipments for line in shipment.lines]
+        skus = {line.sku for line in parts}
+        line_ids = {requested_line_id(line.line_id) for line in parts}
         shards = {shard_of(shard_key(sku), self._shard_count) for sku in skus}
         address = request.address
         quote = Quote(
@@ -175,6 +196,7 @@ class Quotes:
             pickup_node_id=request.pickup_node_id,
             segment=request.segment,
             plan=PromisedPlan(reply.currency_code, option.shipments),
+            bundles=tuple(x for x in reply.bundles if x.line_id in line_ids),
         )
         token = self._signer.sign(quote)
         if not token:

@@ -8,7 +8,12 @@ from __future__ import annotations
 from promise_svc.application.promise import planned_units
 from promise_svc.application.quote import PromisedPlan, Quote
 from promise_svc.application.reservation_body import ReservationLine
-from promise_svc.application.sourced_lines import REFUSALS, LineOutcome, SourcedLines
+from promise_svc.application.sourced_lines import (
+    REFUSALS,
+    LineOutcome,
+    SourcedLines,
+    of_requested,
+)
 from promise_svc.domain.delivery import Shipment
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reach import Reach, UnfulfilledReason, Wanted
@@ -35,7 +40,8 @@ def quoted_lines(
             refusals += [found._replace(line_id=line.line_id) for line in shipment.lines]
     if refusals:
         refusals.sort(key=lambda refusal: refusal.outcome)
-        return SourcedLines(refusals=tuple(refusals), network_version=snapshot.version)
+        told = of_requested(refusals, quote.bundles)
+        return SourcedLines(refusals=told, network_version=snapshot.version)
     units = planned_units(shipments)
     lines = tuple(
         ReservationLine(
@@ -51,6 +57,7 @@ def quoted_lines(
         lines=lines,
         network_version=snapshot.version,
         promised=PromisedPlan(quote.plan.currency_code, tuple(shipments)),
+        bundles=quote.bundles,
     )
 
 

@@ -31,6 +31,7 @@ from promise_svc.application.sourced_lines import (
     LineOutcome,
     SourcedLines,
     all_outcomes,
+    of_requested,
     source_lines,
 )
 from promise_svc.application.tasks import Deadline, OwnedTasks
@@ -40,8 +41,10 @@ from promise_svc.application.transition import (
     late_result,
     transition_outcome,
 )
+from promise_svc.domain.bundle import exploded
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reservation import (
+    LINES_MAX,
     ClaimDraft,
     ClaimRecord,
     CreateOutcome,
@@ -222,7 +225,7 @@ class Reservations:
         missing: dict[tuple[str, str], int] = {}
         ordered = asked = False
         reply: HoldReply | None = None
-        held: tuple[ReservationLine, ...] = ()
+        held: SourcedLines | None = None
         for _ in range(_TRIES):
             sourced = self._source(command, missing)
             if sourced.refusals:
@@ -232,7 +235,7 @@ class Reservations:
                     asked = True
                     continue
                 return await self._refused(command, digest, sourced.refusals, mode, deadline)
-            hold, held = self._hold(command, digest, sourced, reply), sourced.lines
+            hold, held = self._hold(command, digest, sourced, reply), sourced
             reply = await self._shards.hold(hold, deadline, ordered=ordered)
             if reply.outcome == Outcome.DONE:
                 return await self._granted(command, reply, mode, deadline, replayed=False)
@@ -256,7 +259,7 @@ class Reservations:
                 Outcome.RESOLVED,
             ):
                 return await self._other_body_or_late(command, digest, reply.outcome, mode)
-        assert reply is not None
+        assert reply is not None and held is not None
         return self._told(command, held, reply, mode)
 
     def _source(
@@ -288,6 +291,7 @@ class Reservations:
             lines=sourced.lines,
             promised=sourced.promised,
             unheld=command.unheld,
+            bundles=sourced.bundles,
         )
         return Hold(
             reservation_id=command.reservation_id,
@@ -313,10 +317,11 @@ class Reservations:
             await self._network.refresh()
             return True
         short = {x.line_id for x in refusals if x.outcome is CreateOutcome.INSUFFICIENT_STOCK}
-        skus = {line.sku for line in command.lines if line.line_id in short}
-        return await look_behind_holds(
-            self._index, self._table, self._network.snapshot(), skus, missing, deadline
-        )
+        snapshot = self._network.snapshot()
+        wanted = tuple(line for line in command.lines if line.line_id in short)
+        counted, _ = exploded(wanted, snapshot.bundles, LINES_MAX)
+        skus = {line.sku for line in counted}
+        return await look_behind_holds(self._index, self._table, snapshot, skus, missing, deadline)
 
     def _may_replan(
         self, command: CreateCommand, reply: HoldReply, missing: dict[tuple[str, str], int]
@@ -327,7 +332,8 @@ class Reservations:
         other plan."""
         if command.quote is not None:
             return False
-        named = {(line.sku, line.node_id) for line in command.lines if line.node_id}
+        wanted, _ = exploded(command.lines, self._network.snapshot().bundles, LINES_MAX)
+        named = {(line.sku, line.node_id) for line in wanted if line.node_id}
         for line, shortfall in reply.shortfalls:
             place = (line.sku, line.node_id)
             if place in named:
@@ -440,7 +446,7 @@ class Reservations:
     def _told(
         self,
         command: CreateCommand,
-        held: tuple[ReservationLine, ...],
+        held: SourcedLines,
         reply: HoldReply,
         mode: DurabilityMode,
     ) -> CreateResult:
@@ -455,13 +461,13 @@ class Reservations:
     def _insufficient(
         self,
         command: CreateCommand,
-        held: tuple[ReservationLine, ...],
+        held: SourcedLines,
         reply: HoldReply,
         mode: DurabilityMode,
     ) -> CreateResult:
         short = {(line.sku, line.node_id): shortfall for line, shortfall in reply.shortfalls}
         refusals = []
-        for line in held:
+        for line in held.lines:
             for units in line.planned_units:
                 shortfall = short.get((line.sku, units.node_id))
                 if shortfall is None:
@@ -469,7 +475,7 @@ class Reservations:
                 known = shortfall.known or self._table.rows(line.sku) is not None
                 outcome = CreateOutcome.INSUFFICIENT_STOCK if known else CreateOutcome.UNKNOWN_SKU
                 refusals.append(LineOutcome(line.line_id, outcome, shortfall.ats, units.node_id))
-        lines = all_outcomes(command, tuple(refusals))
+        lines = all_outcomes(command, of_requested(refusals, held.bundles))
         return CreateResult(
             outcome=min(line.outcome for line in lines), lines=lines, durability=mode
         )

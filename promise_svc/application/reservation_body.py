@@ -15,6 +15,7 @@ import msgspec
 
 from promise_svc.application.promise import PlannedUnits
 from promise_svc.application.quote import PromisedPlan, Quote
+from promise_svc.domain.bundle import BundleLine
 from promise_svc.domain.network import FulfillmentMethod
 from promise_svc.domain.reach import Address
 from promise_svc.domain.reservation import (
@@ -118,6 +119,8 @@ class Reservation:
     """What was promised when it was held, if anything was."""
     unheld: tuple[UnheldLine, ...] = ()
     """What was asked for and not held, under the request's policy."""
+    bundles: tuple[BundleLine, ...] = ()
+    """What was asked for as a bundle; ``lines`` has its components."""
 
 
 class Body(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -134,6 +137,7 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
     """Latest last."""
     promised: PromisedPlan | None = None
     unheld: tuple[UnheldLine, ...] = ()
+    bundles: tuple[BundleLine, ...] = ()
     growing: bool = False
     """While legs are being asked for more than the lines say. Whoever finds it on a claim that is
     overdue sets the legs back."""
@@ -167,7 +171,10 @@ def body_hash(command: CreateCommand) -> str:
         )
     )
     if command.quote is not None:
-        quoted = (command.reservation_id, command.owner_id, command.quote)
+        quote = msgspec.structs.astuple(command.quote)
+        while quote[-1] == ():  # fields that came later, left at their default
+            quote = quote[:-1]
+        quoted = (command.reservation_id, command.owner_id, quote)
         return _hash((*quoted, command.ttl_ms, command.order_reference))
     covered: tuple[object, ...] = (
         command.reservation_id,
@@ -235,4 +242,5 @@ def reservation_of(reservation_id: str, claim: ClaimRecord) -> Reservation:
         order_reference=body.order_reference,
         promised=body.promised,
         unheld=body.unheld,
+        bundles=body.bundles,
     )

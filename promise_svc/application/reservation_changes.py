@@ -20,6 +20,7 @@ from promise_svc.application.changed_lines import (
     TransferLine,
     amended_lines,
     ended_lines,
+    of_components,
     open_units,
     state_of,
     transferred_lines,
@@ -165,7 +166,7 @@ class ReservationChanges:
         digest = _digest(command, TransitionOutcome.AMENDED)
 
         def lines_of(body: Body) -> tuple[Lines, TransitionOutcome | None]:
-            return amended_lines(body.lines, command.lines)
+            return amended_lines(body.lines, of_components(command.lines, body.bundles))
 
         nodes = [line.node_id for line in command.lines if line.node_id]
         return await self._relined(
@@ -180,7 +181,7 @@ class ReservationChanges:
         digest = hashlib.blake2b(covered, digest_size=8).hexdigest()
 
         def lines_of(body: Body) -> tuple[Lines, TransitionOutcome | None]:
-            return transferred_lines(body.lines, transfers)
+            return transferred_lines(body.lines, of_components(transfers, body.bundles))
 
         nodes = [line.target_node_id for line in transfers]
         return await self._relined(
@@ -260,7 +261,8 @@ class ReservationChanges:
                 if state in OPEN:
                     return _Computed(TransitionOutcome.NOT_CONFIRMED)
                 return _Computed(STANDS[state])
-            lines, refusal = ended_lines(body.lines, command.lines, fulfills=fulfills)
+            units = of_components(command.lines, body.bundles)
+            lines, refusal = ended_lines(body.lines, units, fulfills=fulfills)
             if refusal is not None:
                 return _Computed(refusal)
             changed = _noted(body, lines, command.idempotency_key, digest)

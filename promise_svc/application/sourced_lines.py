@@ -6,7 +6,7 @@ refused; the others are planned together by the promise search.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import NamedTuple
@@ -19,9 +19,10 @@ from promise_svc.application.reservation_body import (
     RequestedLine,
     ReservationLine,
 )
+from promise_svc.domain.bundle import BundleLine, exploded, requested_line_id
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reach import Line, UnfulfilledReason
-from promise_svc.domain.reservation import CreateOutcome
+from promise_svc.domain.reservation import LINES_MAX, CreateOutcome
 from promise_svc.domain.sourcing import SHIPMENTS_MAX
 from promise_svc.hotpath import shard_of
 
@@ -46,6 +47,8 @@ class SourcedLines:
     network_version: int
     promised: PromisedPlan | None = None
     """What the caller is promised with the hold, if anything."""
+    bundles: tuple[BundleLine, ...] = ()
+    """What was asked for as a bundle; ``lines`` has its components."""
 
 
 REFUSALS: Mapping[UnfulfilledReason, CreateOutcome] = {
@@ -80,7 +83,8 @@ def source_lines(
     promised: PromisedPlan | None = None
     terms = command.terms
     taken = dict(missing)
-    for line in command.lines:
+    wanted, bundles = exploded(command.lines, snapshot.bundles, LINES_MAX)
+    for line in wanted:
         if not line.node_id:
             continue
         refusal = _refuse_named(snapshot, command, line)
@@ -89,7 +93,7 @@ def source_lines(
         place = (line.sku, line.node_id)
         taken[place] = taken.get(place, 0) + line.quantity
         placed[line.line_id] = (PlannedUnits(line.node_id, "", line.quantity),)
-    open_lines = tuple(Line(x.line_id, x.sku, x.quantity) for x in command.lines if not x.node_id)
+    open_lines = tuple(Line(x.line_id, x.sku, x.quantity) for x in wanted if not x.node_id)
     if open_lines:
         planned = plan(
             snapshot,
@@ -114,12 +118,33 @@ def source_lines(
         if terms:
             promised = PromisedPlan(snapshot.currency_code, planned.shipments)
     if refusals:
-        return SourcedLines(refusals=tuple(refusals), network_version=snapshot.version)
+        told = of_requested(refusals, bundles)
+        return SourcedLines(refusals=told, network_version=snapshot.version)
     lines = tuple(
         ReservationLine(x.line_id, x.sku, x.quantity, shard(x.sku), placed[x.line_id])
-        for x in command.lines
+        for x in wanted
     )
-    return SourcedLines(lines=lines, network_version=snapshot.version, promised=promised)
+    return SourcedLines(
+        lines=lines, network_version=snapshot.version, promised=promised, bundles=bundles
+    )
+
+
+def of_requested(
+    refusals: Sequence[LineOutcome], bundles: Sequence[BundleLine]
+) -> tuple[LineOutcome, ...]:
+    """Refusals of components told as refusals of their bundles: the first outcome, and the sets
+    that the scarcest component is enough for."""
+    whole = {bundle.line_id: bundle for bundle in bundles}
+    told: dict[str, LineOutcome] = {}
+    for refusal in refusals:
+        asked = requested_line_id(refusal.line_id)
+        sets = refusal.ats
+        if asked in whole and sets > 0:
+            sets = whole[asked].sets(refusal.line_id, sets)
+        before = told.get(asked)
+        if before is None or (refusal.outcome, sets) < (before.outcome, before.ats):
+            told[asked] = refusal._replace(line_id=asked, ats=sets)
+    return tuple(told.values()) if bundles else tuple(refusals)
 
 
 def all_outcomes(

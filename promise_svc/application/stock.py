@@ -9,8 +9,10 @@ from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from promise_svc.application.ports import AtsReader, AtsRow, Clock
+from promise_svc.domain.bundle import bundle_units
 from promise_svc.domain.events import PositionImage
-from promise_svc.domain.network import NetworkSnapshot
+from promise_svc.domain.inventory import ats
+from promise_svc.domain.network import BundleComponent, NetworkSnapshot
 from promise_svc.domain.sharding import Position
 from promise_svc.errors import PromiseServiceError, Unavailable
 from promise_svc.hotpath import shard_of
@@ -112,8 +114,22 @@ class StockSource:
         Raises what ``StockIndex.read_positions`` raises for a strong read, and Unavailable where
         the table never heard of a shard that cannot be read either. Cost: a look-up a SKU, plus
         one round trip where a shard must be asked (shards in parallel).
+
+        A bundle has a row at each node that has all its components: as many on hand as can be sold
+        there, as old as the oldest of them.
         """
-        wanted = list(dict.fromkeys(skus))
+        wanted = dict.fromkeys(skus)
+        bundles = self._network().bundles
+        if bundles.keys().isdisjoint(wanted):
+            return await self._read(list(wanted), consistency, timeout)
+        asked = {sku: bundles[sku] for sku in wanted if sku in bundles}
+        counted = [sku for sku in wanted if sku not in asked]
+        counted += [part.sku for parts in asked.values() for part in parts]
+        stock = await self._read(list(dict.fromkeys(counted)), consistency, timeout)
+        whole = {sku: _bundled(parts, stock.by_sku) for sku, parts in asked.items()}
+        return stock._replace(by_sku={**stock.by_sku, **whole})
+
+    async def _read(self, wanted: list[str], consistency: Consistency, timeout: float) -> Stock:
         if consistency.strong:
             known = await self._read_shards(wanted, timeout)
             now_ms = self._clock.now_ms()
@@ -237,6 +253,20 @@ class StockSource:
         for sku in skus:
             found[self._shard(sku)].append(sku)
         return found
+
+
+def _bundled(parts: Sequence[BundleComponent], stock: Mapping[str, SkuStock]) -> SkuStock:
+    at_node: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for sku, quantity in parts:
+        for node_id, bucket, *figures in stock[sku].rows or ():
+            if not bucket:
+                at_node[node_id].append((ats(*figures), quantity))
+    rows = [
+        AtsRow(node_id, "", bundle_units(units), 0, 0, 0)
+        for node_id, units in at_node.items()
+        if len(units) == len(parts)
+    ]
+    return SkuStock(rows, min((stock[sku].as_of for sku, _ in parts), key=lambda a: a.time_ms))
 
 
 def _rows(images: Sequence[PositionImage]) -> list[AtsRow] | None:

@@ -57,6 +57,7 @@ class SupplyOutcome(IntEnum):
     IDEMPOTENCY_KEY_REUSED = 10
     IDEMPOTENCY_WINDOW_PASSED = 15
     UNKNOWN_SKU = 20
+    BUNDLE = 25
     UNKNOWN_NODE = 30
     STALE_SEQUENCE = 40
     BELOW_ZERO = 50
@@ -253,6 +254,8 @@ class SupplyWriter:
         for index, row in enumerate(rows):
             if row.sku in unknown:
                 refused[index] = SupplyResult(SupplyOutcome.UNKNOWN_SKU)
+            elif row.sku in snapshot.bundles:
+                refused[index] = SupplyResult(SupplyOutcome.BUNDLE)
             elif snapshot.node(row.node_id) is None:
                 refused[index] = SupplyResult(SupplyOutcome.UNKNOWN_NODE)
         return refused

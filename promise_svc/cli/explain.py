@@ -20,6 +20,7 @@ EXPLAIN_SECONDS_MAX = 30.0
 
 TEXTS = {
     "NO_ITEM": "the network has no item of this SKU: load it, or the SKU is mistyped",
+    "BUNDLE": "it is a bundle: its components decide; explain the one there is least of",
     "UNKNOWN_NODE": "the network has no such node: load it, or its name is mistyped",
     "NODE_OFF": "the node is OFF: SetNodeStatus switches it on",
     "NO_METHOD": "the node offers no method, so nothing is sold from it",
@@ -68,11 +69,14 @@ def _print(story: pb.ExplainAvailabilityResponse, sku: str, node_id: str) -> Non
     console = Console(highlight=False)
     now = story.breakdown
     console.print(f"{sku} at {node_id}: {story.ats} can be sold", style="bold", markup=False)
-    console.print(
-        f"= {now.on_hand} on hand - {now.committed} committed - {now.reserved} "
-        f"reserved - {now.safety_stock} safety stock"
-        + (f", short by {now.shortage}" if now.shortage else "")
-    )
+    for part in story.components:
+        console.print(f"= {part.ats} of {part.sku}, {part.quantity} in each", markup=False)
+    if not story.components:
+        console.print(
+            f"= {now.on_hand} on hand - {now.committed} committed - {now.reserved} "
+            f"reserved - {now.safety_stock} safety stock"
+            + (f", short by {now.shortage}" if now.shortage else "")
+        )
     for reason in story.reasons:
         name = pb.AvailabilityReason.Name(reason).removeprefix("AVAILABILITY_REASON_")
         console.print(f"- {TEXTS.get(name, name)}")

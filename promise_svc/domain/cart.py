@@ -1,8 +1,8 @@
 """A cart, a destination and stock figures -> delivery promises, and why lines are in none.
 
-A line is promised whole or not at all. Lines are taken in request order: where stock or the split
-limit cannot serve all, earlier lines win. The set kept is one that no refused line could join, not
-always the largest.
+A line is promised whole or not at all, a bundle with all its components or none. Lines are taken in
+request order: where stock or the split limit cannot serve all, earlier lines win. The set kept is
+one that no refused line could join, not always the largest.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import NamedTuple
 
+from promise_svc.domain.bundle import together
 from promise_svc.domain.delivery import DeliveryPromise, Shipment, ShipmentLine
 from promise_svc.domain.frontier import any_plan, best_plan, frontier
 from promise_svc.domain.network import NetworkSnapshot
@@ -107,18 +108,23 @@ class _CartSourcing:
 
     def lines_in_stock(self) -> list[Line]:
         """Lines that the nodes in reach have together; the others are refused."""
-        kept = []
+        kept: list[Line] = []
         taken: dict[str, int] = {}
-        for line in self._cart.lines:
-            if self._snapshot.item(line.sku) is None:
-                self._refuse(line, UnfulfilledReason.UNKNOWN_SKU)
-                continue
-            total = sum(self._served_stock(line.sku).values())
-            if taken.get(line.sku, 0) + line.quantity > total:
-                self._refuse(line, self._reach.nowhere or UnfulfilledReason.INSUFFICIENT_STOCK)
-                continue
-            taken[line.sku] = taken.get(line.sku, 0) + line.quantity
-            kept.append(line)
+        for group in together(self._cart.lines):
+            refused = False
+            for line in group:
+                total = sum(self._served_stock(line.sku).values())
+                if self._snapshot.item(line.sku) is None:
+                    self._refuse(line, UnfulfilledReason.UNKNOWN_SKU)
+                elif taken.get(line.sku, 0) + line.quantity > total:
+                    self._refuse(line, self._reach.nowhere or UnfulfilledReason.INSUFFICIENT_STOCK)
+                else:
+                    continue
+                refused = True
+            if not refused:
+                for line in group:
+                    taken[line.sku] = taken.get(line.sku, 0) + line.quantity
+                kept += group
         return kept
 
     def lines_within_split_limit(self, lines: Sequence[Line]) -> list[Line]:
@@ -126,15 +132,16 @@ class _CartSourcing:
         work = Work(_TRIAL_WORK_MAX)
         kept: list[Line] = []
         units: dict[str, int] = {}
-        for index, line in enumerate(lines):
-            quantity = units.get(line.sku, 0) + line.quantity
-            if self._fitting_ats(line.sku) >= quantity or (
-                index < _LINES_TRIED_MAX and self._find_nodes([*kept, line], work)
+        for index, group in enumerate(together(lines)):
+            wanted = {line.sku: units.get(line.sku, 0) + line.quantity for line in group}
+            if all(self._fitting_ats(sku) >= quantity for sku, quantity in wanted.items()) or (
+                index < _LINES_TRIED_MAX and self._find_nodes([*kept, *group], work)
             ):
-                kept.append(line)
-                units[line.sku] = quantity
+                kept += group
+                units |= wanted
             else:
-                self._refuse(line, UnfulfilledReason.SPLIT_LIMIT)
+                for line in group:
+                    self._refuse(line, UnfulfilledReason.SPLIT_LIMIT)
         self._tried_all = not work.spent
         self._work = Work(WORK_MAX)
         return kept

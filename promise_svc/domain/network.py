@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, time
 from enum import StrEnum
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from promise_svc.domain.geography import LatitudeIndex
 
@@ -102,6 +102,14 @@ class NodeGroup:
     name: str = ""
 
 
+class BundleComponent(NamedTuple):
+    """Units of one SKU in a bundle."""
+
+    sku: str
+    quantity: int
+    """In each bundle, 1..1,000."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """What promising needs to know of a SKU."""
@@ -118,6 +126,9 @@ class Item:
     """Of one base unit as packed, 0..100,000; 0 where unknown. Stored; no rule reads the size."""
     width_millimeters: int = 0
     height_millimeters: int = 0
+    components: tuple[BundleComponent, ...] = ()
+    """Makes it a bundle: it has no stock of its own, its components are what is sold. None of them
+    is a bundle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +217,8 @@ class NetworkSnapshot:
     _node_lanes: Mapping[_ZoneKey, tuple[Lane, ...]]
     _group_lanes: Mapping[_ZoneKey, tuple[Lane, ...]]
     _places: LatitudeIndex
+    bundles: Mapping[str, tuple[BundleComponent, ...]]
+    """SKU of each bundle -> its components."""
     _derived: dict[Callable[..., Any], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def derived(self, build: Callable[[NetworkSnapshot], T]) -> T:
@@ -294,6 +307,7 @@ def build_snapshot(version: int, documents: NetworkDocuments) -> NetworkSnapshot
         _lanes_by_zone((lane.node_id, lane) for lane in lanes if lane.node_id),
         _lanes_by_zone((lane.node_group_id, lane) for lane in lanes if lane.node_group_id),
         LatitudeIndex((n.latitude, n.longitude, n.node_id) for n in documents.nodes.values()),
+        {sku: item.components for sku, item in documents.items.items() if item.components},
     )
 
 

@@ -41,6 +41,12 @@ SIZE_MILLIMETERS_MAX = 100_000
 COST_MICROS_MAX = 10**12
 """Dearest base or per-kilogram cost, a million currency units."""
 
+COMPONENTS_MAX = 20
+"""Most components of a bundle."""
+
+COMPONENT_QUANTITY_MAX = 1_000
+"""Most units of one component in a bundle."""
+
 EXCEPTIONS_MAX = 2_000
 """Most dated exceptions of one calendar."""
 
@@ -63,10 +69,13 @@ class ReferenceReason(StrEnum):
     UNKNOWN_CARRIER_SERVICE = "UNKNOWN_CARRIER_SERVICE"
     CURRENCY_MISMATCH = "CURRENCY_MISMATCH"
     SHARD_KEY_FIXED = "SHARD_KEY_FIXED"
+    UNKNOWN_COMPONENT = "UNKNOWN_COMPONENT"
+    NESTED_BUNDLE = "NESTED_BUNDLE"
+    BUNDLE_HAS_STOCK = "BUNDLE_HAS_STOCK"
 
 
 class BrokenReference(NamedTuple):
-    """What does not fit, and the name that could not be found (empty for the last two)."""
+    """What does not fit, and the name that could not be found or is in the way, if any."""
 
     reason: ReferenceReason
     missing_id: str
@@ -96,7 +105,8 @@ def broken_reference(
     """The first reason why ``document`` does not fit beside ``known``; None when it does.
 
     ``fits_stock`` says of a new item whether its shard is the one that has the SKU's positions, if
-    it has any: stock does not move to the shard of a shard key.
+    it has any: stock does not move to the shard of a shard key. Of a bundle, whether its SKU has
+    no position at all.
     """
     reason = ReferenceReason
     match document:
@@ -106,20 +116,37 @@ def broken_reference(
             for node_id in document.node_ids:
                 if node_id not in known.nodes:
                     return BrokenReference(reason.UNKNOWN_NODE, node_id)
-        case Item(sku=sku, shard_key=shard_key):
-            before = known.items.get(sku)
-            fits = (
-                fits_stock(document)
-                if before is None
-                else (before.shard_key or sku) == (shard_key or sku)
-            )
-            if not fits:
-                return BrokenReference(reason.SHARD_KEY_FIXED, "")
+        case Item():
+            return _misfit_of_item(document, known, fits_stock)
         case CarrierService():
             return _misfit_of_carrier_service(document, known)
         case Lane():
             return _misfit_of_lane(document, known)
     return None
+
+
+def _misfit_of_item(
+    item: Item, known: NetworkDocuments, fits_stock: Callable[[Item], bool]
+) -> BrokenReference | None:
+    reason, before = ReferenceReason, known.items.get(item.sku)
+    if before is not None and (before.shard_key or item.sku) != (item.shard_key or item.sku):
+        return BrokenReference(reason.SHARD_KEY_FIXED, "")
+    if not item.components:
+        fits = before is not None or fits_stock(item)
+        return None if fits else BrokenReference(reason.SHARD_KEY_FIXED, "")
+    parts = [(sku, known.items.get(sku)) for sku, _ in item.components]
+    for sku, part in parts:
+        if part is None:
+            return BrokenReference(reason.UNKNOWN_COMPONENT, sku)
+    for sku, part in parts:
+        if part is not None and part.components:
+            return BrokenReference(reason.NESTED_BUNDLE, sku)
+    if before is not None and not before.components:
+        # Nothing names an item as its component before it is one: a new one need not be looked for.
+        for other in known.items.values():
+            if any(sku == item.sku for sku, _ in other.components):
+                return BrokenReference(reason.NESTED_BUNDLE, other.sku)
+    return None if fits_stock(item) else BrokenReference(reason.BUNDLE_HAS_STOCK, item.sku)
 
 
 def _misfit_of_carrier_service(
@@ -200,6 +227,15 @@ def _of_item(item: Item) -> _Violations:
         yield from _id("handling_class", item.handling_class)
     for side in ("length_millimeters", "width_millimeters", "height_millimeters"):
         yield from _range(side, getattr(item, side), 0, SIZE_MILLIMETERS_MAX)
+    yield from _count("components", len(item.components), COMPONENTS_MAX)
+    seen = {item.sku}
+    for index, (sku, quantity) in enumerate(item.components):
+        yield from _id(f"components[{index}].sku", sku)
+        yield from _range(f"components[{index}].quantity", quantity, 1, COMPONENT_QUANTITY_MAX)
+        if sku in seen:
+            text = "each component may stand once, and none is the bundle itself"
+            yield FieldViolation(f"components[{index}].sku", "REPEATED", text)
+        seen.add(sku)
 
 
 def _of_calendar(calendar: Calendar) -> _Violations:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -134,12 +134,27 @@ def _broken_references(folder: Folder) -> Iterator[Refusal]:
         ):
             if missing(kind, name):
                 yield Refusal(*origin, f"{file} {name}")
+    yield from _broken_goods(folder, missing)
+    yield from _currencies(folder.part(CARRIER_SERVICES))
+
+
+def _broken_goods(folder: Folder, missing: Callable[[Kind, str], bool]) -> Iterator[Refusal]:
+    """The same of items and their counts."""
+    items = folder.part(ITEMS)
+    bundles = {item.sku for item in items.entries if item.components}
+    for item, origin in zip(items.entries, items.origins, strict=True):
+        for part in item.components:
+            if missing(ITEMS, part.sku):
+                yield Refusal(*origin, f"items.csv has no item {part.sku}")
+            if part.sku in bundles:
+                yield Refusal(*origin, f"{part.sku} is a bundle; a bundle holds no bundles")
     for entry, origin in zip(folder.part(SUPPLY).entries, folder.part(SUPPLY).origins, strict=True):
+        if entry.sku in bundles:
+            yield Refusal(*origin, f"{entry.sku} is a bundle; count its components")
         if missing(NODES, entry.node_id):
             yield Refusal(*origin, f"nodes.csv has no node {entry.node_id}")
         if missing(ITEMS, entry.sku):
             yield Refusal(*origin, f"items.csv has no item {entry.sku}")
-    yield from _currencies(folder.part(CARRIER_SERVICES))
 
 
 def _currencies(services: Part) -> Iterator[Refusal]:

@@ -43,8 +43,7 @@ _NODE_GROUPS = Columns(("node_group_id", "node_id"), ("name",))
 _ITEMS = Columns(
     ("sku",),
     ("name", "weight_grams", "length_millimeters", "width_millimeters", "height_millimeters",
-     "handling_class", "shard_key"),
-    {"bundle": "this version of the service has no bundles"},
+     "handling_class", "shard_key", "bundle"),
 )  # fmt: skip
 _CARRIER_SERVICES = Columns(
     ("carrier_service", "calendar_id", "currency_code"),
@@ -185,6 +184,7 @@ def read_items(path: Path, parts: Parts, refusals: Refusals) -> None:
     """items.csv: a row an item."""
     part = parts[ITEMS.name]
     part.given = True
+    bundles = Part(ITEMS)
     for row in read_rows(path, _ITEMS, refusals):
         item = pb.Item(
             sku=row.text("sku"),
@@ -195,8 +195,24 @@ def read_items(path: Path, parts: Parts, refusals: Refusals) -> None:
             length_millimeters=row.integer("length_millimeters"),
             width_millimeters=row.integer("width_millimeters"),
             height_millimeters=row.integer("height_millimeters"),
+            components=_components(row),
         )
-        part.add(item, Origin(path.name, row.line))
+        (bundles if item.components else part).add(item, Origin(path.name, row.line))
+    # After their components, wherever they stand in the file.
+    for bundle, origin in zip(bundles.entries, bundles.origins, strict=True):
+        part.add(bundle, origin)
+
+
+def _components(row: Row) -> list[pb.BundleComponent]:
+    """Of `sku-a*2 sku-b`; the number is left out where it is 1."""
+    found = []
+    for word in row.text("bundle").split():
+        sku, times, quantity = word.partition("*")
+        if times and not (quantity.isascii() and quantity.isdigit()):
+            row.refuse(f"bundle must be SKUs such as sku-a*2 sku-b, not {word!r}")
+            return []
+        found.append(pb.BundleComponent(sku=sku, quantity=int(quantity) if times else 1))
+    return found
 
 
 def read_carrier_services(path: Path, parts: Parts, refusals: Refusals) -> None:

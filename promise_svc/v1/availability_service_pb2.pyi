@@ -115,6 +115,8 @@ class _AvailabilityReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Av
     """Never sent."""
     AVAILABILITY_REASON_NO_ITEM: _AvailabilityReason.ValueType  # 10
     """The network has no item of this SKU."""
+    AVAILABILITY_REASON_BUNDLE: _AvailabilityReason.ValueType  # 15
+    """It is a bundle: as many can be sold as its scarcest component is enough for."""
     AVAILABILITY_REASON_UNKNOWN_NODE: _AvailabilityReason.ValueType  # 20
     """The network has no such node, so nothing is sold from it."""
     AVAILABILITY_REASON_NODE_OFF: _AvailabilityReason.ValueType  # 30
@@ -141,6 +143,8 @@ AVAILABILITY_REASON_UNSPECIFIED: AvailabilityReason.ValueType  # 0
 """Never sent."""
 AVAILABILITY_REASON_NO_ITEM: AvailabilityReason.ValueType  # 10
 """The network has no item of this SKU."""
+AVAILABILITY_REASON_BUNDLE: AvailabilityReason.ValueType  # 15
+"""It is a bundle: as many can be sold as its scarcest component is enough for."""
 AVAILABILITY_REASON_UNKNOWN_NODE: AvailabilityReason.ValueType  # 20
 """The network has no such node, so nothing is sold from it."""
 AVAILABILITY_REASON_NODE_OFF: AvailabilityReason.ValueType  # 30
@@ -575,6 +579,7 @@ class ExplainAvailabilityResponse(_message.Message):
     RESERVATION_COUNT_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     ORDER_STORE_AS_OF_FIELD_NUMBER: _builtins.int
+    COMPONENTS_FIELD_NUMBER: _builtins.int
     ats: _builtins.int
     """Units of the SKU that can be sold from the node now, by its shard: exact."""
     table_ats: _builtins.int
@@ -629,6 +634,12 @@ class ExplainAvailabilityResponse(_message.Message):
         missing above.
         """
 
+    @_builtins.property
+    def components(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComponentStock]:
+        """Of a bundle, what there is of each component at the node, as its shard has it; the bundle has no
+        figures of its own.
+        """
+
     def __init__(
         self,
         *,
@@ -646,14 +657,45 @@ class ExplainAvailabilityResponse(_message.Message):
         reservation_count: _builtins.int = ...,
         events: _abc.Iterable[Global___PositionEvent] | None = ...,
         order_store_as_of: _types_pb2.AsOf | None = ...,
+        components: _abc.Iterable[Global___ComponentStock] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "breakdown", b"breakdown", "order_store_as_of", b"order_store_as_of", "table_freshness", b"table_freshness", "totals", b"totals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "ats", b"ats", "breakdown", b"breakdown", "events", b"events", "inbound", b"inbound", "order_store_as_of", b"order_store_as_of", "reasons", b"reasons", "reservation_count", b"reservation_count", "reservations", b"reservations", "source", b"source", "source_sequence", b"source_sequence", "table_ats", b"table_ats", "table_freshness", b"table_freshness", "totals", b"totals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "ats", b"ats", "breakdown", b"breakdown", "components", b"components", "events", b"events", "inbound", b"inbound", "order_store_as_of", b"order_store_as_of", "reasons", b"reasons", "reservation_count", b"reservation_count", "reservations", b"reservations", "source", b"source", "source_sequence", b"source_sequence", "table_ats", b"table_ats", "table_freshness", b"table_freshness", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainAvailabilityResponse: _TypeAlias = ExplainAvailabilityResponse  # noqa: Y015
+
+@_typing.final
+class ComponentStock(_message.Message):
+    """A component of a bundle at one node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKU_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    ATS_FIELD_NUMBER: _builtins.int
+    sku: _builtins.str
+    """The component."""
+    quantity: _builtins.int
+    """Units of it in each bundle."""
+    ats: _builtins.int
+    """Its ATS."""
+    def __init__(
+        self,
+        *,
+        sku: _builtins.str = ...,
+        quantity: _builtins.int = ...,
+        ats: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ats", b"ats", "quantity", b"quantity", "sku", b"sku"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComponentStock: _TypeAlias = ComponentStock  # noqa: Y015
 
 @_typing.final
 class PositionTotals(_message.Message):

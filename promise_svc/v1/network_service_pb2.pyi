@@ -124,6 +124,12 @@ class _UpsertOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UpsertO
     """Its currency is not that of the network's other carrier services."""
     UPSERT_OUTCOME_SHARD_KEY_FIXED: _UpsertOutcome.ValueType  # 60
     """The SKU exists with another shard key, or has stock in another shard than this one's."""
+    UPSERT_OUTCOME_UNKNOWN_COMPONENT: _UpsertOutcome.ValueType  # 70
+    """A component of the bundle is no item."""
+    UPSERT_OUTCOME_NESTED_BUNDLE: _UpsertOutcome.ValueType  # 80
+    """A component of the bundle is a bundle, or another bundle has this one as its component."""
+    UPSERT_OUTCOME_BUNDLE_HAS_STOCK: _UpsertOutcome.ValueType  # 90
+    """The SKU was counted before, so it cannot become a bundle: give the bundle a SKU of its own."""
 
 class UpsertOutcome(_UpsertOutcome, metaclass=_UpsertOutcomeEnumTypeWrapper):
     """What happened to one entry of an upsert. Numbers are the precedence: if several refusals apply,
@@ -150,6 +156,12 @@ UPSERT_OUTCOME_CURRENCY_MISMATCH: UpsertOutcome.ValueType  # 50
 """Its currency is not that of the network's other carrier services."""
 UPSERT_OUTCOME_SHARD_KEY_FIXED: UpsertOutcome.ValueType  # 60
 """The SKU exists with another shard key, or has stock in another shard than this one's."""
+UPSERT_OUTCOME_UNKNOWN_COMPONENT: UpsertOutcome.ValueType  # 70
+"""A component of the bundle is no item."""
+UPSERT_OUTCOME_NESTED_BUNDLE: UpsertOutcome.ValueType  # 80
+"""A component of the bundle is a bundle, or another bundle has this one as its component."""
+UPSERT_OUTCOME_BUNDLE_HAS_STOCK: UpsertOutcome.ValueType  # 90
+"""The SKU was counted before, so it cannot become a bundle: give the bundle a SKU of its own."""
 Global___UpsertOutcome: _TypeAlias = UpsertOutcome  # noqa: Y015
 
 @_typing.final
@@ -600,7 +612,9 @@ class UpsertResult(_message.Message):
     outcome: Global___UpsertOutcome.ValueType
     """CREATED, UPDATED, UNCHANGED, or why not."""
     missing_id: _builtins.str
-    """The first name that could not be found, when the outcome is an UNKNOWN_ one."""
+    """The first name that could not be found, when the outcome is an UNKNOWN_ one; the name in the
+    way, of the last two.
+    """
     def __init__(
         self,
         *,
@@ -799,6 +813,7 @@ class Item(_message.Message):
     LENGTH_MILLIMETERS_FIELD_NUMBER: _builtins.int
     WIDTH_MILLIMETERS_FIELD_NUMBER: _builtins.int
     HEIGHT_MILLIMETERS_FIELD_NUMBER: _builtins.int
+    COMPONENTS_FIELD_NUMBER: _builtins.int
     sku: _builtins.str
     """The SKU. Required."""
     name: _builtins.str
@@ -819,6 +834,14 @@ class Item(_message.Message):
     """Width, likewise."""
     height_millimeters: _builtins.int
     """Height, likewise."""
+    @_builtins.property
+    def components(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleComponent]:
+        """Makes it a bundle of these, 1 to 20, each once; optional. A bundle has no stock, weight or shard
+        of its own: at each node as many can be sold as its components are enough for, and a line of it
+        is held as lines of its components. None of them may be a bundle. Reservations keep the
+        components they were held with.
+        """
+
     def __init__(
         self,
         *,
@@ -830,14 +853,41 @@ class Item(_message.Message):
         length_millimeters: _builtins.int = ...,
         width_millimeters: _builtins.int = ...,
         height_millimeters: _builtins.int = ...,
+        components: _abc.Iterable[Global___BundleComponent] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handling_class", b"handling_class", "height_millimeters", b"height_millimeters", "length_millimeters", b"length_millimeters", "name", b"name", "shard_key", b"shard_key", "sku", b"sku", "weight_grams", b"weight_grams", "width_millimeters", b"width_millimeters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["components", b"components", "handling_class", b"handling_class", "height_millimeters", b"height_millimeters", "length_millimeters", b"length_millimeters", "name", b"name", "shard_key", b"shard_key", "sku", b"sku", "weight_grams", b"weight_grams", "width_millimeters", b"width_millimeters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Item: _TypeAlias = Item  # noqa: Y015
+
+@_typing.final
+class BundleComponent(_message.Message):
+    """Units of one SKU in a bundle."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKU_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    sku: _builtins.str
+    """The SKU; its item must be in the network. Required."""
+    quantity: _builtins.int
+    """Units in each bundle, 1 to 1,000."""
+    def __init__(
+        self,
+        *,
+        sku: _builtins.str = ...,
+        quantity: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quantity", b"quantity", "sku", b"sku"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BundleComponent: _TypeAlias = BundleComponent  # noqa: Y015
 
 @_typing.final
 class Calendar(_message.Message):

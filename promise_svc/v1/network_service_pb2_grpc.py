@@ -114,7 +114,8 @@ class NetworkServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpsertItems(self, request, context):
-        """Creates or replaces items. Refuses SHARD_KEY_FIXED.
+        """Creates or replaces items. Refuses SHARD_KEY_FIXED, and bundles as UNKNOWN_COMPONENT,
+        NESTED_BUNDLE and BUNDLE_HAS_STOCK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

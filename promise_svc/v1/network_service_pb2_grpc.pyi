@@ -48,7 +48,9 @@ class NetworkServiceStub:
     UpsertNodeGroups: _grpc.UnaryUnaryMultiCallable[_network_service_pb2.UpsertNodeGroupsRequest, _network_service_pb2.UpsertNodeGroupsResponse]
     """Creates or replaces node groups. Refuses UNKNOWN_NODE."""
     UpsertItems: _grpc.UnaryUnaryMultiCallable[_network_service_pb2.UpsertItemsRequest, _network_service_pb2.UpsertItemsResponse]
-    """Creates or replaces items. Refuses SHARD_KEY_FIXED."""
+    """Creates or replaces items. Refuses SHARD_KEY_FIXED, and bundles as UNKNOWN_COMPONENT,
+    NESTED_BUNDLE and BUNDLE_HAS_STOCK.
+    """
     UpsertCalendars: _grpc.UnaryUnaryMultiCallable[_network_service_pb2.UpsertCalendarsRequest, _network_service_pb2.UpsertCalendarsResponse]
     """Creates or replaces calendars."""
     UpsertCarrierServices: _grpc.UnaryUnaryMultiCallable[_network_service_pb2.UpsertCarrierServicesRequest, _network_service_pb2.UpsertCarrierServicesResponse]
@@ -86,7 +88,9 @@ class NetworkServiceAsyncStub(NetworkServiceStub):
     UpsertNodeGroups: _aio.UnaryUnaryMultiCallable[_network_service_pb2.UpsertNodeGroupsRequest, _network_service_pb2.UpsertNodeGroupsResponse]  # type: ignore[assignment]
     """Creates or replaces node groups. Refuses UNKNOWN_NODE."""
     UpsertItems: _aio.UnaryUnaryMultiCallable[_network_service_pb2.UpsertItemsRequest, _network_service_pb2.UpsertItemsResponse]  # type: ignore[assignment]
-    """Creates or replaces items. Refuses SHARD_KEY_FIXED."""
+    """Creates or replaces items. Refuses SHARD_KEY_FIXED, and bundles as UNKNOWN_COMPONENT,
+    NESTED_BUNDLE and BUNDLE_HAS_STOCK.
+    """
     UpsertCalendars: _aio.UnaryUnaryMultiCallable[_network_service_pb2.UpsertCalendarsRequest, _network_service_pb2.UpsertCalendarsResponse]  # type: ignore[assignment]
     """Creates or replaces calendars."""
     UpsertCarrierServices: _aio.UnaryUnaryMultiCallable[_network_service_pb2.UpsertCarrierServicesRequest, _network_service_pb2.UpsertCarrierServicesResponse]  # type: ignore[assignment]
@@ -139,7 +143,9 @@ class NetworkServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _network_service_pb2.UpsertItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_network_service_pb2.UpsertItemsResponse, _abc.Awaitable[_network_service_pb2.UpsertItemsResponse]]:
-        """Creates or replaces items. Refuses SHARD_KEY_FIXED."""
+        """Creates or replaces items. Refuses SHARD_KEY_FIXED, and bundles as UNKNOWN_COMPONENT,
+        NESTED_BUNDLE and BUNDLE_HAS_STOCK.
+        """
 
     @_abc_1.abstractmethod
     def UpsertCalendars(

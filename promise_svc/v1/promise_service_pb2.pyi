@@ -405,7 +405,7 @@ class ShipmentLine(_message.Message):
     SKU_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
     line_id: _builtins.str
-    """The line."""
+    """The line; of a bundle, whose components are told one by one, its name with `#1`, `#2` and so on."""
     sku: _builtins.str
     """Its SKU."""
     quantity: _builtins.int

@@ -953,7 +953,9 @@ class LineUnits(_message.Message):
     QUANTITY_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
     line_id: _builtins.str
-    """The line. Required. A line may stand in several entries, for several nodes."""
+    """The line, or a component's (see BundleLine). Required. A line may stand in several entries, for
+    several nodes.
+    """
     quantity: _builtins.int
     """Units, 1 to 2147483647."""
     node_id: _builtins.str
@@ -1434,6 +1436,7 @@ class Reservation(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     SHIPMENTS_FIELD_NUMBER: _builtins.int
+    BUNDLE_LINES_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.str
     """Its name, given by the caller."""
     owner_id: _builtins.str
@@ -1471,6 +1474,10 @@ class Reservation(_message.Message):
         it was.
         """
 
+    @_builtins.property
+    def bundle_lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleLine]:
+        """Lines that asked for a bundle, as of the bundles' components when it was held."""
+
     def __init__(
         self,
         *,
@@ -1485,14 +1492,53 @@ class Reservation(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         shipments: _abc.Iterable[_promise_service_pb2.Shipment] | None = ...,
+        bundle_lines: _abc.Iterable[Global___BundleLine] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "order_reference", b"order_reference", "owner_id", b"owner_id", "reservation_id", b"reservation_id", "revision", b"revision", "segment", b"segment", "shipments", b"shipments", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_lines", b"bundle_lines", "create_time", b"create_time", "expire_time", b"expire_time", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "order_reference", b"order_reference", "owner_id", b"owner_id", "reservation_id", b"reservation_id", "revision", b"revision", "segment", b"segment", "shipments", b"shipments", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Reservation: _TypeAlias = Reservation  # noqa: Y015
+
+@_typing.final
+class BundleLine(_message.Message):
+    """A line that asked for a bundle."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINE_ID_FIELD_NUMBER: _builtins.int
+    SKU_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    COMPONENT_LINE_IDS_FIELD_NUMBER: _builtins.int
+    line_id: _builtins.str
+    """The caller's name for the line. Amend, Transfer, Fulfill and Cancel take it for all components,
+    in bundles, or one of `component_line_ids` for that component alone, in its units.
+    """
+    sku: _builtins.str
+    """The bundle."""
+    quantity: _builtins.int
+    """Whole bundles in the components' lines."""
+    @_builtins.property
+    def component_line_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The reservation's lines of its components: `line_id` with `#1`, `#2` and so on."""
+
+    def __init__(
+        self,
+        *,
+        line_id: _builtins.str = ...,
+        sku: _builtins.str = ...,
+        quantity: _builtins.int = ...,
+        component_line_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component_line_ids", b"component_line_ids", "line_id", b"line_id", "quantity", b"quantity", "sku", b"sku"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BundleLine: _TypeAlias = BundleLine  # noqa: Y015
 
 @_typing.final
 class ReservationLine(_message.Message):
@@ -1507,7 +1553,7 @@ class ReservationLine(_message.Message):
     FULFILLED_QUANTITY_FIELD_NUMBER: _builtins.int
     CANCELLED_QUANTITY_FIELD_NUMBER: _builtins.int
     line_id: _builtins.str
-    """The caller's name for the line."""
+    """The caller's name for the line; of a bundle's component, that name with `#1`, `#2` and so on."""
     sku: _builtins.str
     """Its SKU."""
     quantity: _builtins.int

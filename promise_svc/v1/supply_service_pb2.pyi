@@ -41,6 +41,8 @@ class _SupplyOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SupplyO
     """
     SUPPLY_OUTCOME_UNKNOWN_SKU: _SupplyOutcome.ValueType  # 20
     """Neither an item nor a position of this SKU is known."""
+    SUPPLY_OUTCOME_BUNDLE: _SupplyOutcome.ValueType  # 25
+    """The SKU is a bundle: its components are counted, not it."""
     SUPPLY_OUTCOME_UNKNOWN_NODE: _SupplyOutcome.ValueType  # 30
     """The network has no such node."""
     SUPPLY_OUTCOME_STALE_SEQUENCE: _SupplyOutcome.ValueType  # 40
@@ -71,6 +73,8 @@ it is not carried out again (AdjustSupply and RecordSale only).
 """
 SUPPLY_OUTCOME_UNKNOWN_SKU: SupplyOutcome.ValueType  # 20
 """Neither an item nor a position of this SKU is known."""
+SUPPLY_OUTCOME_BUNDLE: SupplyOutcome.ValueType  # 25
+"""The SKU is a bundle: its components are counted, not it."""
 SUPPLY_OUTCOME_UNKNOWN_NODE: SupplyOutcome.ValueType  # 30
 """The network has no such node."""
 SUPPLY_OUTCOME_STALE_SEQUENCE: SupplyOutcome.ValueType  # 40

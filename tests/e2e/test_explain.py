@@ -122,6 +122,21 @@ async def test_what_nobody_knows_is_explained_too(shop: PromiseClient) -> None:
     assert reasons(await explained(shop, "sku-2", "store-1")) == ["NEVER_COUNTED"]
 
 
+async def test_a_bundle_is_explained_by_its_components(shop: PromiseClient) -> None:
+    """Not as something never counted."""
+    parts = [network_pb.BundleComponent(sku=f"sku-{n}", quantity=4 - n) for n in (1, 2)]
+    items = network_pb.UpsertItemsRequest(items=[network_pb.Item(sku="pair", components=parts)])
+    await shop.call(shop.network.UpsertItems, items)
+
+    story = await explained(shop, "pair", "dc-1")
+
+    assert reasons(story) == ["BUNDLE"]
+    units = {part.sku: part.ats for part in story.components}
+    assert units == {sku: (await explained(shop, sku, "dc-1")).ats for sku in units}
+    assert story.ats == min(part.ats // part.quantity for part in story.components) > 0
+    assert story.table_ats == story.ats
+
+
 async def test_reservations_are_listed_by_owner_with_the_lag(shop: PromiseClient) -> None:
     """All pages together are all of them, by id; by reference and state only those."""
     held = sorted([await hold(shop, "lister", "sku-2", 1, "dc-1") for _ in range(3)])

@@ -13,6 +13,7 @@ RACES = "tests/contract/test_reservation_races.py::"
 QUOTES = "tests/contract/test_quotes.py::"
 RIVALS = "tests/contract/test_reservation_rivals.py::"
 CHANGES = "tests/contract/test_reservation_changes.py::"
+BUNDLES = "tests/contract/test_bundles.py::"
 AMENDS = "tests/contract/test_reservation_amends.py::"
 COUNTERS = "tests/contract/test_counters.py::"
 LEDGER = "tests/property/test_ledger.py::test_the_ledger_keeps_its_invariants"
@@ -36,6 +37,33 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = (
+    # -- bundles
+    Mutant(
+        "bundle_not_opened",
+        "promise_svc/application/sourced_lines.py",
+        "wanted, bundles = exploded(command.lines, snapshot.bundles, LINES_MAX)",
+        "wanted, bundles = exploded(command.lines, {}, LINES_MAX)",
+        (BUNDLES + "test_a_bundle_is_held_as_its_components",),
+        "A bundle would be looked for as stock of its own, and never be sold.",
+    ),
+    Mutant(
+        "bundle_promised_in_part",
+        "promise_svc/domain/cart.py",
+        "for group in together(self._cart.lines):",
+        "for group in zip(self._cart.lines):",
+        (
+            "tests/unit/test_bundles.py::test_a_bundle_that_lacks_one_component_is_told_as_the_bundle",
+        ),
+        "A shopper would be sent the table top, and no legs.",
+    ),
+    Mutant(
+        "bundle_in_a_bundle",
+        "promise_svc/domain/network_validation.py",
+        "        if part is not None and part.components:\n",
+        "        if part is None:\n",
+        ("tests/unit/test_bundles.py::test_bundles_hold_no_bundles_from_either_side",),
+        "A bundle inside a bundle would be looked for as stock, and neither could be sold.",
+    ),
     # -- the Functions
     Mutant(
         "idempotency_dropped",

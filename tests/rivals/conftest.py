@@ -52,6 +52,18 @@ class Shop:
         assert [row.outcome for row in reply.results] == [applied] * len(rows)
         return sku
 
+    async def bundle(self, **components: int) -> str:
+        """A new bundle of these SKUs, by their names with ``-`` for ``_``."""
+        sku = f"set-{next(_names)}"
+        parts = [
+            network_pb.BundleComponent(sku=name.replace("_", "-"), quantity=quantity)
+            for name, quantity in components.items()
+        ]
+        items = network_pb.UpsertItemsRequest(items=[network_pb.Item(sku=sku, components=parts)])
+        reply = await self.client.network.UpsertItems(items, timeout=SECONDS)
+        assert [x.outcome for x in reply.results] == [network_pb.UPSERT_OUTCOME_CREATED]
+        return sku
+
     async def sync(
         self, rows: Iterable[supply_pb.SupplyRow], source: str = "erp", sequence: int = 1
     ) -> supply_pb.SyncSupplyResponse:

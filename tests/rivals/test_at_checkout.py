@@ -109,6 +109,29 @@ async def test_two_lines_that_each_fit_are_refused_when_their_sum_does_not(
     assert await shop.figures(sku) == (5, 4, 0)
 
 
+async def test_two_bundles_of_one_component_are_checked_and_held_together(
+    shop: Shop, rival: Shop
+) -> None:
+    """Five legs: a table takes four, a stool three. Each fits, both do not; and of two shoppers who
+    want a table and a loose leg, one gets them."""
+    leg = await shop.stock(dc=5)
+    top = await shop.stock(dc=9)
+    table = await shop.bundle(**{leg.replace("-", "_"): 4, top.replace("-", "_"): 1})
+    stool = await shop.bundle(**{leg.replace("-", "_"): 3, top.replace("-", "_"): 1})
+    assert await shop.ats(table) == await shop.ats(stool) == 1
+    await until(lambda: _table_has(shop, table, 1))
+
+    alone = await shop.create(a_hold((table, 1, "dc"), (stool, 1, "dc")))
+    assert alone.outcome == INSUFFICIENT
+    assert [line.ats for line in alone.line_outcomes] == [1, 1]
+    assert await shop.figures(leg) == (5, 0, 0)
+
+    both = await asyncio.gather(*(me.create(a_hold((table, 1), (leg, 1))) for me in (shop, rival)))
+    assert sorted(reply.outcome for reply in both) == [HELD, INSUFFICIENT]
+    assert (await shop.figures(leg), await shop.figures(top)) == ((5, 5, 0), (9, 1, 0))
+    await until(lambda: _table_has(rival, table, 0))
+
+
 async def test_a_cart_that_only_fits_over_two_places_is_held_over_both(
     shop: Shop, rival: Shop
 ) -> None:

@@ -125,13 +125,42 @@ def test_what_the_service_cannot_do_is_refused_by_name(
     assert str(found).startswith(complaint)
 
 
-def test_a_bundle_is_refused_with_its_line(tmp_path: Path) -> None:
-    """The column may stand there, empty."""
-    items = "sku,bundle\nsku-1,\nsku-2,sku-1:2\n"
+def test_bundles_come_after_their_components(tmp_path: Path) -> None:
+    """Wherever they stand, with one unit where no number is told."""
+    items = "sku,bundle\nset,sku-1*2 sku-2\nsku-1,\nsku-2,\n"
 
-    assert refused(tmp_path, items=items) == [
-        "items.csv:3: bundle: this version of the service has no bundles"
-    ]
+    folder = read_folder(write_folder(tmp_path, items=items))
+
+    *_, bundle = folder.part(ITEMS).entries
+    assert folder.refusals == []
+    assert (bundle.sku, folder.part(ITEMS).origins[-1].line) == ("set", 2)
+    assert [(x.sku, x.quantity) for x in bundle.components] == [("sku-1", 2), ("sku-2", 1)]
+
+
+@pytest.mark.parametrize(
+    ("bundle", "complaint"),
+    [
+        ("sku-1*two", "items.csv:4: bundle must be SKUs such as sku-a*2 sku-b, not 'sku-1*two'"),
+        ("sku-9", "items.csv:4: items.csv has no item sku-9"),
+        ("sku-1*0", "items.csv:4: quantity must be 1 to 1000, not 0"),
+        ("set", "items.csv:4: sku is the bundle itself"),
+        ("sku-1 pair", "items.csv:4: pair is a bundle; a bundle holds no bundles"),
+    ],
+)
+def test_a_wrong_bundle_is_refused_by_file_and_line(
+    tmp_path: Path, bundle: str, complaint: str
+) -> None:
+    """Before anything is sent."""
+    items = f"sku,bundle\nsku-1,\nsku-2,\nset,{bundle}\npair,sku-2*2\n"
+
+    assert complaint in refused(tmp_path, items=items)
+
+
+def test_a_bundle_is_not_counted_in_a_folder_either(tmp_path: Path) -> None:
+    """Its components are."""
+    items = "sku,bundle\nsku-2,\nsku-1,sku-2*2\n"
+
+    assert "supply.csv:2: sku-1 is a bundle; count its components" in refused(tmp_path, items=items)
 
 
 def test_names_are_left_to_the_service_where_the_folder_lacks_their_file(tmp_path: Path) -> None:

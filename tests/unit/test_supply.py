@@ -20,7 +20,7 @@ from promise_svc.application.supply import (
 )
 from promise_svc.application.tasks import OwnedTasks
 from promise_svc.domain.inventory import QUANTITY_MAX, PositionKey
-from promise_svc.domain.network import Item
+from promise_svc.domain.network import BundleComponent, Item
 from promise_svc.domain.reservation import (
     ClaimDraft,
     CreateStep,
@@ -103,6 +103,17 @@ class World:
 @pytest.fixture
 def world() -> World:
     return World()
+
+
+async def test_a_bundle_is_not_counted(world: World) -> None:
+    """Its components are; nothing of it reaches a shard."""
+    bundle = Item(sku="set", components=(BundleComponent("sku-1", 2),))
+    world.snapshot = a_snapshot(a_node("n1"), Item(sku="sku-1"), bundle)
+
+    outcomes = await world.sync(count("set"), count("sku-1"), count("set", node_id="n9"))
+
+    assert outcomes == [Outcome.BUNDLE, Outcome.APPLIED, Outcome.BUNDLE]
+    assert world.on_hand("set") == -1
 
 
 def count(sku: str, on_hand: int = 5, node_id: str = "n1") -> SupplyCount:

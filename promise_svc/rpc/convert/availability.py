@@ -176,6 +176,7 @@ def explain_to(story: Story) -> pb.ExplainAvailabilityResponse:
         reservation_count=story.standing_count,
         events=[_happening_to(happening) for happening in story.happened],
         order_store_as_of=as_of_to(story.stored_as_of),
+        components=[pb.ComponentStock(**part._asdict()) for part in story.components],
     )
 
 

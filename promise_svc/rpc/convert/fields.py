@@ -71,6 +71,14 @@ class Fields:
             )
         return value
 
+    def line_id(self, path: str, value: str) -> str:
+        """The id of a line, or of a bundle's component on it."""
+        line_id, mark, number = value.partition("#")
+        self.id(path, line_id)
+        if mark and not (number.isascii() and number.isdigit()):
+            self.complain(path, "BAD_CHARACTERS", "after # comes a component's number")
+        return value
+
     def text(self, path: str, value: str, bytes_max: int, *, optional: bool = True) -> str:
         """Text for people: UTF-8 without control characters."""
         if not value:

@@ -11,6 +11,7 @@ from promise_svc.application.network_edit import UpsertReply
 from promise_svc.domain.calendar import zone_of
 from promise_svc.domain.delivery import BUSINESS_DAYS_MAX, HANDLING_MINUTES_MAX
 from promise_svc.domain.network import (
+    BundleComponent,
     Calendar,
     CarrierService,
     FulfillmentMethod,
@@ -25,6 +26,8 @@ from promise_svc.domain.network import (
     normalized_postal_code,
 )
 from promise_svc.domain.network_validation import (
+    COMPONENT_QUANTITY_MAX,
+    COMPONENTS_MAX,
     COST_MICROS_MAX,
     EXCEPTIONS_MAX,
     GROUP_NODES_MAX,
@@ -244,7 +247,23 @@ def _item_from(fields: Fields, path: str, item: pb.Item) -> Item:
         length_millimeters=side("length_millimeters", item.length_millimeters),
         width_millimeters=side("width_millimeters", item.width_millimeters),
         height_millimeters=side("height_millimeters", item.height_millimeters),
+        components=_components_from(fields, path, item),
     )
+
+
+def _components_from(fields: Fields, path: str, item: pb.Item) -> tuple[BundleComponent, ...]:
+    seen = {item.sku}
+    found = []
+    for index in range(fields.count(f"{path}.components", len(item.components), 0, COMPONENTS_MAX)):
+        part, at = item.components[index], f"{path}.components[{index}]"
+        sku = fields.id(f"{at}.sku", part.sku)
+        if sku == item.sku:
+            fields.complain(f"{at}.sku", "DOES_NOT_FIT", "is the bundle itself")
+        else:
+            fields.unique(f"{at}.sku", sku, seen)
+        quantity = fields.number(f"{at}.quantity", part.quantity, 1, COMPONENT_QUANTITY_MAX)
+        found.append(BundleComponent(sku, quantity))
+    return tuple(found)
 
 
 def _calendar_from(fields: Fields, path: str, calendar: pb.Calendar) -> Calendar:

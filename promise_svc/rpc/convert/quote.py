@@ -6,6 +6,7 @@ from promise_svc.application.promise import MAX_SHIPMENTS_DEFAULT
 from promise_svc.application.quote import Quote
 from promise_svc.application.reservation import CreateResult
 from promise_svc.application.reservation_body import CreateCommand, PromiseTerms, RequestedLine
+from promise_svc.domain.bundle import requested_line_id
 from promise_svc.domain.reservation import LINES_MAX, CreateOutcome, HoldPolicy
 from promise_svc.rpc.convert.fields import Fields
 from promise_svc.rpc.convert.promise import (
@@ -43,7 +44,7 @@ def quoted_create_from(
     command = CreateCommand(
         reservation_id=rid or quote.reservation_id,
         owner_id=fields.id("owner_id", request.owner_id),
-        lines=tuple(RequestedLine(*line) for line in quote.lines),
+        lines=tuple(RequestedLine(*line) for line in quote.requested_lines),
         fulfillment_method=quote.fulfillment_method,
         address=quote.address,
         pickup_node_id=quote.pickup_node_id,
@@ -101,11 +102,11 @@ def _lines_agree(fields: Fields, request: pb.CreateReservationRequest, quote: Qu
     """None, or each line of the quote once, at its node if it names one."""
     if not request.lines:
         return
-    quoted = {line.line_id: line for line in quote.lines}
+    quoted = {line.line_id: line for line in quote.requested_lines}
     nodes: dict[str, set[str]] = {}
     for shipment in quote.plan.shipments:
         for line in shipment.lines:
-            nodes.setdefault(line.line_id, set()).add(shipment.node_id)
+            nodes.setdefault(requested_line_id(line.line_id), set()).add(shipment.node_id)
     for index in range(fields.count("lines", len(request.lines), 0, LINES_MAX)):
         asked = request.lines[index]
         line_id = asked.line_id

@@ -15,6 +15,7 @@ from promise_svc.application.reservation import (
 )
 from promise_svc.application.reservation_body import CreateCommand, RequestedLine
 from promise_svc.application.reservation_changes import ChangeCommand
+from promise_svc.domain.bundle import requested_line_id
 from promise_svc.domain.network import FulfillmentMethod
 from promise_svc.domain.reach import Address
 from promise_svc.domain.reservation import (
@@ -276,7 +277,7 @@ def change_from(
             fields.unique(f"{path}.line_id", units.line_id, seen)
         lines.append(
             ChangeLine(
-                fields.id(f"{path}.line_id", units.line_id),
+                fields.line_id(f"{path}.line_id", units.line_id),
                 fields.quantity(f"{path}.quantity", units.quantity, 0 if amends else 1),
                 fields.id(f"{path}.node_id", units.node_id, optional=True),
             )
@@ -301,7 +302,7 @@ def transfer_from(
         path = f"transfers[{index}]"
         transfers.append(
             TransferLine(
-                fields.id(f"{path}.line_id", units.line_id),
+                fields.line_id(f"{path}.line_id", units.line_id),
                 fields.quantity(f"{path}.quantity", units.quantity),
                 fields.id(f"{path}.source_node_id", units.source_node_id),
                 fields.id(f"{path}.target_node_id", units.target_node_id),
@@ -354,7 +355,7 @@ def line_outcomes_to(result: CreateResult) -> list[pb.LineOutcome]:
     """One a line of the request, in its order."""
     if result.reservation is None:
         return [_line_outcome_to(line) for line in result.lines]
-    lines = {line.line_id: line for line in result.reservation.lines}
+    lines = _requested(result.reservation)
     unheld = result.reservation.unheld
     short = {line.line_id for line in unheld}
     told = [pb.LineOutcome(line_id=x, outcome=_HELD) for x in lines if x not in short]
@@ -363,9 +364,18 @@ def line_outcomes_to(result: CreateResult) -> list[pb.LineOutcome]:
         outcome = _line_outcome_to(why)
         if line.line_id in lines:
             outcome.outcome = number_of(CreateOutcome.PARTLY_HELD)
-            outcome.held_quantity = lines[line.line_id].quantity
+            outcome.held_quantity = lines[line.line_id]
         told.insert(line.line_index, outcome)
     return told
+
+
+def _requested(reservation: Reservation) -> dict[str, int]:
+    """Units by line as it was asked for: bundles, not their components."""
+    units = {line.line_id: line.quantity for line in reservation.lines}
+    if not reservation.bundles:
+        return units
+    whole = {bundle.line_id: bundle.quantity(units) for bundle in reservation.bundles}
+    return {(asked := requested_line_id(line)): whole.get(asked, units[line]) for line in units}
 
 
 def _line_outcome_to(line: LineOutcome) -> pb.LineOutcome:
@@ -420,7 +430,23 @@ def reservation_to(reservation: Reservation) -> pb.Reservation:
         create_time=timestamp_to(reservation.create_ms),
         expire_time=timestamp_to(reservation.expire_ms),
         shipments=_shipments_to(reservation.promised),
+        bundle_lines=_bundle_lines_to(reservation),
     )
+
+
+def _bundle_lines_to(reservation: Reservation) -> list[pb.BundleLine]:
+    if not reservation.bundles:
+        return []
+    units = {line.line_id: line.quantity for line in reservation.lines}
+    return [
+        pb.BundleLine(
+            line_id=bundle.line_id,
+            sku=bundle.sku,
+            quantity=bundle.quantity(units),
+            component_line_ids=bundle.part_ids(),
+        )
+        for bundle in reservation.bundles
+    ]
 
 
 def _shipments_to(plan: PromisedPlan | None) -> list[promise_pb.Shipment]:
