@@ -54,6 +54,7 @@ class LegEntry(NamedTuple):
     multi: int = 0
     lines: tuple[LegLine, ...] | None = None
     change: int = 0
+    ended: int = 0
 
 
 class _EventEntry(NamedTuple):

@@ -19,11 +19,15 @@ async def refuse_fork(
         return
     before = Position(common.epoch, common.sequence - 1)
     ours = await index.read_outbox(shard, before, 1, timeout)
-    theirs = await store.read_events(shard, before, 1)
     if not ours or ours[0].at != common:
         return
-    if not theirs and await store.cursor(shard) < common:
-        raise Unavailable(f"the order store was set back meanwhile at shard {shard}", shard=shard)
+    for _ in range(2):  # set back, and filled again by another relay between two reads
+        theirs = await store.read_events(shard, before, 1)
+        if theirs:
+            break
+        if await store.cursor(shard) < common:
+            text = f"the order store was set back meanwhile at shard {shard}"
+            raise Unavailable(text, shard=shard)
     if not theirs or theirs[0].at != common or ours[0].payload != theirs[0].payload:
         raise Fork(
             f"shard {shard}: the index and the order store have different events "

@@ -252,7 +252,7 @@ class Reservations:
                     ordered = True
                 elif not self._may_replan(command, reply, missing):
                     break
-                await self._shards.settle_refused(hold)
+                await self._shards.settle_refused(hold, reply)
             elif reply.outcome not in (
                 Outcome.STALE_ATTEMPT,
                 Outcome.OTHER_PLAN,

@@ -18,6 +18,7 @@ steps' rules are in ``domain/ledger.py``; here is only their order, and why each
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -56,6 +57,8 @@ _GRANTED = (Outcome.DONE, Outcome.REPEATED)
 _FOLLOWED = (Outcome.DONE, Outcome.REPEATED, Outcome.MISSING)
 _CLOSED = (State.FULFILLED, State.CANCELLED)
 _CHANGED = (State.HELD, State.CONFIRMED, State.FULFILLED, State.CANCELLED)
+_ENDED = (State.EXPIRED, State.RELEASED, State.CANCELLED, State.FULFILLED)
+"""Ends of a leg that was granted once."""
 _STANDING = (State.HELD, State.PINNED, State.CONFIRMED)
 
 _SET_BACK_TRIES = 8
@@ -101,6 +104,8 @@ class HoldReply:
     contended: bool = False
     attempt: int = 0
     """The highest attempt a refusing leg has seen."""
+    let_go: bool = True
+    """Whether no leg of a refused hold stands any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,15 +166,21 @@ class SeveralShards:
                 points={s: Position(answers[s].epoch, answers[s].sequence) for s in hold.legs},
             )
         if opened and hold.multi:
-            await self._abort(hold.reservation_id, hold.home, hold.attempt, hold.legs, deadline)
+            # Legs that ended by their time were granted once, and the hold perhaps acknowledged.
+            ended = all(reply.state == State.EXPIRED for reply in refused.values())
+            target = State.EXPIRED if ended else State.ABORTED
+            rid, at_home = hold.reservation_id, hold.home
+            let_go = await self._end(rid, at_home, hold.attempt, hold.legs, target, deadline)
         else:
             taken = [s for s, r in answers.items() if r.outcome == Outcome.DONE]
-            await self._follow(hold.reservation_id, hold.attempt, State.ABORTED, taken, deadline)
-        return _refusal(hold, home, refused)
+            rid = hold.reservation_id
+            let_go = await self._follow(rid, hold.attempt, State.ABORTED, taken, deadline)
+        return replace(_refusal(hold, home, refused), let_go=let_go)
 
-    async def settle_refused(self, hold: Hold) -> None:
-        """Before another plan: else that would meet its own last one, not yet settled, at home."""
-        if hold.multi:
+    async def settle_refused(self, hold: Hold, reply: HoldReply) -> None:
+        """Before another plan: else that would meet its own last one, not yet settled, at home. A
+        claim whose legs may stand must stay: nobody else would speak for them."""
+        if hold.multi and reply.let_go:
             await self._settle(hold.reservation_id, hold.home, hold.attempt, State.ABORTED)
 
     async def _bar(
@@ -248,18 +259,27 @@ class SeveralShards:
             self._tasks.start(_quietly(work))
         raise next(iter(errors.values()))
 
-    async def _abort(
-        self, rid: str, home: int, attempt: int, legs: Iterable[int], deadline: Deadline
-    ) -> None:
-        """Decide ABORTED and let go of the legs, in one round trip. The attempt is barred at one of
-        its legs already, so it cannot succeed whichever half a crash leaves undone."""
+    async def _end(
+        self,
+        rid: str,
+        home: int,
+        attempt: int,
+        legs: Iterable[int],
+        target: State,
+        deadline: Deadline,
+    ) -> bool:
+        """Decide ABORTED or EXPIRED and let go of the legs, in one round trip; whether all heard.
+        The attempt is barred at one of its legs already, or has ended there, so it cannot succeed
+        whichever half a crash leaves undone."""
         decided, followed = await asyncio.gather(
-            self._index.resolve(home, [ResolveStep(rid, State.ABORTED, attempt)], deadline.left()),
-            self._follow(rid, attempt, State.ABORTED, legs, deadline),
+            self._index.resolve(home, [ResolveStep(rid, target, attempt)], deadline.left()),
+            self._follow(rid, attempt, target, legs, deadline),
             return_exceptions=True,
         )
-        if followed is True and not isinstance(decided, BaseException):
-            self._tasks.start(self._settle(rid, home, attempt, State.ABORTED))
+        done = followed is True and not isinstance(decided, BaseException)
+        if done:
+            self._tasks.start(self._settle(rid, home, attempt, target))
+        return done
 
     # -- decide -----------------------------------------------------------------------------
 
@@ -287,18 +307,15 @@ class SeveralShards:
     ) -> tuple[StepReply, dict[int, Position]]:
         others = [shard for shard in claim.legs if shard != home]
         replies = await self._each(rid, claim.attempt, State.CONFIRMED, others, deadline)
-        if any(reply.outcome == Outcome.MISSING for reply in replies):
-            # The create is still under way, or died. Probing bars the legs that have not come.
+        if any(reply.outcome in (Outcome.MISSING, Outcome.OTHER_PLAN) for reply in replies):
+            # The create is still under way, or died, or another plan makes way for it. Probing bars
+            # the legs that have not come.
             await self._each(rid, claim.attempt, State.PENDING, others, deadline)
             replies = await self._each(rid, claim.attempt, State.CONFIRMED, others, deadline)
         if all(_stands(reply) for reply in replies):
             step = ResolveStep(rid, State.CONFIRMED, claim.attempt, 0, 1)
-        elif max(reply.time_ms for reply in replies) < claim.expire_ms and any(
-            reply.outcome not in (*_GRANTED, Outcome.REFUSED) or reply.state == State.ABORTED
-            for reply in replies
-        ):
-            # Never complete, so never acknowledged: nobody was promised anything. After its time a
-            # hold has ended by that, whatever a retry has left in the place of its legs.
+        elif not all(reply.outcome in _GRANTED or reply.state in _ENDED for reply in replies):
+            # Never complete, so never acknowledged: nobody was promised anything.
             step = ResolveStep(rid, State.ABORTED, claim.attempt)
         else:
             step = ResolveStep(rid, State.EXPIRED, claim.attempt)
@@ -595,9 +612,14 @@ class SeveralShards:
         self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline
     ) -> bool:
         probes = await self._each(rid, claim.attempt, State.PENDING, claim.legs, deadline)
-        if all(probe.outcome == Outcome.DONE and probe.state in _STANDING for probe in probes):
+        standing = [p.outcome == Outcome.DONE and p.state in _STANDING for p in probes]
+        if all(standing):
             return await self._settle(rid, home, claim.attempt)
-        await self._abort(rid, home, claim.attempt, claim.legs, deadline)
+        ended = [probe.state == State.EXPIRED for probe in probes]
+        # Complete once, and perhaps acknowledged: it has ended by its time, as its first leg did.
+        complete = all(map(operator.or_, standing, ended))
+        target = State.EXPIRED if complete else State.ABORTED
+        await self._end(rid, home, claim.attempt, claim.legs, target, deadline)
         return True
 
     async def _follow(

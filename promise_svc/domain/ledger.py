@@ -119,6 +119,8 @@ class ShardLedger:
             met = self.legs.get(rid)
             attempt = met.attempt if met else 0
             reply = self._reply(leg_outcome, home, shortfalls, contended)
+            if leg_outcome is Outcome.RESOLVED and self._ended(rid) == step.attempt:
+                reply = reply._replace(state=State.EXPIRED)
             return reply._replace(attempt=attempt)
         if step.lines and leg_outcome is Outcome.DONE:
             self._take_leg(step)
@@ -204,7 +206,7 @@ class ShardLedger:
         if leg is None:
             return self._reply(Outcome.MISSING, "")
         if leg.attempt != step.attempt:
-            return self._leg_reply(Outcome.OTHER_PLAN, leg)
+            return self._other_plan(leg, step.attempt)
         if leg.state not in OPEN and leg.state != State.CONFIRMED:
             return self._leg_reply(Outcome.REPEATED, leg)
         if not step.lines:
@@ -246,7 +248,7 @@ class ShardLedger:
                 self._move_leg(rid, leg, State.ABORTED)
                 self._emit(rid)
             elif leg.attempt > step.attempt or leg.state in OPEN or leg.state == State.CONFIRMED:
-                return self._leg_reply(Outcome.OTHER_PLAN, leg)
+                return self._other_plan(leg, step.attempt)
             leg = None
         if leg is None:
             if barring:
@@ -509,6 +511,8 @@ class ShardLedger:
                 self.time_ms + step.ttl_ms,
                 step.multi,
                 step.lines,
+                0,
+                self._ended(step.reservation_id),
             ),
         )
         if step.multi and not step.claim:
@@ -575,6 +579,9 @@ class ShardLedger:
     ) -> StepReply:
         # Legs may still have to conform to a change that was decided before.
         alone = (followed and not claim.change) or claim.legs == (self.shard,)
+        if target is State.EXPIRED:
+            # A leg may end before its claim, if its message came first: then it ended now.
+            claim = claim._replace(expire_ms=min(claim.expire_ms, self.time_ms))
         self._set_claim(rid, claim._replace(state=target, settled=int(alone)))
         leg = self._leg_now(rid) if self.shard in claim.legs else None
         ours = leg is not None and leg.attempt == claim.attempt
@@ -590,7 +597,17 @@ class ShardLedger:
     def _bar(self, rid: str, attempt: int) -> None:
         """Leave a tombstone: this attempt can never have this leg. No event: what it bars is
         on its way over a connection that does not outlive the process."""
-        self.legs[rid] = LegRecord(RECORD_LAYOUT, State.ABORTED, attempt, "", 0, 1, ())
+        self.legs[rid] = LegRecord(
+            RECORD_LAYOUT, State.ABORTED, attempt, "", 0, 1, (), 0, self._ended(rid)
+        )
+
+    def _ended(self, rid: str) -> int:
+        """What a record in the place of the one that stands here must remember: that an attempt
+        was granted and ended, or its claim would take it for one that never stood."""
+        leg = self.legs.get(rid)
+        if leg is None:
+            return 0
+        return leg.attempt if leg.state == State.EXPIRED else leg.ended
 
     def _move_leg(self, rid: str, leg: LegRecord, target: State) -> LegRecord:
         for line in leg.lines:
@@ -748,6 +765,11 @@ class ShardLedger:
             shortfalls,
             contended,
         )
+
+    def _other_plan(self, leg: LegRecord, attempt: int) -> StepReply:
+        """About an attempt whose place another has: EXPIRED where it ended here, else no state."""
+        state = State.EXPIRED if leg.ended == attempt else 0
+        return StepReply(Outcome.OTHER_PLAN, *self.at, self.time_ms, state)
 
     def _leg_reply(self, outcome: Outcome, leg: LegRecord) -> StepReply:
         return StepReply(outcome, *self.at, self.time_ms, leg.state)

@@ -92,6 +92,8 @@ class LegRecord(NamedTuple):
     lines: tuple[LegLine, ...]
     change: int = 0
     """The change of the claim that the leg was last made to conform to."""
+    ended: int = 0
+    """The latest attempt whose leg ended here by its time before this one came; 0 for none."""
 
 
 class ClaimRecord(NamedTuple):

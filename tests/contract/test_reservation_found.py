@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from promise_svc.domain.reservation import (
     Outcome,
     ResolveStep,
     State,
+    TransitionOutcome,
 )
 from promise_svc.domain.sharding import Position
 from promise_svc.errors import OutcomeUnknown, PromiseServiceError, Unavailable
@@ -191,3 +193,117 @@ async def test_a_hold_that_ended_while_a_confirm_lay_unfinished_is_expired_not_l
 
     assert await state_of(world) is State.EXPIRED
     assert [await world.held_and_committed(sku) for sku in CART] == [(0, 0)] * 3
+
+
+async def early_leg(world: World, ttl_ms: int, *, noted: bool) -> None:
+    """An acknowledged hold whose leg at C ends 800 ms before its claim: its message came first.
+    Where it is not ``noted``, its worker dies before home hears that the hold is complete."""
+    await world.stock(A=5, B=5, C=5)
+    came = asyncio.Event()
+
+    async def overtakes(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "settle" and not noted:
+            raise Unavailable("this worker is gone")
+        if verb != "create":
+            return
+        if shard != world.shard("C"):
+            await came.wait()
+        elif when == "after":
+            world.advance(800)
+            came.set()
+
+    worker = hooked(world, overtakes)
+    told = await outcome(worker.reservations.create(a_cart(RID, CART, ttl_ms=ttl_ms), TIMEOUT))
+    assert told is CreateOutcome.HELD
+    await worker.rest()
+
+
+async def test_a_leg_that_ended_and_whose_place_was_taken_is_expired_not_lost(
+    world: World,
+) -> None:
+    """The refused leg of a retry remembers that an attempt was granted there, and ended."""
+    await early_leg(world, 1_000, noted=True)
+    world.advance(300)
+    other = CreateStep(RID, 2**52, "other", 1_000, 10, 1, (LegLine("C", "n1", "", 99),))
+    refused = (await world.index.create(world.shard("C"), [other], TIMEOUT))[0]
+
+    confirmed = await outcome(world.worker().reservations.confirm(RID, 0, None, TIMEOUT))
+
+    assert refused.outcome == Outcome.INSUFFICIENT
+    assert confirmed is TransitionOutcome.EXPIRED
+    assert await state_of(world) is State.EXPIRED
+
+
+async def test_a_retry_that_finds_a_leg_ended_does_not_lose_what_was_acknowledged(
+    world: World,
+) -> None:
+    """It sends the plan again, and is told of the hold that was, not of a new one."""
+    await early_leg(world, 1_000, noted=False)
+    world.advance(300)
+
+    again = await world.worker().reservations.create(a_cart(RID, CART, ttl_ms=1_000), TIMEOUT)
+
+    assert again.reservation is not None
+    assert (again.replayed, again.reservation.state) == (True, State.EXPIRED)
+    assert again.reservation.expire_ms <= world.clock.now
+    assert await state_of(world) is State.EXPIRED
+
+
+async def test_a_resolver_that_finds_a_leg_ended_does_not_lose_what_was_acknowledged(
+    world: World,
+) -> None:
+    """Home never heard that the hold was complete; its legs say so."""
+    await early_leg(world, 3_000, noted=False)
+    world.advance(2_300)
+    await world.resolve_everything()
+
+    assert await state_of(world) is State.EXPIRED
+    assert [await world.held_and_committed(sku) for sku in CART] == [(0, 0)] * 3
+
+
+async def test_a_refused_claim_is_not_settled_while_a_leg_of_it_may_stand(world: World) -> None:
+    """A confirm moved B's leg; the refusal at C cannot reach it. A new plan must not make home
+    forget the old one: nobody would let go of those units."""
+    await world.stock(A=5, B=5, C=1)
+    await world.worker().reservations.create(a_cart("r-0", ("A", "C")), TIMEOUT)
+    shard_b, home = world.shard("B"), world.shard(RID)
+    lost: list[str] = []
+
+    async def confirms(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "follow" and shard == shard_b and not lost:
+            lost.append(verb)
+            await world.index.resolve(home, [ResolveStep(RID, State.CONFIRMED)], TIMEOUT)
+            moved = FollowStep(RID, step.attempt, State.CONFIRMED)
+            assert (await world.index.follow(shard_b, [moved], TIMEOUT))[0].outcome == Outcome.DONE
+            raise Unavailable("lost on its way")
+
+    told = await outcome(hooked(world, confirms).reservations.create(a_cart(RID, CART), TIMEOUT))
+    world.advance(2_001)
+    await world.resolve_everything()
+
+    assert lost and told is CreateOutcome.INSUFFICIENT_STOCK
+    assert await world.held_and_committed("B") == (0, 0)
+    await world.check()
+
+
+async def test_a_confirm_bars_a_leg_before_it_gives_up_on_it_for_another_plan(
+    world: World,
+) -> None:
+    """The other plan makes way the next moment, and a retry of ours is granted the leg and told."""
+    await lost_leg(world)
+    shard_c = world.shard("C")
+    claim = (await world.index.read_claims(world.shard(RID), [RID], TIMEOUT))[0].claim
+    other = CreateStep(RID, 1, "another", 60_000, 10, 1, (LegLine("C", "n1", "", 1),))
+    await world.index.create(shard_c, [other], TIMEOUT)
+    granted: list[Any] = []
+
+    async def makes_way(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "follow" and shard == shard_c and when == "after" and not granted:
+            await world.index.follow(shard_c, [FollowStep(RID, 1, State.ABORTED)], TIMEOUT)
+            ours = other._replace(attempt=claim.attempt, plan_hash=claim.plan_hash)
+            granted.extend(await world.index.create(shard_c, [ours], TIMEOUT))
+
+    confirmed = await outcome(hooked(world, makes_way).reservations.confirm(RID, 0, None, TIMEOUT))
+
+    assert granted[0].outcome == Outcome.DONE
+    assert confirmed is TransitionOutcome.CONFIRMED

@@ -326,8 +326,9 @@ MUTANTS = (
     Mutant(
         "expired_taken_for_aborted",
         "promise_svc/application/several_shards.py",
-        "        elif max(reply.time_ms for reply in replies) < claim.expire_ms and any(\n",
-        "        elif any(\n",
+        "        elif not all(reply.outcome in _GRANTED or reply.state in _ENDED for reply in"
+        " replies):\n",
+        "        elif not all(reply.outcome in _GRANTED for reply in replies):\n",
         (
             "tests/contract/test_reservation_found.py::"
             "test_a_hold_that_ended_while_a_confirm_lay_unfinished_is_expired_not_lost",
@@ -337,11 +338,45 @@ MUTANTS = (
     Mutant(
         "refused_legs_kept",
         "promise_svc/application/several_shards.py",
-        "            await self._abort(hold.reservation_id, hold.home, hold.attempt, hold.legs,"
+        "            let_go = await self._end(rid, at_home, hold.attempt, hold.legs, target,"
         " deadline)\n",
-        "            pass\n",
+        "            let_go = True\n",
         (RESERVATIONS + "test_a_cart_that_does_not_fit_holds_nothing_and_says_what_is_left",),
         "The other lines of a refused cart would stay held.",
+    ),
+    Mutant(
+        "ended_leg_forgotten",
+        "promise_svc/domain/ledger.py",
+        "        return leg.attempt if leg.state == State.EXPIRED else leg.ended\n",
+        "        return leg.ended\n",
+        (
+            "tests/contract/test_reservation_found.py::"
+            "test_a_leg_that_ended_and_whose_place_was_taken_is_expired_not_lost",
+        ),
+        "A hold that was acknowledged, and ran out, would not be found.",
+    ),
+    Mutant(
+        "refused_claim_settled_blindly",
+        "promise_svc/application/several_shards.py",
+        "        if hold.multi and reply.let_go:\n",
+        "        if hold.multi:\n",
+        (
+            "tests/contract/test_reservation_found.py::"
+            "test_a_refused_claim_is_not_settled_while_a_leg_of_it_may_stand",
+        ),
+        "Units of a leg that nobody could reach would be gone for ever.",
+    ),
+    Mutant(
+        "confirm_does_not_bar_another_plans_leg",
+        "promise_svc/application/several_shards.py",
+        "        if any(reply.outcome in (Outcome.MISSING, Outcome.OTHER_PLAN) for reply in"
+        " replies):\n",
+        "        if any(reply.outcome == Outcome.MISSING for reply in replies):\n",
+        (
+            "tests/contract/test_reservation_found.py::"
+            "test_a_confirm_bars_a_leg_before_it_gives_up_on_it_for_another_plan",
+        ),
+        "A shopper who was told HELD would find nothing.",
     ),
     Mutant(
         "partial_lines_share_nothing",
@@ -629,7 +664,7 @@ MUTANTS = (
     Mutant(
         "refused_plan_left_unsettled",
         "promise_svc/application/reservation.py",
-        "                await self._shards.settle_refused(hold)\n",
+        "                await self._shards.settle_refused(hold, reply)\n",
         "",
         (QUOTES + "test_a_crowd_gets_every_unit_of_every_node",),
         "In a crowd, shoppers would be turned away while other nodes have units.",
@@ -770,8 +805,8 @@ MUTANTS = (
     Mutant(
         "tombstone_not_left",
         "promise_svc/domain/ledger.py",
-        "        self.legs[rid] = LegRecord(RECORD_LAYOUT, State.ABORTED, attempt, ",
-        "        _ = LegRecord(RECORD_LAYOUT, State.ABORTED, attempt, ",
+        "        self.legs[rid] = LegRecord(\n            RECORD_LAYOUT, State.ABORTED",
+        "        _ = LegRecord(\n            RECORD_LAYOUT, State.ABORTED",
         (SIMULATOR,),
         "A late message would bring a leg to life that its reservation was refused for.",
     ),

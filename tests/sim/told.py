@@ -112,6 +112,7 @@ class Told:
             hold.first = reservation
         same = [_plan(each) for each in (hold.first, reservation)]
         shorter = reservation.expire_ms != hold.first.expire_ms and State.HELD not in hold.asked
+        shorter = shorter and State.EXPIRED not in (state, hold.first.state)
         if same[0] != same[1] or shorter:
             self._broken(f"{rid}: two answers show two plans: {same}")
         for told, before in hold.shown:

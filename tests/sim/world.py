@@ -177,8 +177,13 @@ class World:
             return
         if found.claim.state == State.CONFIRMED:
             for shard in found.claim.legs:
-                leg = store._legs.get(shard, {}).get(rid)
-                if leg is None or leg[1].state not in LATER[State.CONFIRMED]:
+                at_leg = store._legs.get(shard, {}).get(rid)
+                leg = at_leg[1] if at_leg else None
+                # The refused leg of a retry takes the place of one that left.
+                replaced = leg is not None and leg.attempt > found.claim.attempt
+                if replaced and leg is not None and leg.ended != found.claim.attempt:
+                    continue
+                if leg is None or leg.state not in LATER[State.CONFIRMED]:
                     self.broken(f"{rid}: told recorded, and its leg on {shard} is not")
 
     # how it runs
@@ -284,12 +289,13 @@ class World:
         """What is free can be bought, and then nothing is left."""
         for sku in self.scarce:
             ledger = self.cluster.shards[shard_of(sku, len(self.cluster.shards))].ledger
+            soon = self.clock_max_ms() + 5_000
+            still = all(leg.expire_ms > soon for leg in ledger.legs.values() if leg.state in OPEN)
             row = ledger.positions[PositionKey(sku, "n1", "")]
             free = row.on_hand - row.held - row.committed
             if free:
                 await self._buy(sku, free, CreateOutcome.HELD)
-            soon = self.clock_max_ms() + 3_000
-            if all(leg.expire_ms > soon for leg in ledger.legs.values() if leg.state in OPEN):
+            if still:
                 await self._buy(sku, 1, CreateOutcome.INSUFFICIENT_STOCK)
 
     async def _buy(self, sku: str, units: int, expected: CreateOutcome) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -336,3 +337,20 @@ async def test_an_order_store_set_back_while_compared_is_no_fork(world: World) -
 
     with pytest.raises(Unavailable):
         await refuse_fork(world.outbox, FakeOrderStore(), 0, Position(1, 2), 1.0)  # type: ignore[arg-type]
+
+
+async def test_an_order_store_filled_again_while_compared_is_no_fork(world: World) -> None:
+    """It was set back when the event was asked for; another relay has carried it since."""
+    world.write(2)
+    await world.relay().drain(0)
+    store, empty = world.store, [list[StoredEvent]()]
+
+    class Refilled:
+        async def read_events(self, *args: Any) -> Any:
+            return empty.pop() if empty else await store.read_events(*args)
+
+        cursor = store.cursor
+
+    await refuse_fork(world.outbox, Refilled(), 0, Position(1, 2), 1.0)  # type: ignore[arg-type]
+
+    assert not empty

@@ -61,7 +61,8 @@ local function take_leg(step)
     if multi == 1 then row[MULTI_HOLD_MS] = S.time end
     touch_row(line[1], line[2], line[3], row)
   end
-  local leg = {1, HELD, step[2], step[3], S.time + step[4], multi, step[7], 0}
+  local leg = {1, HELD, step[2], step[3], S.time + step[4], multi, step[7], 0,
+    ended(get_leg(step[1]))}
   set_leg(step[1], leg)
   S.touched_leg = leg
   if multi == 1 and #step[8] == 0 then S.doubt[step[1]] = S.time + DOUBT_MS end
@@ -93,7 +94,8 @@ verb('create', each(function(step)
       emit(rid)
     end
     local met = get_leg(rid)
-    return reply(leg_outcome, home, shortfalls, contended, met and met[L_ATTEMPT] or 0)
+    local state = leg_outcome == RESOLVED and ended(met) == step[2] and EXPIRED
+    return reply(leg_outcome, home, shortfalls, contended, met and met[L_ATTEMPT] or 0, state)
   end
   if leg_outcome == DONE and #step[7] > 0 then take_leg(step) end
   if opening then open_claim(step, step[6] == 1 and PENDING or HELD) end

@@ -10,7 +10,7 @@ verb('follow', each(function(step)
       move_leg(rid, leg, ABORTED)
       emit(rid)
     elseif leg[L_ATTEMPT] > attempt or ALIVE[leg[L_STATE]] then
-      return leg_reply(OTHER_PLAN, leg)
+      return other_plan(leg, attempt)
     end
     leg = false
   end

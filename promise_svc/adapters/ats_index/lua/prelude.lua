@@ -24,6 +24,7 @@ local NEEDS_REVISION = 22
 
 -- Fields of the records, in the order of the NamedTuples.
 local L_STATE, L_ATTEMPT, L_PLAN, L_EXPIRE, L_MULTI, L_LINES, L_CHANGE = 2, 3, 4, 5, 6, 7, 8
+local L_ENDED = 9
 local C_STATE, C_ATTEMPT, C_REVISION, C_BODY_HASH, C_PLAN, C_EXPIRE = 2, 3, 4, 5, 6, 8
 local C_LEGS, C_BODY, C_EPOCH, C_SEQUENCE, C_SETTLED, C_CHANGE = 9, 10, 11, 12, 13, 14
 local C_REACQUIRED = 15
@@ -184,9 +185,15 @@ local function copy(record)
   return other
 end
 
+-- What a record in the place of this one remembers: the attempt that ended here by its time.
+local function ended(leg)
+  if not leg then return 0 end
+  return leg[L_STATE] == EXPIRED and leg[L_ATTEMPT] or leg[L_ENDED] or 0
+end
+
 -- A tombstone: this attempt can never have this leg. No event.
 local function bar(rid, attempt)
-  set_leg(rid, {1, ABORTED, attempt, '', 0, 1, {}, 0})
+  set_leg(rid, {1, ABORTED, attempt, '', 0, 1, {}, 0, ended(get_leg(rid))})
 end
 
 local function due(state, expire)
@@ -309,14 +316,19 @@ local function claim_now(rid)
   return claim
 end
 
-local function reply(outcome, rid, shortfalls, contended, attempt)
+local function reply(outcome, rid, shortfalls, contended, attempt, state)
   local claim = rid and S.claims[rid]
-  return pack({outcome, S.epoch, S.sequence, S.time, claim and claim[C_STATE] or 0,
+  return pack({outcome, S.epoch, S.sequence, S.time, state or claim and claim[C_STATE] or 0,
     claim or {}, shortfalls or {}, contended or 0, attempt or 0})
 end
 
 local function leg_reply(outcome, leg, shortfalls)
   return pack({outcome, S.epoch, S.sequence, S.time, leg[L_STATE], {}, shortfalls or {}, 0, 0})
+end
+
+local function other_plan(leg, attempt)
+  return pack({OTHER_PLAN, S.epoch, S.sequence, S.time, leg[L_ENDED] == attempt and EXPIRED or 0,
+    {}, {}, 0, 0})
 end
 
 -- The answer to a change of stock under a key, kept as long as the key may be asked for again.

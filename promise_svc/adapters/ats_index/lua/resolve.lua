@@ -4,7 +4,8 @@
 local function decide(rid, claim, target, followed)
   local legs = claim[C_LEGS]
   local alone = followed and (claim[C_CHANGE] or 0) == 0 or #legs == 1 and legs[1] == S.shard
-  put_claim(rid, claim, target, alone and 1 or 0)
+  local decided = put_claim(rid, claim, target, alone and 1 or 0)
+  if target == EXPIRED and claim[C_EXPIRE] > S.time then decided[C_EXPIRE] = S.time end
   local leg = has(legs, S.shard) and leg_now(rid)
   if leg and leg[L_ATTEMPT] == claim[C_ATTEMPT] and leg_may_move(leg[L_STATE], target) then
     move_leg(rid, leg, target)

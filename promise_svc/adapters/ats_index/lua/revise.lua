@@ -149,7 +149,7 @@ verb('conform', each(function(step)
   local rid, change, target, expire, lines = step[1], step[3], step[4], step[5], step[6]
   local leg = leg_now(rid)
   if not leg then return reply(MISSING) end
-  if leg[L_ATTEMPT] ~= step[2] then return leg_reply(OTHER_PLAN, leg) end
+  if leg[L_ATTEMPT] ~= step[2] then return other_plan(leg, step[2]) end
   if not ALIVE[leg[L_STATE]] then return leg_reply(REPEATED, leg) end
   if #lines == 0 then return lengthen(rid, leg, expire) end
   local overtaken = target == HELD and leg[L_STATE] == CONFIRMED
