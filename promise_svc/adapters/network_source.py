@@ -20,6 +20,7 @@ from promise_svc.domain.network import (
     NetworkSnapshot,
     Node,
     NodeGroup,
+    SourcingRule,
     build_snapshot,
 )
 from promise_svc.domain.network_validation import ReferenceReason, broken_reference, violations
@@ -36,6 +37,7 @@ KIND_TYPES: Mapping[str, type[Document]] = {
     "calendar": Calendar,
     "carrier_service": CarrierService,
     "lane": Lane,
+    "sourcing_rule": SourcingRule,
 }
 """Kind of a stored document -> its type."""
 
@@ -64,6 +66,8 @@ def id_of(document: Document) -> str:
             return document.carrier_service
         case Lane():
             return document.lane_id
+        case SourcingRule():
+            return document.rule_id
 
 
 def encode_document(document: Document, *, omit: frozenset[str] = frozenset()) -> str:
@@ -98,6 +102,7 @@ def decode_network(stored: StoredNetwork) -> NetworkSnapshot:
         calendars=documents_of("calendar"),
         carrier_services=documents_of("carrier_service"),
         lanes=documents_of("lane"),
+        sourcing_rules=documents_of("sourcing_rule"),
     )
     snapshot = build_snapshot(stored.version, documents)
     # Worked out here, beside the event loop, and not by the first shopper on it.

@@ -19,7 +19,7 @@ from promise_svc.errors import (
 )
 from promise_svc.hotpath import shard_of
 
-KINDS = ("node", "node_group", "item", "calendar", "carrier_service", "lane")
+KINDS = ("node", "node_group", "item", "calendar", "carrier_service", "lane", "sourcing_rule")
 
 _EDIT_ATTEMPTS_MAX = 8
 """Edits of others that may come between our reading and our writing before we give up."""

@@ -30,6 +30,7 @@ _PLACES = {
     "calendar": ("calendars", "calendar_id"),
     "carrier_service": ("carrier_services", "carrier_service"),
     "lane": ("lanes", "lane_id"),
+    "sourcing_rule": ("sourcing_rules", "rule_id"),
 }
 """Kind -> field of NetworkDocuments, and the attribute that is the document's id."""
 

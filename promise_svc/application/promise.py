@@ -22,6 +22,7 @@ from promise_svc.domain.network import PICKUP_METHODS, FulfillmentMethod, Networ
 from promise_svc.domain.reach import Address, Line, Wanted
 from promise_svc.domain.reservation import LINES_MAX
 from promise_svc.domain.sourcing import SHIPMENTS_MAX
+from promise_svc.domain.verdicts import Explanation, explain_cart
 from promise_svc.errors import FieldViolation, InvalidRequest
 
 MAX_OPTIONS_DEFAULT = 3
@@ -56,6 +57,7 @@ class PromiseCartRequest:
     """The split limit, 1..20."""
     excluded_node_ids: frozenset[str] = frozenset()
     consistency: Consistency = Consistency()
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,8 @@ class PromiseCartReply:
     order_ms: int
     bundles: tuple[BundleLine, ...] = ()
     """What was asked for as a bundle; the shipments have its components."""
+    explanation: Explanation | None = None
+    """Where it was asked for."""
 
     @property
     def expire_ms(self) -> int | None:
@@ -106,16 +110,14 @@ class CartPromiser:
         lines, bundles = exploded(request.lines, snapshot.bundles, LINES_MAX)
         skus = {line.sku for line in lines}
         stock = await self._stock.read(skus, request.consistency, timeout)
-        promised = promise(
-            snapshot,
-            Cart(
-                lines=lines,
-                stock={sku: _here_now(found.rows or ()) for sku, found in stock.by_sku.items()},
-                wanted=wanted,
-                max_shipments=request.max_shipments,
-                max_options=request.max_options,
-            ),
+        cart = Cart(
+            lines=lines,
+            stock={sku: _here_now(found.rows or ()) for sku, found in stock.by_sku.items()},
+            wanted=wanted,
+            max_shipments=request.max_shipments,
+            max_options=request.max_options,
         )
+        promised = promise(snapshot, cart)
         return PromiseCartReply(
             outcome=_outcome(promised.options, promised.unfulfilled_lines),
             options=promised.options,
@@ -125,6 +127,7 @@ class CartPromiser:
             currency_code=snapshot.currency_code,
             freshness=stock.freshness,
             order_ms=order_ms,
+            explanation=explain_cart(snapshot, cart, promised) if request.explain else None,
         )
 
 

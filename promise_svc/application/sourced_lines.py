@@ -58,6 +58,7 @@ REFUSALS: Mapping[UnfulfilledReason, CreateOutcome] = {
     UnfulfilledReason.METHOD_NOT_OFFERED: CreateOutcome.METHOD_NOT_OFFERED,
     UnfulfilledReason.NO_LANE: CreateOutcome.NO_LANE,
     UnfulfilledReason.NO_DATE: CreateOutcome.NO_LANE,
+    UnfulfilledReason.EXCLUDED_BY_RULE: CreateOutcome.EXCLUDED_BY_RULE,
     UnfulfilledReason.INSUFFICIENT_STOCK: CreateOutcome.INSUFFICIENT_STOCK,
     UnfulfilledReason.SPLIT_LIMIT: CreateOutcome.SPLIT_LIMIT,
 }

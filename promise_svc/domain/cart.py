@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import NamedTuple
 
-from promise_svc.domain.bundle import together
+from promise_svc.domain.bundle import requested_line_id, together
 from promise_svc.domain.delivery import DeliveryPromise, Shipment, ShipmentLine
 from promise_svc.domain.frontier import any_plan, best_plan, frontier
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reach import Line, Reach, Service, UnfulfilledReason, Wanted
+from promise_svc.domain.rules import PRIORITY_MAX, OrderRules
 from promise_svc.domain.sourcing import (
     WORK_MAX,
     Candidate,
+    DeliveryOption,
     Demand,
     PlannedShipment,
     SourcingPlan,
@@ -30,10 +32,6 @@ from promise_svc.domain.sourcing import (
 _LINES_TRIED_MAX = 64
 """Lines looked for nodes for one by one against the split limit; those after them are kept only
 where the nodes found so far have them."""
-
-_TRIAL_WORK_MAX = WORK_MAX // 2
-"""Steps for looking; once they are spent, later lines are kept as those after the last one tried,
-and the promise is not exact."""
 
 NANOS_PER_MICRO = 1000
 
@@ -67,57 +65,93 @@ class PromisedCart:
     options: tuple[DeliveryPromise, ...]
     unfulfilled_lines: tuple[UnfulfilledLine, ...]
     """In request order."""
+    priority: int = PRIORITY_MAX
+    """Nodes of higher numbers were not needed."""
 
 
 def promise_cart(snapshot: NetworkSnapshot, cart: Cart) -> PromisedCart:
     """The best promises for a cart: fewest shipments, then earliest, then cheapest, then nearest.
 
-    With more than one option asked for, the earliest of all is among them. Cost: a few
-    microseconds a node with stock, then the search (bounded by WORK_MAX steps).
+    With more than one option asked for, the earliest of all is among them; all within the nodes
+    that priorities leave. Cost: a few microseconds a node with stock, then the search (bounded by
+    WORK_MAX steps, shared by as many priorities as rules give).
     """
-    sourcing = _CartSourcing(snapshot, cart)
-    kept = sourcing.lines_in_stock()
-    plans = sourcing.plans(kept)
-    if kept and not plans:
-        kept = sourcing.lines_within_split_limit(kept)
-        plans = sourcing.plans(kept)
-    return PromisedCart(
-        options=tuple(sourcing.promise(plan, kept) for plan in plans),
-        unfulfilled_lines=tuple(
-            sourcing.refused[line.line_id]
-            for line in cart.lines
-            if line.line_id in sourcing.refused
-        ),
-    )
+    rules = OrderRules(snapshot, cart.wanted)
+    cart = replace(cart, max_shipments=rules.max_shipments(cart.max_shipments))
+    sourcing = _CartSourcing(snapshot, cart, rules)
+    *earlier, last = rules.priorities
+    promised = sourcing.within(cart.lines, last, len(earlier) + 1)
+    if not promised.options:
+        return promised
+    refused = {requested_line_id(line.line_id) for line in promised.unfulfilled_lines}
+    kept = [line for line in cart.lines if requested_line_id(line.line_id) not in refused]
+    cut = False
+    for priority in earlier:
+        fewer = sourcing.within(kept, priority, len(earlier) + 1)
+        cut = cut or sourcing.cut
+        if fewer.options and not fewer.unfulfilled_lines:
+            promised = replace(fewer, unfulfilled_lines=promised.unfulfilled_lines)
+            break
+    if cut:
+        options = tuple(replace(option, exact=False) for option in promised.options)
+        promised = replace(promised, options=options)
+    return promised
 
 
 class _CartSourcing:
     """One cart on its way to promises."""
 
-    def __init__(self, snapshot: NetworkSnapshot, cart: Cart) -> None:
+    def __init__(self, snapshot: NetworkSnapshot, cart: Cart, rules: OrderRules) -> None:
         self._snapshot = snapshot
         self._cart = cart
+        self._rules = rules
         self._reach = Reach(snapshot, cart.wanted)
-        self._work = Work(WORK_MAX)
+        self._meters: dict[str, int] = {}
+        self._start(PRIORITY_MAX, WORK_MAX)
+
+    def _start(self, priority: int, work_max: int) -> None:
+        self._priority = priority
+        self._work_max = work_max
+        self._work = Work(work_max)
         self._fitting: frozenset[str] = frozenset()
         """Nodes, no more than the split limit, that fill the lines kept so far."""
         self._tried_all = True
         self._served: dict[str, dict[str, int]] = {}
-        self._meters: dict[str, int] = {}
-        self.refused: dict[str, UnfulfilledLine] = {}
+        self._refused: dict[str, UnfulfilledLine] = {}
 
-    def lines_in_stock(self) -> list[Line]:
+    def within(self, lines: Sequence[Line], priority: int, shares: int) -> PromisedCart:
+        """Promises from nodes of priorities up to this one, with one of so many shares of work."""
+        self._start(priority, WORK_MAX // shares)
+        kept = self._lines_in_stock(lines)
+        plans = self._plans(kept)
+        if kept and not plans:
+            kept = self._lines_within_split_limit(kept)
+            plans = self._plans(kept)
+        return PromisedCart(
+            options=tuple(self._promise(plan, kept) for plan in plans),
+            unfulfilled_lines=tuple(
+                self._refused[line.line_id] for line in lines if line.line_id in self._refused
+            ),
+            priority=priority,
+        )
+
+    @property
+    def cut(self) -> bool:
+        """Whether the last promises may have been missed for want of work."""
+        return self._work.spent or not self._tried_all
+
+    def _lines_in_stock(self, lines: Sequence[Line]) -> list[Line]:
         """Lines that the nodes in reach have together; the others are refused."""
         kept: list[Line] = []
         taken: dict[str, int] = {}
-        for group in together(self._cart.lines):
+        for group in together(lines):
             refused = False
             for line in group:
-                total = sum(self._served_stock(line.sku).values())
+                wanted = taken.get(line.sku, 0) + line.quantity
                 if self._snapshot.item(line.sku) is None:
                     self._refuse(line, UnfulfilledReason.UNKNOWN_SKU)
-                elif taken.get(line.sku, 0) + line.quantity > total:
-                    self._refuse(line, self._reach.nowhere or UnfulfilledReason.INSUFFICIENT_STOCK)
+                elif wanted > sum(self._served_stock(line.sku).values()):
+                    self._refuse(line, self._why_short(line.sku, wanted))
                 else:
                     continue
                 refused = True
@@ -127,9 +161,16 @@ class _CartSourcing:
                 kept += group
         return kept
 
-    def lines_within_split_limit(self, lines: Sequence[Line]) -> list[Line]:
+    def _why_short(self, sku: str, wanted: int) -> UnfulfilledReason:
+        if self._reach.nowhere:
+            return self._reach.nowhere
+        enough = sum(self._reached_stock(sku).values()) >= wanted
+        reasons = UnfulfilledReason
+        return reasons.EXCLUDED_BY_RULE if enough else reasons.INSUFFICIENT_STOCK
+
+    def _lines_within_split_limit(self, lines: Sequence[Line]) -> list[Line]:
         """Lines, tried in order, that fit within the split limit together."""
-        work = Work(_TRIAL_WORK_MAX)
+        work = Work(self._work_max // 2)
         kept: list[Line] = []
         units: dict[str, int] = {}
         for index, group in enumerate(together(lines)):
@@ -143,10 +184,10 @@ class _CartSourcing:
                 for line in group:
                     self._refuse(line, UnfulfilledReason.SPLIT_LIMIT)
         self._tried_all = not work.spent
-        self._work = Work(WORK_MAX)
+        self._work = Work(self._work_max)
         return kept
 
-    def plans(self, lines: Sequence[Line]) -> list[SourcingPlan]:
+    def _plans(self, lines: Sequence[Line]) -> list[SourcingPlan]:
         """Plans for exactly these lines, best first; none when there is none."""
         if not lines:
             return []
@@ -180,7 +221,7 @@ class _CartSourcing:
         assert plan is not None, "nodes found to fill the lines fill them"
         return [replace(plan, exact=False, shipment_count_bound=1)]
 
-    def promise(self, plan: SourcingPlan, lines: Sequence[Line]) -> DeliveryPromise:
+    def _promise(self, plan: SourcingPlan, lines: Sequence[Line]) -> DeliveryPromise:
         """A plan told by lines, with dates and costs."""
         missing = {line.line_id: line.quantity for line in lines}
         demands = self._demands(lines)
@@ -217,20 +258,23 @@ class _CartSourcing:
 
     def _refuse(self, line: Line, reason: UnfulfilledReason) -> None:
         # Earlier reasons say that no node could have served it: there is nothing to add up.
-        told = reason >= UnfulfilledReason.INSUFFICIENT_STOCK
-        self.refused[line.line_id] = UnfulfilledLine(
+        told = reason >= UnfulfilledReason.EXCLUDED_BY_RULE
+        self._refused[line.line_id] = UnfulfilledLine(
             line.line_id, reason, sum(self._served_stock(line.sku).values()) if told else None
         )
 
     def _served_stock(self, sku: str) -> dict[str, int]:
-        """Units of the SKU at the nodes that can serve the destination."""
+        """Units of the SKU at the nodes that can serve the destination and that rules leave."""
         served = self._served.get(sku)
         if served is None:
-            stock = self._cart.stock.get(sku, {})
-            reached = self._reach.served
-            served = {n: units for n, units in stock.items() if units and n in reached}
+            served = self._rules.allowed(sku, self._reached_stock(sku), self._priority)
             self._served[sku] = served
         return served
+
+    def _reached_stock(self, sku: str) -> dict[str, int]:
+        stock = self._cart.stock.get(sku, {})
+        reached = self._reach.served
+        return {n: units for n, units in stock.items() if units and n in reached}
 
     def _demands(self, lines: Sequence[Line]) -> tuple[Demand, ...]:
         quantities: dict[str, int] = {}
@@ -253,10 +297,28 @@ class _CartSourcing:
                 Candidate,
                 node_ids,
                 zip(*units, strict=True),
-                self._reach.options(node_ids),
+                self._weighed_options(node_ids),
                 self._distances_meters(node_ids),
             )
         )
+
+    def _weighed_options(self, node_ids: list[str]) -> list[tuple[DeliveryOption, ...]]:
+        """Options at what they cost, and what rules count on top; equal ones are one tuple."""
+        options = self._reach.options(node_ids)
+        weighed: dict[tuple[int, int], tuple[DeliveryOption, ...]] = {}
+        for index, node_id in enumerate(node_ids):
+            extra = self._rules.cost_micros(node_id)
+            if extra:
+                key = id(options[index]), extra
+                weighed.setdefault(
+                    key,
+                    tuple(
+                        option._replace(base_cost_micros=option.base_cost_micros + extra)
+                        for option in options[index]
+                    ),
+                )
+                options[index] = weighed[key]
+        return options
 
     def _distances_meters(self, node_ids: list[str]) -> list[int]:
         known = self._meters
@@ -276,7 +338,8 @@ class _CartSourcing:
         by_sku: Mapping[str, Sequence[Line]],
         missing: dict[str, int],
     ) -> Shipment:
-        service = next(s for s in self._services(planned.node_id) if s.option == planned.option)
+        name = planned.option.name
+        service = next(s for s in self._services(planned.node_id) if s.option.name == name)
         parts: list[ShipmentLine] = []
         grams = 0
         for demand, units in zip(demands, planned.quantities, strict=True):
@@ -290,7 +353,7 @@ class _CartSourcing:
             ship_date=service.dates.ship_date,
             earliest_delivery_date=service.dates.earliest_delivery_date,
             latest_delivery_date=service.dates.latest_delivery_date,
-            cost_micros=-(-shipment_cost_nanos(planned.option, grams) // NANOS_PER_MICRO),
+            cost_micros=-(-shipment_cost_nanos(service.option, grams) // NANOS_PER_MICRO),
             order_by_ms=service.dates.order_by_ms,
             ready_ms=service.ready_ms,
         )

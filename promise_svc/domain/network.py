@@ -121,7 +121,7 @@ class Item:
     shard_key: str = ""
     """Decides the SKU's shard; empty for the SKU itself. Fixed once the SKU exists."""
     handling_class: str = ""
-    """Stored; no rule reads it."""
+    """Sourcing rules may name it."""
     length_millimeters: int = 0
     """Of one base unit as packed, 0..100,000; 0 where unknown. Stored; no rule reads the size."""
     width_millimeters: int = 0
@@ -183,7 +183,31 @@ class Lane:
         return f"{origin}>{zone}>{self.carrier_service}"
 
 
-Document = Node | NodeGroup | Item | Calendar | CarrierService | Lane
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourcingRule:
+    """What ``rules`` may do for orders and nodes that fit every field that is set."""
+
+    rule_id: str
+    fulfillment_method: FulfillmentMethod | None = None
+    country: str = ""
+    """Of the destination; with it ``region`` and ``postal_prefix`` may say more. Fits no pickup."""
+    region: str = ""
+    postal_prefix: str = ""
+    """Normalized."""
+    handling_class: str = ""
+    """Of the items; others are not touched."""
+    node_group_id: str = ""
+    """Empty for every node."""
+    excluded: bool = False
+    priority: int = 0
+    """1 (asked first)..9; 0 says nothing of it."""
+    cost_micros: int = 0
+    """Counted for each shipment from these nodes on top of its cost."""
+    max_shipments: int = 0
+    """1..20; 0 sets no limit."""
+
+
+Document = Node | NodeGroup | Item | Calendar | CarrierService | Lane | SourcingRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +220,7 @@ class NetworkDocuments:
     calendars: Mapping[str, Calendar] = field(default_factory=dict)
     carrier_services: Mapping[str, CarrierService] = field(default_factory=dict)
     lanes: Mapping[str, Lane] = field(default_factory=dict)
+    sourcing_rules: Mapping[str, SourcingRule] = field(default_factory=dict)
 
 
 def normalized_postal_code(postal_code: str) -> str:
@@ -219,6 +244,8 @@ class NetworkSnapshot:
     _places: LatitudeIndex
     bundles: Mapping[str, tuple[BundleComponent, ...]]
     """SKU of each bundle -> its components."""
+    sourcing_rules: tuple[SourcingRule, ...]
+    """By id."""
     _derived: dict[Callable[..., Any], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def derived(self, build: Callable[[NetworkSnapshot], T]) -> T:
@@ -308,6 +335,7 @@ def build_snapshot(version: int, documents: NetworkDocuments) -> NetworkSnapshot
         _lanes_by_zone((lane.node_group_id, lane) for lane in lanes if lane.node_group_id),
         LatitudeIndex((n.latitude, n.longitude, n.node_id) for n in documents.nodes.values()),
         {sku: item.components for sku, item in documents.items.items() if item.components},
+        tuple(rule for _, rule in sorted(documents.sourcing_rules.items())),
     )
 
 

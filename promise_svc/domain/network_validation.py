@@ -23,7 +23,9 @@ from promise_svc.domain.network import (
     Node,
     NodeGroup,
     NodeMethod,
+    SourcingRule,
 )
+from promise_svc.domain.sourcing import SHIPMENTS_MAX
 from promise_svc.errors import FieldViolation, NotFound
 
 NAME_BYTES_MAX = 128
@@ -49,6 +51,9 @@ COMPONENT_QUANTITY_MAX = 1_000
 
 EXCEPTIONS_MAX = 2_000
 """Most dated exceptions of one calendar."""
+
+RULE_PRIORITY_MAX = 9
+"""Of nodes that are asked last."""
 
 GROUP_NODES_MAX = 10_000
 """Most nodes of one group."""
@@ -96,6 +101,8 @@ def violations(document: Document) -> list[FieldViolation]:
             found = _of_carrier_service(document)
         case Lane():
             found = _of_lane(document)
+        case SourcingRule():
+            found = _of_sourcing_rule(document)
     return list(found)
 
 
@@ -122,6 +129,9 @@ def broken_reference(
             return _misfit_of_carrier_service(document, known)
         case Lane():
             return _misfit_of_lane(document, known)
+        case SourcingRule(node_group_id=group_id):
+            if group_id and group_id not in known.node_groups:
+                return BrokenReference(reason.UNKNOWN_NODE_GROUP, group_id)
     return None
 
 
@@ -274,6 +284,28 @@ def _of_lane(lane: Lane) -> _Violations:
     yield from _range("transit_business_days_max", most, max(0, fewest), BUSINESS_DAYS_MAX)
     if lane.base_cost_micros is not None:
         yield from _range("base_cost_micros", lane.base_cost_micros, 0, COST_MICROS_MAX)
+
+
+def _of_sourcing_rule(rule: SourcingRule) -> _Violations:
+    yield from _id("rule_id", rule.rule_id)
+    if rule.country:
+        yield from _country("country", rule.country)
+    elif rule.region or rule.postal_prefix:
+        yield FieldViolation("country", "REQUIRED", "with a region or a postal prefix")
+    yield from _text("region", rule.region, REGION_BYTES_MAX)
+    yield from _text("postal_prefix", rule.postal_prefix, POSTAL_CODE_BYTES_MAX)
+    for path in ("handling_class", "node_group_id"):
+        if getattr(rule, path):
+            yield from _id(path, getattr(rule, path))
+    yield from _range("priority", rule.priority, 0, RULE_PRIORITY_MAX)
+    yield from _range("cost_micros", rule.cost_micros, 0, COST_MICROS_MAX)
+    yield from _range("max_shipments", rule.max_shipments, 0, SHIPMENTS_MAX)
+    if rule.cost_micros and rule.handling_class:
+        text = "a shipment costs what it costs, whatever is in it: not with a handling class"
+        yield FieldViolation("cost_micros", "DOES_NOT_FIT", text)
+    if rule.max_shipments and (rule.handling_class or rule.node_group_id):
+        text = "limits whole orders: neither with a handling class nor with a node group"
+        yield FieldViolation("max_shipments", "DOES_NOT_FIT", text)
 
 
 def _id(path: str, value: str) -> _Violations:

@@ -41,6 +41,7 @@ class UnfulfilledReason(IntEnum):
     METHOD_NOT_OFFERED = 40
     NO_LANE = 50
     NO_DATE = 60
+    EXCLUDED_BY_RULE = 65
     INSUFFICIENT_STOCK = 70
     SPLIT_LIMIT = 80
 

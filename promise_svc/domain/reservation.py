@@ -153,6 +153,7 @@ class CreateOutcome(IntEnum):
     NO_LANE = 50
     CUTOFF_PASSED = 52
     DATE_MOVED = 55
+    EXCLUDED_BY_RULE = 58
     INSUFFICIENT_STOCK = 60
     SPLIT_LIMIT = 65
     CONTENDED = 70

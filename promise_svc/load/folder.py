@@ -17,6 +17,7 @@ from promise_svc.load.parts import (
     NODE_GROUPS,
     NODES,
     ORDER,
+    SOURCING_RULES,
     SUPPLY,
     Kind,
     Part,
@@ -32,6 +33,7 @@ READERS = {
     "carrier_services.csv": tables.read_carrier_services,
     "lanes.csv": tables.read_lanes,
     "zones.csv": tables.read_zones,
+    "sourcing_rules.csv": tables.read_sourcing_rules,
     "supply.csv": tables.read_supply,
 }
 """In the order they are read. zone_transit.csv is read with zones.csv, safety_stock_rules.csv with
@@ -42,8 +44,6 @@ WITH_OTHERS = {"zone_transit.csv": "zones.csv", "safety_stock_rules.csv": "suppl
 UNSUPPORTED = {
     "inbound.csv": "inbound supply has no arrival dates in this version of the service",
     "protection_levels.csv": "nothing is protected for segments in this version of the service",
-    "sourcing_rules.csv": "this version of the service has no sourcing rules",
-    "sourcing_rules.toml": "this version of the service has no sourcing rules",
 }
 
 REFUSALS_MAX = 1_000
@@ -134,6 +134,10 @@ def _broken_references(folder: Folder) -> Iterator[Refusal]:
         ):
             if missing(kind, name):
                 yield Refusal(*origin, f"{file} {name}")
+    rules = folder.part(SOURCING_RULES)
+    for rule, origin in zip(rules.entries, rules.origins, strict=True):
+        if missing(NODE_GROUPS, rule.node_group_id):
+            yield Refusal(*origin, f"node_groups.csv has no group {rule.node_group_id}")
     yield from _broken_goods(folder, missing)
     yield from _currencies(folder.part(CARRIER_SERVICES))
 

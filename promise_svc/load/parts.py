@@ -63,11 +63,24 @@ LANES = Kind(
     "lanes", "lanes", pb.UpsertLanesRequest, "UpsertLanes", network_convert.lanes_from,
     lambda e: f"{e.node_id}>{e.node_group_id}>{e.country}{e.postal_prefix}>{e.carrier_service}",
 )  # fmt: skip
+SOURCING_RULES = Kind(
+    "sourcing rules", "sourcing_rules", pb.UpsertSourcingRulesRequest, "UpsertSourcingRules",
+    network_convert.sourcing_rules_from, lambda entry: str(entry.rule_id),
+)  # fmt: skip
 SUPPLY = Kind(
     "supply", "rows", supply_pb.SyncSupplyRequest, "SyncSupply", supply_convert.sync_from,
     lambda entry: f"{entry.sku} at {entry.node_id}",
 )  # fmt: skip
-ORDER = (CALENDARS, NODES, NODE_GROUPS, ITEMS, CARRIER_SERVICES, LANES, SUPPLY)
+ORDER = (
+    CALENDARS,
+    NODES,
+    NODE_GROUPS,
+    ITEMS,
+    CARRIER_SERVICES,
+    LANES,
+    SOURCING_RULES,
+    SUPPLY,
+)
 """What is named comes before what names it."""
 
 

@@ -10,6 +10,8 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from promise_svc.domain.inventory import QUANTITY_MAX
+
 MICROS = 1_000_000
 
 
@@ -54,10 +56,14 @@ class Row:
         """A whole number."""
         value = self.text(column)
         try:
-            return int(value) if value else default
+            number = int(value) if value else default
         except ValueError:
             self.refuse(f"{column} must be a whole number, not {value!r}")
             return default
+        if abs(number) > QUANTITY_MAX:
+            self.refuse(f"{column} must be at most {QUANTITY_MAX}, not {value}")
+            return default
+        return number
 
     def decimal(self, column: str) -> float:
         """A number with a point, such as a coordinate."""
@@ -87,6 +93,13 @@ class Row:
             return int(hours), int(minutes)
         self.refuse(f"{column} must be a time such as 17:30, not {self.text(column)!r}")
         return 0, 0
+
+    def yes(self, column: str) -> bool:
+        """Whether it says yes."""
+        value = self.text(column)
+        if value not in ("", "yes", "no"):
+            self.refuse(f"{column} must be yes or no, not {value!r}")
+        return value == "yes"
 
     def one_of(self, column: str, kind: Any, prefix: str) -> Any:
         """The number of an enum value, written without its prefix; 0 where it is left out."""

@@ -10,7 +10,9 @@ from typing import NamedTuple
 from promise_svc.load.rows import Columns, Refusal, read_rows
 from promise_svc.v1 import network_service_pb2 as pb
 
-_COLUMNS = Columns((), ("sku", "node_id", "node_group_id", "handling_class", "units", "percent"))
+_COLUMNS = Columns(
+    (), ("sku", "node_id", "node_group_id", "node_type", "handling_class", "units", "percent")
+)
 
 
 class Rule(NamedTuple):
@@ -19,6 +21,8 @@ class Rule(NamedTuple):
     sku: str
     node_id: str
     node_group_id: str
+    node_type: int
+    """0 for any."""
     handling_class: str
     units: int | None
     percent: int | None
@@ -33,6 +37,7 @@ class SafetyStockRules:
     """SKU -> handling class."""
     members: Mapping[str, frozenset[str]]
     """Node group -> nodes."""
+    node_types: Mapping[str, int]
 
     def units(self, sku: str, node_id: str, on_hand: int) -> int | None:
         """Units to withhold, a part of a unit counting as one; None where no rule fits."""
@@ -40,6 +45,7 @@ class SafetyStockRules:
             if (
                 rule.sku in ("", sku)
                 and rule.node_id in ("", node_id)
+                and rule.node_type in (0, self.node_types.get(node_id, 0))
                 and rule.handling_class in ("", self.handling_classes.get(sku, ""))
                 and (not rule.node_group_id or node_id in self.members[rule.node_group_id])
             ):
@@ -48,10 +54,15 @@ class SafetyStockRules:
 
 
 def read_rules(
-    path: Path, items: Iterable[pb.Item], groups: Iterable[pb.NodeGroup], refusals: list[Refusal]
+    path: Path,
+    items: Iterable[pb.Item],
+    nodes: Iterable[pb.Node],
+    groups: Iterable[pb.NodeGroup],
+    refusals: list[Refusal],
 ) -> SafetyStockRules:
     """The rules of a folder; none where it has no such file."""
     members = {group.node_group_id: frozenset(group.node_ids) for group in groups}
+    types = {node.node_id: int(node.node_type) for node in nodes}
     classes = {item.sku: item.handling_class for item in items if item.handling_class}
     rules: list[Rule] = []
     for row in read_rows(path, _COLUMNS, refusals) if path.exists() else ():
@@ -65,14 +76,18 @@ def read_rules(
         if group and group not in members:
             row.refuse(f"node_groups.csv has no group {group}")
             continue
+        node_type = row.one_of("node_type", pb.NodeType, "NODE_TYPE_")
+        if node_type and not types:
+            row.refuse("node_type means nothing without nodes.csv")
         rules.append(
             Rule(
                 row.text("sku"),
                 row.text("node_id"),
                 group,
+                node_type,
                 row.text("handling_class"),
                 row.integer("units") if units else None,
                 row.integer("percent") if percent else None,
             )
         )
-    return SafetyStockRules(rules, classes, members)
+    return SafetyStockRules(rules, classes, members, types)

@@ -18,6 +18,7 @@ from promise_svc.load.parts import (
     LANES,
     NODE_GROUPS,
     NODES,
+    SOURCING_RULES,
     SUPPLY,
     Origin,
     Part,
@@ -58,6 +59,11 @@ _ZONE_TRANSIT = Columns(
     ("carrier_service", "zone", "transit_business_days_min", "transit_business_days_max"),
     ("base_cost",),
 )
+_SOURCING_RULES = Columns(
+    ("rule_id",),
+    ("fulfillment_method", "country", "region", "postal_prefix", "handling_class",
+     "node_group_id", "excluded", "priority", "cost", "max_shipments"),
+)  # fmt: skip
 _SUPPLY = Columns(
     ("sku", "node_id", "on_hand"),
     ("safety_stock",),
@@ -277,6 +283,29 @@ def _lane(zone: Row, service: Row) -> pb.Lane:
     return lane
 
 
+def read_sourcing_rules(path: Path, parts: Parts, refusals: Refusals) -> None:
+    """sourcing_rules.csv: a row a rule."""
+    part = parts[SOURCING_RULES.name]
+    part.given = True
+    for row in read_rows(path, _SOURCING_RULES, refusals):
+        rule = pb.SourcingRule(
+            rule_id=row.text("rule_id"),
+            fulfillment_method=row.one_of(
+                "fulfillment_method", types_pb.FulfillmentMethod, "FULFILLMENT_METHOD_"
+            ),
+            country=row.text("country"),
+            region=row.text("region"),
+            postal_prefix=row.text("postal_prefix"),
+            handling_class=row.text("handling_class"),
+            node_group_id=row.text("node_group_id"),
+            excluded=row.yes("excluded"),
+            priority=row.integer("priority"),
+            cost_micros=row.micros("cost"),
+            max_shipments=row.integer("max_shipments"),
+        )
+        part.add(rule, Origin(path.name, row.line))
+
+
 def read_supply(path: Path, parts: Parts, refusals: Refusals) -> None:
     """supply.csv: a row a position; what it leaves open, safety_stock_rules.csv may decide."""
     part = parts[SUPPLY.name]
@@ -284,6 +313,7 @@ def read_supply(path: Path, parts: Parts, refusals: Refusals) -> None:
     rules = read_rules(
         path.with_name("safety_stock_rules.csv"),
         parts[ITEMS.name].entries,
+        parts[NODES.name].entries,
         parts[NODE_GROUPS.name].entries,
         refusals,
     )

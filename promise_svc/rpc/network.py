@@ -14,6 +14,7 @@ from promise_svc.rpc.convert.network import (
     node_status_from,
     node_status_to,
     nodes_from,
+    sourcing_rules_from,
     upsert_results_to,
     version_to,
 )
@@ -34,6 +35,7 @@ class NetworkServicer:
         "UpsertCalendars": _UPSERT,
         "UpsertCarrierServices": _UPSERT,
         "UpsertLanes": _UPSERT,
+        "UpsertSourcingRules": _UPSERT,
         # A node switched off late sells what it cannot send.
         "SetNodeStatus": MethodRule(Priority.SUPPLY_DOWN, Scope.NETWORK, writes=True),
         "GetNetworkVersion": MethodRule(Priority.AVAILABILITY, Scope.NETWORK),
@@ -89,6 +91,15 @@ class NetworkServicer:
     ) -> pb.UpsertLanesResponse:
         reply = await self._editor.upsert("lane", lanes_from(request), call.timeout)
         return pb.UpsertLanesResponse(
+            network_version=reply.network_version, results=upsert_results_to(reply)
+        )
+
+    async def UpsertSourcingRules(
+        self, request: pb.UpsertSourcingRulesRequest, call: Call
+    ) -> pb.UpsertSourcingRulesResponse:
+        rules = sourcing_rules_from(request)
+        reply = await self._editor.upsert("sourcing_rule", rules, call.timeout)
+        return pb.UpsertSourcingRulesResponse(
             network_version=reply.network_version, results=upsert_results_to(reply)
         )
 

@@ -31,7 +31,7 @@ class NetworkServiceStub:
 
     Each entry has its own outcome, in request order; a refused entry leaves the others alone. All
     accepted entries of a call become visible together, as one new network version. Load in this
-    order: calendars, nodes, groups, items, carrier services, lanes. Malformed input (an unknown time
+    order: calendars, nodes, groups, items, carrier services, lanes, rules. Malformed input (an unknown time
     zone, a bad id, two entries of one name, too many entries) refuses the whole call with
     INVALID_ARGUMENT and changes nothing.
 
@@ -74,6 +74,11 @@ class NetworkServiceStub:
                 request_serializer=promise__svc_dot_v1_dot_network__service__pb2.UpsertLanesRequest.SerializeToString,
                 response_deserializer=promise__svc_dot_v1_dot_network__service__pb2.UpsertLanesResponse.FromString,
                 _registered_method=True)
+        self.UpsertSourcingRules = channel.unary_unary(
+                '/promise_svc.v1.NetworkService/UpsertSourcingRules',
+                request_serializer=promise__svc_dot_v1_dot_network__service__pb2.UpsertSourcingRulesRequest.SerializeToString,
+                response_deserializer=promise__svc_dot_v1_dot_network__service__pb2.UpsertSourcingRulesResponse.FromString,
+                _registered_method=True)
         self.SetNodeStatus = channel.unary_unary(
                 '/promise_svc.v1.NetworkService/SetNodeStatus',
                 request_serializer=promise__svc_dot_v1_dot_network__service__pb2.SetNodeStatusRequest.SerializeToString,
@@ -92,7 +97,7 @@ class NetworkServiceServicer:
 
     Each entry has its own outcome, in request order; a refused entry leaves the others alone. All
     accepted entries of a call become visible together, as one new network version. Load in this
-    order: calendars, nodes, groups, items, carrier services, lanes. Malformed input (an unknown time
+    order: calendars, nodes, groups, items, carrier services, lanes, rules. Malformed input (an unknown time
     zone, a bad id, two entries of one name, too many entries) refuses the whole call with
     INVALID_ARGUMENT and changes nothing.
 
@@ -138,6 +143,13 @@ class NetworkServiceServicer:
     def UpsertLanes(self, request, context):
         """Creates or replaces lanes. Refuses UNKNOWN_NODE, UNKNOWN_NODE_GROUP and
         UNKNOWN_CARRIER_SERVICE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpsertSourcingRules(self, request, context):
+        """Creates or replaces sourcing rules. Refuses UNKNOWN_NODE_GROUP.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,6 +205,11 @@ def add_NetworkServiceServicer_to_server(servicer, server):
                     request_deserializer=promise__svc_dot_v1_dot_network__service__pb2.UpsertLanesRequest.FromString,
                     response_serializer=promise__svc_dot_v1_dot_network__service__pb2.UpsertLanesResponse.SerializeToString,
             ),
+            'UpsertSourcingRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpsertSourcingRules,
+                    request_deserializer=promise__svc_dot_v1_dot_network__service__pb2.UpsertSourcingRulesRequest.FromString,
+                    response_serializer=promise__svc_dot_v1_dot_network__service__pb2.UpsertSourcingRulesResponse.SerializeToString,
+            ),
             'SetNodeStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.SetNodeStatus,
                     request_deserializer=promise__svc_dot_v1_dot_network__service__pb2.SetNodeStatusRequest.FromString,
@@ -217,7 +234,7 @@ class NetworkService:
 
     Each entry has its own outcome, in request order; a refused entry leaves the others alone. All
     accepted entries of a call become visible together, as one new network version. Load in this
-    order: calendars, nodes, groups, items, carrier services, lanes. Malformed input (an unknown time
+    order: calendars, nodes, groups, items, carrier services, lanes, rules. Malformed input (an unknown time
     zone, a bad id, two entries of one name, too many entries) refuses the whole call with
     INVALID_ARGUMENT and changes nothing.
 
@@ -376,6 +393,33 @@ class NetworkService:
             '/promise_svc.v1.NetworkService/UpsertLanes',
             promise__svc_dot_v1_dot_network__service__pb2.UpsertLanesRequest.SerializeToString,
             promise__svc_dot_v1_dot_network__service__pb2.UpsertLanesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpsertSourcingRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/promise_svc.v1.NetworkService/UpsertSourcingRules',
+            promise__svc_dot_v1_dot_network__service__pb2.UpsertSourcingRulesRequest.SerializeToString,
+            promise__svc_dot_v1_dot_network__service__pb2.UpsertSourcingRulesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -97,6 +97,8 @@ class _UnfulfilledReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Unf
     """No carrier service considered goes from any such node to the destination."""
     UNFULFILLED_REASON_NO_DATE: _UnfulfilledReason.ValueType  # 60
     """Calendars leave no ship date or delivery date: no business day for 366 days on end."""
+    UNFULFILLED_REASON_EXCLUDED_BY_RULE: _UnfulfilledReason.ValueType  # 65
+    """There is enough, but sourcing rules exclude nodes that have it; `ats` is what they leave."""
     UNFULFILLED_REASON_INSUFFICIENT_STOCK: _UnfulfilledReason.ValueType  # 70
     """The nodes that could serve it have too little together; see `ats`."""
     UNFULFILLED_REASON_SPLIT_LIMIT: _UnfulfilledReason.ValueType  # 80
@@ -119,6 +121,8 @@ UNFULFILLED_REASON_NO_LANE: UnfulfilledReason.ValueType  # 50
 """No carrier service considered goes from any such node to the destination."""
 UNFULFILLED_REASON_NO_DATE: UnfulfilledReason.ValueType  # 60
 """Calendars leave no ship date or delivery date: no business day for 366 days on end."""
+UNFULFILLED_REASON_EXCLUDED_BY_RULE: UnfulfilledReason.ValueType  # 65
+"""There is enough, but sourcing rules exclude nodes that have it; `ats` is what they leave."""
 UNFULFILLED_REASON_INSUFFICIENT_STOCK: UnfulfilledReason.ValueType  # 70
 """The nodes that could serve it have too little together; see `ats`."""
 UNFULFILLED_REASON_SPLIT_LIMIT: UnfulfilledReason.ValueType  # 80
@@ -141,6 +145,7 @@ class PromiseCartRequest(_message.Message):
     MAX_OPTIONS_FIELD_NUMBER: _builtins.int
     MAX_SHIPMENTS_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
     pickup_node_id: _builtins.str
     """To be collected at this node."""
     segment: _builtins.str
@@ -149,6 +154,8 @@ class PromiseCartRequest(_message.Message):
     """The most options to answer, 1 to 20. Optional; 0 means 3."""
     max_shipments: _builtins.int
     """The split limit: the most shipments in one option, 1 to 20. Optional; 0 means 3."""
+    explain: _builtins.bool
+    """Tells `explanation` too. Optional."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Line]:
         """What is wanted, 1 to 2,000 lines."""
@@ -189,10 +196,11 @@ class PromiseCartRequest(_message.Message):
         max_options: _builtins.int = ...,
         max_shipments: _builtins.int = ...,
         consistency: _types_pb2.Consistency | None = ...,
+        explain: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "consistency", b"consistency", "destination", b"destination", "order_time", b"order_time", "pickup_node_id", b"pickup_node_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "carrier_services", b"carrier_services", "consistency", b"consistency", "destination", b"destination", "fulfillment_methods", b"fulfillment_methods", "lines", b"lines", "max_options", b"max_options", "max_shipments", b"max_shipments", "order_time", b"order_time", "pickup_node_id", b"pickup_node_id", "segment", b"segment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "carrier_services", b"carrier_services", "consistency", b"consistency", "destination", b"destination", "explain", b"explain", "fulfillment_methods", b"fulfillment_methods", "lines", b"lines", "max_options", b"max_options", "max_shipments", b"max_shipments", "order_time", b"order_time", "pickup_node_id", b"pickup_node_id", "segment", b"segment"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_destination: _TypeAlias = _typing.Literal["address", "pickup_node_id"]  # noqa: Y015
     _WhichOneofArgType_destination: _TypeAlias = _typing.Literal["destination", b"destination"]  # noqa: Y015
@@ -212,6 +220,7 @@ class PromiseCartResponse(_message.Message):
     NETWORK_VERSION_FIELD_NUMBER: _builtins.int
     FRESHNESS_FIELD_NUMBER: _builtins.int
     ORDER_TIME_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
     outcome: Global___PromiseOutcome.ValueType
     """Whether all, some or none of the lines are promised."""
     network_version: _builtins.int
@@ -219,7 +228,7 @@ class PromiseCartResponse(_message.Message):
     @_builtins.property
     def options(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeliveryPromise]:
         """Plans, best first: fewest shipments, then earlier latest delivery, then lower cost, then
-        shorter distance. Each covers every line but the unfulfilled ones, and no two differ in nothing
+        shorter distance; of nodes that sourcing rules leave, those of lower priority numbers first. Each covers every line but the unfulfilled ones, and no two differ in nothing
         the shopper would see. Empty when the outcome is NONE.
         """
 
@@ -235,6 +244,10 @@ class PromiseCartResponse(_message.Message):
     def order_time(self) -> _timestamp_pb2.Timestamp:
         """The instant of order the dates were computed for: the one asked for, or now."""
 
+    @_builtins.property
+    def explanation(self) -> Global___PromiseExplanation:
+        """Why these nodes and no others; only where the request says `explain`."""
+
     def __init__(
         self,
         *,
@@ -244,14 +257,148 @@ class PromiseCartResponse(_message.Message):
         network_version: _builtins.int = ...,
         freshness: _types_pb2.Freshness | None = ...,
         order_time: _timestamp_pb2.Timestamp | None = ...,
+        explanation: Global___PromiseExplanation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["freshness", b"freshness", "order_time", b"order_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "freshness", b"freshness", "order_time", b"order_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["freshness", b"freshness", "network_version", b"network_version", "options", b"options", "order_time", b"order_time", "outcome", b"outcome", "unfulfilled_lines", b"unfulfilled_lines"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "freshness", b"freshness", "network_version", b"network_version", "options", b"options", "order_time", b"order_time", "outcome", b"outcome", "unfulfilled_lines", b"unfulfilled_lines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PromiseCartResponse: _TypeAlias = PromiseCartResponse  # noqa: Y015
+
+@_typing.final
+class PromiseExplanation(_message.Message):
+    """How the options of a cart came about."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_SHIPMENTS_FIELD_NUMBER: _builtins.int
+    RULE_IDS_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    NODE_COUNT_FIELD_NUMBER: _builtins.int
+    max_shipments: _builtins.int
+    """The split limit: what was asked for, or less where a sourcing rule says so."""
+    node_count: _builtins.int
+    """How many there are, told or not."""
+    @_builtins.property
+    def rule_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Sourcing rules that fit the order's method and destination, in the order in which they count."""
+
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeVerdict]:
+        """Each node that has units of any SKU of the cart, by verdict, then id; up to 1,000. Other nodes
+        had nothing to send.
+        """
+
+    def __init__(
+        self,
+        *,
+        max_shipments: _builtins.int = ...,
+        rule_ids: _abc.Iterable[_builtins.str] | None = ...,
+        nodes: _abc.Iterable[Global___NodeVerdict] | None = ...,
+        node_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_shipments", b"max_shipments", "node_count", b"node_count", "nodes", b"nodes", "rule_ids", b"rule_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromiseExplanation: _TypeAlias = PromiseExplanation  # noqa: Y015
+
+@_typing.final
+class NodeVerdict(_message.Message):
+    """What became of one node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Verdict:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[NodeVerdict._Verdict.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        VERDICT_UNSPECIFIED: NodeVerdict._Verdict.ValueType  # 0
+        """Never sent."""
+        VERDICT_CHOSEN: NodeVerdict._Verdict.ValueType  # 1
+        """In the first option."""
+        VERDICT_OFFERED: NodeVerdict._Verdict.ValueType  # 2
+        """In another option."""
+        VERDICT_NOT_NEEDED: NodeVerdict._Verdict.ValueType  # 3
+        """It could have served; the plans told are better without it."""
+        VERDICT_UNKNOWN_NODE: NodeVerdict._Verdict.ValueType  # 20
+        """Not in the network."""
+        VERDICT_NODE_OFF: NodeVerdict._Verdict.ValueType  # 30
+        """OFF."""
+        VERDICT_METHOD_NOT_OFFERED: NodeVerdict._Verdict.ValueType  # 40
+        """Offers no method asked for, or is not the pickup node."""
+        VERDICT_NO_LANE: NodeVerdict._Verdict.ValueType  # 50
+        """No carrier service considered goes from it to the destination."""
+        VERDICT_NO_DATE: NodeVerdict._Verdict.ValueType  # 60
+        """Calendars leave no date."""
+        VERDICT_EXCLUDED_BY_RULE: NodeVerdict._Verdict.ValueType  # 65
+        """Sourcing rules exclude it for all that it has of the cart."""
+        VERDICT_LOWER_PRIORITY: NodeVerdict._Verdict.ValueType  # 75
+        """Nodes with a lower priority number could do without it."""
+
+    class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
+        """The fates of a node."""
+
+    VERDICT_UNSPECIFIED: NodeVerdict.Verdict.ValueType  # 0
+    """Never sent."""
+    VERDICT_CHOSEN: NodeVerdict.Verdict.ValueType  # 1
+    """In the first option."""
+    VERDICT_OFFERED: NodeVerdict.Verdict.ValueType  # 2
+    """In another option."""
+    VERDICT_NOT_NEEDED: NodeVerdict.Verdict.ValueType  # 3
+    """It could have served; the plans told are better without it."""
+    VERDICT_UNKNOWN_NODE: NodeVerdict.Verdict.ValueType  # 20
+    """Not in the network."""
+    VERDICT_NODE_OFF: NodeVerdict.Verdict.ValueType  # 30
+    """OFF."""
+    VERDICT_METHOD_NOT_OFFERED: NodeVerdict.Verdict.ValueType  # 40
+    """Offers no method asked for, or is not the pickup node."""
+    VERDICT_NO_LANE: NodeVerdict.Verdict.ValueType  # 50
+    """No carrier service considered goes from it to the destination."""
+    VERDICT_NO_DATE: NodeVerdict.Verdict.ValueType  # 60
+    """Calendars leave no date."""
+    VERDICT_EXCLUDED_BY_RULE: NodeVerdict.Verdict.ValueType  # 65
+    """Sourcing rules exclude it for all that it has of the cart."""
+    VERDICT_LOWER_PRIORITY: NodeVerdict.Verdict.ValueType  # 75
+    """Nodes with a lower priority number could do without it."""
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    RULE_IDS_FIELD_NUMBER: _builtins.int
+    EXCLUDED_SKUS_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """The node."""
+    verdict: Global___NodeVerdict.Verdict.ValueType
+    """Kept or dropped, and by what."""
+    @_builtins.property
+    def rule_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Sourcing rules that speak of it in this order."""
+
+    @_builtins.property
+    def excluded_skus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """SKUs of the cart that it has, and that rules keep from this order."""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        verdict: Global___NodeVerdict.Verdict.ValueType = ...,
+        rule_ids: _abc.Iterable[_builtins.str] | None = ...,
+        excluded_skus: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["excluded_skus", b"excluded_skus", "node_id", b"node_id", "rule_ids", b"rule_ids", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeVerdict: _TypeAlias = NodeVerdict  # noqa: Y015
 
 @_typing.final
 class DeliveryPromise(_message.Message):

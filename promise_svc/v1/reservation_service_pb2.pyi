@@ -79,6 +79,8 @@ class _CreateReservationOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapp
     """A cutoff that the quoted date relied on has passed."""
     CREATE_RESERVATION_OUTCOME_DATE_MOVED: _CreateReservationOutcome.ValueType  # 55
     """The network changed, and the line would be there later than was quoted."""
+    CREATE_RESERVATION_OUTCOME_EXCLUDED_BY_RULE: _CreateReservationOutcome.ValueType  # 58
+    """There is enough, but sourcing rules exclude nodes that have it."""
     CREATE_RESERVATION_OUTCOME_INSUFFICIENT_STOCK: _CreateReservationOutcome.ValueType  # 60
     """Too little can be sold; see `ats`."""
     CREATE_RESERVATION_OUTCOME_SPLIT_LIMIT: _CreateReservationOutcome.ValueType  # 65
@@ -117,6 +119,8 @@ CREATE_RESERVATION_OUTCOME_CUTOFF_PASSED: CreateReservationOutcome.ValueType  # 
 """A cutoff that the quoted date relied on has passed."""
 CREATE_RESERVATION_OUTCOME_DATE_MOVED: CreateReservationOutcome.ValueType  # 55
 """The network changed, and the line would be there later than was quoted."""
+CREATE_RESERVATION_OUTCOME_EXCLUDED_BY_RULE: CreateReservationOutcome.ValueType  # 58
+"""There is enough, but sourcing rules exclude nodes that have it."""
 CREATE_RESERVATION_OUTCOME_INSUFFICIENT_STOCK: CreateReservationOutcome.ValueType  # 60
 """Too little can be sold; see `ats`."""
 CREATE_RESERVATION_OUTCOME_SPLIT_LIMIT: CreateReservationOutcome.ValueType  # 65

@@ -14,6 +14,7 @@ QUOTES = "tests/contract/test_quotes.py::"
 RIVALS = "tests/contract/test_reservation_rivals.py::"
 CHANGES = "tests/contract/test_reservation_changes.py::"
 BUNDLES = "tests/contract/test_bundles.py::"
+RULES = "tests/unit/test_rules.py::"
 AMENDS = "tests/contract/test_reservation_amends.py::"
 COUNTERS = "tests/contract/test_counters.py::"
 LEDGER = "tests/property/test_ledger.py::test_the_ledger_keeps_its_invariants"
@@ -49,8 +50,8 @@ MUTANTS = (
     Mutant(
         "bundle_promised_in_part",
         "promise_svc/domain/cart.py",
-        "for group in together(self._cart.lines):",
-        "for group in zip(self._cart.lines):",
+        "for group in together(lines):",
+        "for group in zip(lines):",
         (
             "tests/unit/test_bundles.py::test_a_bundle_that_lacks_one_component_is_told_as_the_bundle",
         ),
@@ -63,6 +64,42 @@ MUTANTS = (
         "        if part is None:\n",
         ("tests/unit/test_bundles.py::test_bundles_hold_no_bundles_from_either_side",),
         "A bundle inside a bundle would be looked for as stock, and neither could be sold.",
+    ),
+    # -- sourcing rules
+    Mutant(
+        "rule_excludes_nothing",
+        "promise_svc/domain/rules.py",
+        "                    return _NEVER\n",
+        "                    continue\n",
+        (RULES + "test_an_excluded_class_never_leaves_the_nodes_a_rule_names",),
+        "Cold goods would leave from where nothing is cooled.",
+    ),
+    Mutant(
+        "priority_forgotten",
+        "promise_svc/domain/cart.py",
+        "    for priority in earlier:\n",
+        "    for priority in earlier[:0]:\n",
+        (
+            RULES + "test_lower_priorities_are_used_only_where_the_others_cannot",
+            RULES + "test_rules_choose_what_brute_force_chooses",
+        ),
+        "Stores would ship what the centers have.",
+    ),
+    Mutant(
+        "rule_cost_charged",
+        "promise_svc/domain/cart.py",
+        "shipment_cost_nanos(service.option, grams)",
+        "shipment_cost_nanos(planned.option, grams)",
+        (RULES + "test_an_extra_cost_turns_the_choice_and_is_not_told_as_a_price",),
+        "Shoppers would pay for a preference of ours.",
+    ),
+    Mutant(
+        "rule_of_another_class",
+        "promise_svc/domain/rules.py",
+        'if rule.handling_class in ("", handling_class) and self._names(rule, node_id):',
+        "if self._names(rule, node_id):",
+        (RULES + "test_rules_choose_what_brute_force_chooses",),
+        "A rule for cold goods would keep all others at home too.",
     ),
     # -- the Functions
     Mutant(

@@ -54,10 +54,16 @@ air,far,1,1,
 node_id,country,postal_prefix,carrier_service,transit_business_days_min,transit_business_days_max
 store-1,US,606,ground,0,1
 """,
+    "sourcing_rules.csv": """\
+rule_id,fulfillment_method,country,handling_class,node_group_id,excluded,priority,cost,max_shipments
+fragile-not-from-stores,SHIP_TO_ADDRESS,,fragile,stores,yes,,,
+stores-last,SHIP_TO_ADDRESS,,,stores,,8,0.75,
+two-boxes,SHIP_TO_ADDRESS,US,,,no,,,2
+""",
     "safety_stock_rules.csv": """\
-handling_class,node_group_id,units,percent
-fragile,stores,,25
-,stores,1,
+handling_class,node_group_id,units,percent,node_type
+fragile,stores,,25,
+,,1,,STORE
 """,
     "supply.csv": """\
 sku,node_id,on_hand,safety_stock
@@ -70,7 +76,7 @@ sku-2,store-2,2,
 
 COUNTS = {
     "calendars": 2, "nodes": 3, "node groups": 1, "items": 2, "carrier services": 2, "lanes": 6,
-    "supply": 4,
+    "sourcing rules": 3, "supply": 4,
 }  # fmt: skip
 """Entries that become of them."""
 

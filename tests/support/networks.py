@@ -20,6 +20,7 @@ from promise_svc.domain.network import (
     NodeMethod,
     NodeStatus,
     NodeType,
+    SourcingRule,
     build_snapshot,
 )
 
@@ -138,5 +139,6 @@ def a_snapshot(*documents: Document, version: int = VERSION) -> NetworkSnapshot:
                 d.carrier_service: d for d in everything if isinstance(d, CarrierService)
             },
             lanes={d.lane_id: d for d in everything if isinstance(d, Lane)},
+            sourcing_rules={d.rule_id: d for d in everything if isinstance(d, SourcingRule)},
         ),
     )

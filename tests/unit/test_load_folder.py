@@ -88,6 +88,12 @@ def test_the_first_safety_stock_rule_that_fits_decides(tmp_path: Path) -> None:
         ("supply", "sku-2,dc-1,40,3", "sku-2,dc-1", "supply.csv:4: has 2 values, the header nam"),
         ("supply", "on_hand,", "onhand,", "supply.csv:1: unknown column 'onhand'; did you mean on"),
         ("safety_stock_rules", ",,25", ",3,25", "safety_stock_rules.csv:2: needs either units or"),
+        ("sourcing_rules", ",stores,yes", ",shops,yes", "sourcing_rules.csv:2: node_groups.csv ha"),
+        ("sourcing_rules", "yes", "true", "sourcing_rules.csv:2: excluded must be yes or no, not"),
+        ("sourcing_rules", ",8,", ",10,", "sourcing_rules.csv:3: priority must be 0 to 9, is 10"),
+        ("sourcing_rules", ",,no,", ",stores,no,", "sourcing_rules.csv:4: max_shipments limits wh"),
+        ("sourcing_rules", "8,0.75", "99999999999,0.75", "sourcing_rules.csv:3: priority must be "),
+        ("safety_stock_rules", ",STORE", ",SHOP", "safety_stock_rules.csv:3: node_type must be"),
         ("calendars", '"MONDAY", "TUE', '"MONTAG", "TUE', "calendars.toml:1: calendar every-day"),
         ("calendars", "days_off", "day_off", "calendars.toml:4: calendar week: unknown day_off"),
     ],
@@ -109,7 +115,7 @@ def test_a_wrong_line_is_refused_by_file_and_line(
     [
         ("inbound.csv", "sku\n", "inbound.csv:1: inbound supply has no arrival dates"),
         ("protection_levels.csv", "sku\n", "protection_levels.csv:1: nothing is protected"),
-        ("sourcing_rules.toml", "", "sourcing_rules.toml:1: this version of the service has no"),
+        ("sourcing_rules.toml", "", "sourcing_rules.toml: unknown file; did you mean sourcing_ru"),
         ("node.csv", "", "node.csv: unknown file; did you mean nodes.csv?"),
     ],
 )

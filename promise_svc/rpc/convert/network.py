@@ -23,6 +23,7 @@ from promise_svc.domain.network import (
     NodeMethod,
     NodeStatus,
     NodeType,
+    SourcingRule,
     normalized_postal_code,
 )
 from promise_svc.domain.network_validation import (
@@ -33,6 +34,7 @@ from promise_svc.domain.network_validation import (
     GROUP_NODES_MAX,
     SIZE_MILLIMETERS_MAX,
     WEIGHT_GRAMS_MAX,
+    violations,
 )
 from promise_svc.errors import NotFound
 from promise_svc.rpc.convert.fields import NAME_BYTES_MAX, Fields
@@ -116,6 +118,18 @@ def lanes_from(request: pb.UpsertLanesRequest) -> list[Lane]:
         fields.unique(f"lanes[{index}]", lane.lane_id, seen)
     fields.done()
     return lanes
+
+
+def sourcing_rules_from(request: pb.UpsertSourcingRulesRequest) -> list[SourcingRule]:
+    """Sourcing rules."""
+    fields = Fields()
+    rules = _each(fields, "sourcing_rules", request.sourcing_rules, "rule_id", _rule_from)
+    for index, rule in enumerate(rules):
+        for field, reason, description in violations(rule):
+            if field != "rule_id":  # told already
+                fields.complain(f"sourcing_rules[{index}].{field}", reason, description)
+    fields.done()
+    return rules
 
 
 def node_status_from(request: pb.SetNodeStatusRequest) -> tuple[str, NodeStatus, str]:
@@ -328,6 +342,26 @@ def _lane_from(fields: Fields, path: str, lane: pb.Lane) -> Lane:
         node_id=lane.node_id,
         node_group_id=lane.node_group_id,
         base_cost_micros=base,
+    )
+
+
+def _rule_from(fields: Fields, path: str, rule: pb.SourcingRule) -> SourcingRule:
+    method = None
+    if rule.fulfillment_method:
+        at = f"{path}.fulfillment_method"
+        method = fields.enum(at, rule.fulfillment_method, METHODS)
+    return SourcingRule(
+        rule_id=rule.rule_id,
+        fulfillment_method=method,
+        country=rule.country,
+        region=rule.region,
+        postal_prefix=normalized_postal_code(rule.postal_prefix),
+        handling_class=rule.handling_class,
+        node_group_id=rule.node_group_id,
+        excluded=rule.excluded,
+        priority=rule.priority,
+        cost_micros=rule.cost_micros,
+        max_shipments=rule.max_shipments,
     )
 
 

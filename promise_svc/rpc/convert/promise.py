@@ -16,6 +16,7 @@ from promise_svc.domain.delivery import DeliveryPromise, Shipment
 from promise_svc.domain.network import FulfillmentMethod
 from promise_svc.domain.reach import Address
 from promise_svc.domain.reservation import LINES_MAX
+from promise_svc.domain.verdicts import Explanation
 from promise_svc.rpc.convert.availability import ORDER_TIME_MS_MAX
 from promise_svc.rpc.convert.fields import Fields
 from promise_svc.rpc.convert.types import (
@@ -62,6 +63,7 @@ def cart_from(request: pb.PromiseCartRequest, now_ms: int) -> PromiseCartRequest
             "max_shipments", request.max_shipments, 1, SHIPMENTS_MAX, default=MAX_SHIPMENTS_DEFAULT
         ),
         consistency=consistency_from(fields, "consistency", request.consistency),
+        explain=request.explain,
     )
     fields.done()
     return found
@@ -116,6 +118,24 @@ def cart_to(reply: PromiseCartReply, tokens: Sequence[QuoteToken]) -> pb.Promise
         network_version=reply.network_version,
         freshness=freshness_to(reply.freshness),
         order_time=timestamp_to(reply.order_ms),
+        explanation=None if reply.explanation is None else _explanation_to(reply.explanation),
+    )
+
+
+def _explanation_to(told: Explanation) -> pb.PromiseExplanation:
+    return pb.PromiseExplanation(
+        max_shipments=told.max_shipments,
+        rule_ids=told.rule_ids,
+        nodes=[
+            pb.NodeVerdict(
+                node_id=node.node_id,
+                verdict=number_of(node.verdict),
+                rule_ids=node.rule_ids,
+                excluded_skus=node.excluded_skus,
+            )
+            for node in told.nodes
+        ],
+        node_count=told.node_count,
     )
 
 
