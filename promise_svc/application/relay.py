@@ -1,20 +1,32 @@
 """Carry each shard's outbox to the order store, effectively once.
 
 Every step may be the last one of this process. Nothing but the order store's cursor says what was
-carried: the outbox is read after it, the append compares and sets it, and marking the durable
-position is repeated until it succeeded once. Two relays on one shard cost work, never a duplicate.
+carried: the append compares and sets it, and marking the durable position is repeated until it
+succeeded once. Two relays on one shard cost work, never a duplicate.
+
+Events come with the shard's news, so the outbox is read only where news left something out. What
+was carried is told to all processes at once, in one message a commit; each shard's own mark, which
+trims its outbox and outlives the message, follows now and then.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from promise_svc.application.fork import refuse_fork
-from promise_svc.application.ports import AtsIndex, OrderStore, ShardMeta
+from promise_svc.application.ports import AtsIndex, OrderStore, ShardMeta, ShardNews
 from promise_svc.domain.events import StoredEvent
 from promise_svc.domain.sharding import START, Position
-from promise_svc.errors import InvariantBroken, PreconditionFailed, SequenceGap, Unavailable
+from promise_svc.errors import (
+    InvariantBroken,
+    PreconditionFailed,
+    PromiseServiceError,
+    SequenceGap,
+    Unavailable,
+)
 
 BATCH_EVENTS_MAX = 500
 """Events of one append: about 30 ms of PostgreSQL, which another shard's confirm can bear."""
@@ -24,6 +36,16 @@ ROUNDS_MAX = 20
 
 ASK_SECONDS = 5.0
 """How long a cursor that nothing moves is believed: a restored backup moves it back in silence."""
+
+MARK_SECONDS = 0.5
+"""Between two marks of one shard: each is a step of the shard, and nobody waits for it."""
+
+NEWS_SECONDS = 1.0
+"""How long news are believed. Shorter than any failover: what a shard said before one it may have
+lost, and its outbox must be asked."""
+
+NEWS_EVENTS_MAX = 2_000
+"""Events a shard may keep waiting here; beyond them the outbox is read."""
 
 
 class RelayObserver(Protocol):
@@ -51,6 +73,18 @@ class Drained(NamedTuple):
     """The bound of one drain was met; there may be more in the outbox."""
 
 
+class _Heard:
+    """What a shard's news said lately: its position, and the events up to it."""
+
+    __slots__ = ("at", "events", "when")
+
+    def __init__(self) -> None:
+        self.at = START
+        self.events: deque[StoredEvent] = deque()
+        self.when = 0.0
+        """Loop time of the oldest news that ``events`` are from, or of the last without any."""
+
+
 class Relay:
     """Drains shards. One task at a time may drain a given shard; any number different ones."""
 
@@ -70,7 +104,22 @@ class Relay:
         self._timeout = timeout
         self._cursors: dict[int, Position] = {}
         self._marked: dict[int, Position] = {}
+        self._marked_when: dict[int, float] = {}
         self._asked: dict[int, float] = {}
+        self._heard = [_Heard() for _ in range(index.shard_count)]
+        self._untold: dict[int, Position] = {}
+
+    def hear(self, news: ShardNews) -> None:
+        """Keep what a shard has just said, for the next drain. Cheap, and may be left out."""
+        heard, events = self._heard[news.shard], news.events
+        if events and heard.events and not _follows(heard.events[-1].at, events[0].at):
+            heard.events.clear()
+        if len(heard.events) > NEWS_EVENTS_MAX:
+            heard.events.clear()
+        if not heard.events:
+            heard.when = asyncio.get_running_loop().time()
+        heard.events.extend(events)
+        heard.at = news.at
 
     async def drain(self, shard: int) -> Drained:
         """Carry what the outbox has, up to ``ROUNDS_MAX`` batches, and mark it durable.
@@ -91,29 +140,27 @@ class Relay:
         cursor = self._cursors.get(shard)
         if cursor is None:
             cursor = await self._start(shard)
-        carried = 0
+        carried, more = 0, True
         for _ in range(ROUNDS_MAX):
             events = await self._read(shard, cursor)
             if not events and await self._set_back(shard, cursor):
                 cursor = await self._start(shard)
                 continue
-            if not events:
-                await self._mark(shard, cursor)
-                return Drained(carried, cursor, more=False)
-            ours = await self._append(shard, cursor, events)
+            ours = await self._append(shard, cursor, events) if events else 0
             carried += ours
             cursor = self._cursors[shard]
-            await self._mark(shard, cursor)
-            if 0 < ours < self._batch_events_max:
-                # The outbox ended here when it was read; later events come with news of their own.
-                return Drained(carried, cursor, more=False)
-        return Drained(carried, cursor, more=True)
+            # The outbox ended here when it was read; later events come with news of their own.
+            more = bool(events) and not 0 < ours < self._batch_events_max
+            if not more:
+                break
+        await self._mark(shard, cursor)
+        return Drained(carried, cursor, more)
 
     async def _start(self, shard: int) -> Position:
         """Ask the order store where it stands, and the shard whether its outbox begins there."""
         cursor = await self._store.cursor(shard)
         meta = await self._index.read_meta(shard, self._timeout)
-        if meta.at > cursor and not await self._read(shard, cursor, limit=1):
+        if meta.at > cursor and not await self._index.read_outbox(shard, cursor, 1, self._timeout):
             await self._refuse_lost_outbox(shard, cursor, meta)
         common = min(meta.at, cursor)
         await refuse_fork(self._index, self._store, shard, common, self._timeout)
@@ -139,8 +186,19 @@ class Relay:
             )
         raise Unavailable(f"another relay carries shard {shard}", shard=shard)
 
-    async def _read(self, shard: int, cursor: Position, limit: int = 0) -> list[StoredEvent]:
-        limit = limit or self._batch_events_max
+    async def _read(self, shard: int, cursor: Position) -> list[StoredEvent]:
+        """Events after the cursor: from the news where they follow it, else from the outbox."""
+        limit = self._batch_events_max
+        heard = self._heard[shard]
+        if asyncio.get_running_loop().time() - heard.when < NEWS_SECONDS:
+            told = heard.events
+            while told and told[0].at <= cursor:
+                told.popleft()
+            if told and _follows(cursor, told[0].at):
+                return [told.popleft() for _ in range(min(limit, len(told)))]
+            if not told and heard.at == cursor:
+                return []
+        heard.events.clear()
         return await self._index.read_outbox(shard, cursor, limit, self._timeout)
 
     async def _append(self, shard: int, cursor: Position, events: list[StoredEvent]) -> int:
@@ -157,12 +215,34 @@ class Relay:
             # Whoever moved it may have another history: begin as at the start.
             await self._start(shard)
             return 0
+        await self._tell(shard, self._cursors[shard])
         self._observer.carried(shard, len(events), events[-1].event.time_ms)
         return len(events)
 
+    async def _tell(self, shard: int, cursor: Position) -> None:
+        """Say what the order store has; waiting confirms complete by it. Appends that were written
+        together are told together, by whoever comes first."""
+        self._untold[shard] = cursor
+        if len(self._untold) > 1:
+            return
+        try:
+            await asyncio.sleep(0)
+        finally:
+            told, self._untold = self._untold, {}
+        with suppress(PromiseServiceError):  # the marks say it too, later
+            await self._index.tell_durable(told, self._timeout)
+
     async def _mark(self, shard: int, cursor: Position) -> None:
-        """Tell the shard, once, what the order store has; waiting confirms complete by it."""
+        """Note in the shard, now and then, what the order store has."""
         if cursor in (START, self._marked.get(shard)):
             return
+        now = asyncio.get_running_loop().time()
+        if now - self._marked_when.get(shard, -MARK_SECONDS) < MARK_SECONDS:
+            return
         await self._index.mark_durable(shard, cursor, self._timeout)
-        self._marked[shard] = cursor
+        self._marked[shard], self._marked_when[shard] = cursor, now
+
+
+def _follows(before: Position, at: Position) -> bool:
+    """Within one epoch; the next one begins with a look at the outbox."""
+    return at == (before.epoch, before.sequence + 1)

@@ -25,8 +25,13 @@ class RelayLag:
             self._latest[shard] = at
             if len(marks) < MARKS_MAX:
                 marks.append((at, time_ms))
-        self._durable[shard] = max(self._durable[shard], durable)
-        while marks and marks[0][0] <= self._durable[shard]:
+        self.durable(shard, durable)
+
+    def durable(self, shard: int, at: _Point) -> None:
+        """The order store has the shard's events up to ``at``."""
+        marks = self._marks[shard]
+        self._durable[shard] = at = max(self._durable[shard], at)
+        while marks and marks[0][0] <= at:
             marks.popleft()
 
     def event_count(self) -> int:

@@ -45,7 +45,7 @@ class RelayLoop:
         shard_count: int,
         observer: LoopObserver,
         *,
-        concurrency: int = 16,
+        concurrency: int = 64,
         poll_seconds: float = POLL_SECONDS,
         jitter: random.Random | None = None,
     ) -> None:

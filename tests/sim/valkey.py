@@ -117,6 +117,7 @@ class Cluster:
             for number in range(shard_count)
         ]
         self.cluster_id = b""
+        self.durable_listeners: dict[int, Session] = {}
         self.latest_ms = 0
         """No clock that was set since showed more."""
         self.on_step: Step = lambda shard, verb, args: None
@@ -203,6 +204,7 @@ class Session:
     def closed(self) -> None:
         for shard in self._cluster.shards:
             shard.listeners.pop(id(self), None)
+        self._cluster.durable_listeners.pop(id(self), None)
 
     def push(self, message: list[Any]) -> None:
         self._wire.send(_resp(message))
@@ -249,9 +251,17 @@ class Session:
             session.push([b"smessage", channel, message])
 
     def subscribe(self, command: list[Any]) -> Any:
-        shard = self.shard(command[1])
-        shard.listeners[id(self)] = self
+        if command[1] == self._cluster.keys.durable:
+            self._cluster.durable_listeners[id(self)] = self
+        else:
+            self.shard(command[1]).listeners[id(self)] = self
         return [b"ssubscribe", command[1], 1]
+
+    def publish(self, command: list[Any]) -> Any:
+        listeners = list(self._cluster.durable_listeners.values())
+        for session in listeners:
+            session.push([b"smessage", command[1], command[2]])
+        return len(listeners)
 
     def xrange(self, command: list[Any]) -> Any:
         epoch, _, sequence = command[2].lstrip(b"(").partition(b"-")
@@ -325,6 +335,7 @@ _COMMANDS: dict[str, Callable[[Session, list[Any]], Any]] = {
     "FCALL": Session.fcall,
     "XRANGE": Session.xrange,
     "SSUBSCRIBE": Session.subscribe,
+    "SPUBLISH": Session.publish,
     "GET": Session.get,
     "SET": Session.set,
     "HGETALL": Session.hgetall,

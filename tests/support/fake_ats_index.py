@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from promise_svc.adapters.event_codec import encode_event
@@ -124,6 +124,9 @@ class FakeAtsIndex:
     async def mark_durable(self, shard: int, at: Position, timeout: float) -> None:
         await self._serving(shard)
         self.durable[shard] = max(self.durable[shard], at)
+
+    async def tell_durable(self, at: Mapping[int, Position], timeout: float) -> None:
+        await asyncio.sleep(0)
 
     async def raise_network_floor(self, shard: int, version: int, timeout: float) -> None:
         (await self._serving(shard)).raise_network_floor(version)

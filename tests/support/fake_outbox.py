@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from promise_svc.application.ports import ShardMeta
 from promise_svc.domain.events import StoredEvent
@@ -21,6 +21,7 @@ class FakeOutbox:
         self.at: dict[int, Position] = {}
         self.durable: dict[int, Position] = {}
         self.marks: list[tuple[int, Position]] = []
+        self.told: list[dict[int, Position]] = []
         self.floors: dict[int, int] = {}
         self.floor_errors: dict[int, PromiseServiceError] = {}
         self.before: dict[str, Callable[[int], Awaitable[None]]] = {}
@@ -45,6 +46,10 @@ class FakeOutbox:
         await self._before("mark_durable", shard)
         self.durable[shard] = max(at, self.durable.get(shard, START))
         self.marks.append((shard, at))
+
+    async def tell_durable(self, at: Mapping[int, Position], timeout: float) -> None:
+        await self._before("tell_durable", min(at))
+        self.told.append(dict(at))
 
     async def read_meta(self, shard: int, timeout: float) -> ShardMeta:
         await self._before("read_meta", shard)

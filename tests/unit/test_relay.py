@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
 
 from promise_svc.application.fork import refuse_fork
-from promise_svc.application.relay import ROUNDS_MAX, Relay
+from promise_svc.application.ports import ShardNews
+from promise_svc.application.relay import NEWS_SECONDS, ROUNDS_MAX, Relay
 from promise_svc.domain.events import StoredEvent
 from promise_svc.domain.sharding import START, Position
 from promise_svc.errors import (
@@ -58,14 +59,15 @@ async def world() -> World:
 
 
 async def test_a_drain_carries_all_in_bounded_batches_and_marks_them(world: World) -> None:
-    """Eight events, three an append; the shard hears the durable position after each."""
+    """Eight events, three an append; each is told, the shard is marked at the end."""
     events = world.write(8)
 
     drained = await world.relay().drain(0)
 
     assert (drained.event_count, drained.at, drained.more) == (8, Position(1, 8), False)
     assert await world.stored() == events
-    assert world.outbox.marks == [(0, Position(1, s)) for s in (3, 6, 8)]
+    assert world.outbox.told == [{0: Position(1, s)} for s in (3, 6, 8)]
+    assert world.outbox.marks == [(0, Position(1, 8))]
     assert world.store.append_count == 3
     assert world.observed.carried_counts == {0: 8}
 
@@ -117,17 +119,70 @@ async def test_a_relay_killed_between_commit_and_mark_is_finished_by_the_next(
 async def test_what_is_marked_durable_has_been_stored_before(world: World) -> None:
     """Who waits for ``recorded`` hears of the mark, so it may never run ahead of the commit."""
     world.write(7)
-    mark, checked = world.outbox.mark_durable, list[Position]()
+    tell, checked = world.outbox.tell_durable, list[Position]()
 
-    async def marked(shard: int, at: Position, timeout: float) -> None:
-        assert at <= await world.store.cursor(shard)
-        checked.append(at)
-        await mark(shard, at, timeout)
+    async def told(at: Mapping[int, Position], timeout: float) -> None:
+        assert at[0] <= await world.store.cursor(0)
+        checked.append(at[0])
+        await tell(at, timeout)
 
-    world.outbox.mark_durable = marked  # type: ignore[method-assign]
+    world.outbox.tell_durable = told  # type: ignore[method-assign]
     await world.relay().drain(0)
 
     assert checked == [Position(1, 3), Position(1, 6), Position(1, 7)]
+
+
+async def test_events_that_came_as_news_are_not_read_again(world: World) -> None:
+    """Once the cursor is known, the outbox is not asked for what the shard has said, nor whether
+    there is more than it said."""
+    world.write(2)
+    relay = world.relay()
+    await relay.drain(0)
+    world.outbox.before["read_outbox"] = _at(1, _raise(Unavailable("must not be asked")))
+
+    relay.hear(_news(world.write(1)))
+    relay.hear(_news(world.write(2)))
+    carried = await relay.drain(0), await relay.drain(0)
+
+    assert [drained.event_count for drained in carried] == [3, 0]
+    assert [stored.at.sequence for stored in await world.stored()] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+async def test_news_that_left_something_out_send_the_relay_to_the_outbox(
+    world: World, lost: int
+) -> None:
+    """News may be lost, whichever they are; nothing is carried that does not follow."""
+    world.write(2)
+    relay = world.relay(batch_events_max=2)
+    await relay.drain(0)
+
+    news = [_news(world.write(1)) for _ in range(3)]
+    for number, message in enumerate(news):
+        if number != lost:
+            relay.hear(message)
+    relay.hear(ShardNews(0, Position(1, 5), START, 0, ()))
+    drained = await relay.drain(0)
+
+    assert (await world.store.cursor(0), drained.more) == (Position(1, 5), False)
+
+
+async def test_news_from_before_a_failover_are_not_carried(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard that failed over may have lost what it had said; after a second it is asked."""
+    world.write(2)
+    relay = world.relay()
+    await relay.drain(0)
+    lost = [world.history.sync("a", 1)]
+    relay.hear(_news(lost))
+
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now + NEWS_SECONDS)
+    await relay.drain(0)
+
+    assert await world.store.cursor(0) == Position(1, 2)
 
 
 @pytest.mark.parametrize("call", ["read_outbox", "read_meta", "mark_durable"])
@@ -189,7 +244,7 @@ async def test_two_relays_on_one_shard_share_the_work(world: World) -> None:
     await asyncio.gather(*(relay.drain(0) for relay in relays))
 
     assert await world.stored() == events
-    assert world.outbox.durable == {0: Position(1, 40)}
+    assert max(told[0] for told in world.outbox.told) == Position(1, 40)
     assert world.observed.carried_counts == {0: 40}
     assert world.observed.fences
 
@@ -354,3 +409,7 @@ async def test_an_order_store_filled_again_while_compared_is_no_fork(world: Worl
     await refuse_fork(world.outbox, Refilled(), 0, Position(1, 2), 1.0)  # type: ignore[arg-type]
 
     assert not empty
+
+
+def _news(events: list[StoredEvent]) -> ShardNews:
+    return ShardNews(0, events[-1].at, START, events[-1].event.time_ms, tuple(events))

@@ -5,7 +5,7 @@ Strings are msgpack str both ways (Lua's cmsgpack knows no bin), and nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -65,6 +65,7 @@ _rows = msgspec.msgpack.Decoder(StockPosition)
 _images = msgspec.msgpack.Decoder(list[PositionImage])
 _news = msgspec.msgpack.Decoder(_NewsEntry)
 _integers = msgspec.msgpack.Decoder(tuple[int, ...])
+_durable = msgspec.msgpack.Decoder(list[tuple[int, Position]])
 _metas = msgspec.msgpack.Decoder(tuple[str, str, int, int, int, int, int, int])
 
 
@@ -135,6 +136,15 @@ def decode_news(shard: int, raw: bytes) -> ShardNews:
     )
     durable = Position(durable_epoch, durable_sequence)
     return ShardNews(shard, Position(epoch, sequence), durable, time_ms, events)
+
+
+def encode_durable(at: Mapping[int, Position]) -> bytes:
+    return _encoder.encode(list(at.items()))
+
+
+def decode_durable(raw: bytes) -> list[tuple[int, Position]]:
+    """Shard and position of each mark."""
+    return _durable.decode(raw)
 
 
 def stored_event(shard: int, at: Position, payload: bytes) -> StoredEvent:

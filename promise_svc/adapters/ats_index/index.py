@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import hiredis
 
@@ -199,6 +199,10 @@ class ClusterAtsIndex:
         args = [b"%d" % at.epoch, b"%d" % at.sequence, b"%d" % self._outbox_kept]
         await self._call(shard, "mark_durable", args, timeout)
 
+    async def tell_durable(self, at: Mapping[int, Position], timeout: float) -> None:
+        message = codec.encode_durable(at)
+        await self._of_cluster(timeout, b"SPUBLISH", self.keys.durable, message)
+
     async def raise_network_floor(self, shard: int, version: int, timeout: float) -> None:
         await self._call(shard, "raise_network_floor", [b"%d" % version], timeout)
 
@@ -366,11 +370,11 @@ class ClusterAtsIndex:
         return reply
 
     async def _of_cluster(self, timeout: float, *command: str | bytes) -> Reply:
-        """A command on the key that is no shard's; repeating it must be safe."""
-        lane = self._lane_of(self.keys.cluster_id_slot)
+        """A command on a key that is no shard's; repeating it must be safe."""
+        lane = self._lane_of(self.keys.cluster_slot)
         reply = await lane.command(command, timeout)
         if isinstance(reply, hiredis.ReplyError):
-            raise Unavailable(f"the cluster's id: {reply}"[:200])
+            raise Unavailable(f"{command[0]!r} for the cluster: {reply}"[:200])
         return reply
 
     def _lane(self, shard: int) -> Lane:

@@ -19,7 +19,8 @@ All keys of a shard share its hash tag, so one Function may touch them all. ``P`
 ====================  ======  ===================================================================
 
 ``P{cluster}:id``, a string, names the cluster whose keys begin with ``P``. It has a tag of its own,
-because the tags of shards depend on their number, and a wrong number must find it too.
+because the tags of shards depend on their number, and a wrong number must find it too. The channel
+``P{cluster}:durable`` says of any shards how far the order store is.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Keys:
     def __init__(self, prefix: str, shard_count: int) -> None:
         tags = hash_tags(shard_count)
         self.cluster_id = f"{prefix}{{cluster}}:id".encode()
-        self.cluster_id_slot = slot_of("cluster")
+        self.durable = f"{prefix}{{cluster}}:durable".encode()
+        self.cluster_slot = slot_of("cluster")
         self.slots = [slot_of(tag) for tag in tags]
         self.bases = [f"{prefix}{{{tag}}}:" for tag in tags]
         self.meta = [f"{base}meta".encode() for base in self.bases]

@@ -32,6 +32,7 @@ class NewsChannels:
         self._access = access
         self._shards = {channel: shard for shard, channel in enumerate(index.keys.news)}
         self._listeners: list[Callable[[ShardNews], None]] = []
+        self._durable_listeners: list[Callable[[int, Position], None]] = []
         self._durable: dict[int, Position] = {}
         self._waiting: dict[int, list[asyncio.Event]] = defaultdict(list)
         self._task: asyncio.Task[None] | None = None
@@ -49,6 +50,11 @@ class NewsChannels:
     def subscribe(self, listener: Callable[[ShardNews], None]) -> Callable[[], None]:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    def subscribe_durable(self, listener: Callable[[int, Position], None]) -> None:
+        """``listener`` hears how far the order store is with a shard, more often than the shard
+        itself says it."""
+        self._durable_listeners.append(listener)
 
     async def wait_durable(
         self, shard: int, at: Position, answered_epoch: int, timeout: float
@@ -87,12 +93,12 @@ class NewsChannels:
             connections: list[Connection] = []
             self._lost.clear()
             try:
-                for node, shards in self._by_node().items():
+                for node, channels in self._by_node().items():
                     connection = await Connection.open(node, self._access, self._hear)
                     connections.append(connection)
                     connection.closed.add_done_callback(lambda _: self._lost.set())
-                    for shard in shards:
-                        connection.post((b"SSUBSCRIBE", self._index.keys.news[shard]))
+                    for channel in channels:
+                        connection.post((b"SSUBSCRIBE", channel))
                 await self._lost.wait()
             except PromiseServiceError:
                 pass
@@ -103,11 +109,12 @@ class NewsChannels:
             with suppress(PromiseServiceError):
                 await self._topology.refresh()
 
-    def _by_node(self) -> dict[Node, list[int]]:
-        shards: dict[Node, list[int]] = defaultdict(list)
-        for shard, slot in enumerate(self._index.keys.slots):
-            shards[self._topology.node_of(slot)].append(shard)
-        return shards
+    def _by_node(self) -> dict[Node, list[bytes]]:
+        keys, channels = self._index.keys, defaultdict[Node, list[bytes]](list)
+        for slot, channel in zip(keys.slots, keys.news, strict=True):
+            channels[self._topology.node_of(slot)].append(channel)
+        channels[self._topology.node_of(keys.cluster_slot)].append(keys.durable)
+        return channels
 
     def _hear(self, push: Reply) -> None:
         if isinstance(push, hiredis.ReplyError):
@@ -120,10 +127,20 @@ class NewsChannels:
         if kind != b"smessage":
             return
         assert isinstance(channel, bytes) and isinstance(push[2], bytes)
+        if channel == self._index.keys.durable:
+            for shard, at in codec.decode_durable(push[2]):
+                self._hear_durable(shard, at)
+            return
         news = codec.decode_news(self._shards[channel], push[2])
-        if news.durable > self._durable.get(news.shard, START):
-            self._durable[news.shard] = news.durable
-            for changed in self._waiting[news.shard]:
-                changed.set()
+        self._hear_durable(news.shard, news.durable)
         for listener in list(self._listeners):
             listener(news)
+
+    def _hear_durable(self, shard: int, at: Position) -> None:
+        if at <= self._durable.get(shard, START):
+            return
+        self._durable[shard] = at
+        for changed in self._waiting[shard]:
+            changed.set()
+        for listener in self._durable_listeners:
+            listener(shard, at)

@@ -23,6 +23,11 @@ EVENTS_MAX = 1_000
 WRITERS_MAX = 2
 """Statements in flight: one is prepared while the other commits."""
 
+GATHER_SECONDS = 0.005
+"""How long a writer waits for others to join its statement. A statement costs about a millisecond
+of CPU before its first event, so at 300 reservations a second this halves the cost of each, and
+costs a RECORDED answer as much time as one fsync of a slow disk."""
+
 
 class Appender:
     """Writes batches; lives on one event loop. Each shard is in one statement at a time."""
@@ -60,7 +65,7 @@ class Appender:
     async def _write_waiting(self) -> None:
         try:
             while True:
-                await asyncio.sleep(0)  # let the others of this tick join
+                await asyncio.sleep(GATHER_SECONDS)
                 taken = self._take()
                 if not taken:
                     return
