@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTHON ?=
 ARGS ?=
 DATA ?= ../shared/data
-NATIVE := $(wildcard native/_*.pyx native/_*.pxd)
+NATIVE := $(wildcard native/_*.pyx native/*.pxd)
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help setup demo serve test check lint types contracts sanitize bench mutants soak protos replay build wheeltest lock clean

@@ -16,6 +16,10 @@ from libc.string cimport memcmp, memcpy, memset
 
 from native._ats_table cimport AtsTable, Block, Cell, ShardMap, cell_ats, cells_of, find_cell
 from native._sharding cimport hash_bytes
+from native.wire_format cimport (
+    Reader, Text, is_id, put_field, put_head, put_number, put_text, put_time, read_consistency,
+    read_number, read_text, reader_of,
+)
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(str text, Py_ssize_t* size) except NULL
@@ -25,13 +29,11 @@ cdef extern from *:
     void __builtin_prefetch(const void* address) noexcept nogil
 
 cdef enum:
-    ID_LENGTH_MAX = 64
     ENTRIES_MAX = 1000
     CHECKS_MAX = 10000
     QUANTITY_MAX = 2147483647
     SCOPE_NODES_MAX = 2000
     LISTED_NODES_MAX = 50000
-    AGE_SECONDS_MAX = 3600
 
     TOTAL = 1
     BREAKDOWN = 3
@@ -48,74 +50,8 @@ cdef enum:
     ENTRY_BYTES_MAX = 320
     NODE_BYTES_MAX = 192
 
-cdef uint8_t ID_FIRST[256]
-cdef uint8_t ID_REST[256]
-"""1 for the characters an id may begin with, and go on with."""
-
-
-cdef int learn_id_characters() except -1:
-    cdef int i
-    for i in range(256):
-        ID_FIRST[i] = (
-            c"0" <= i <= c"9" or c"A" <= i <= c"Z" or c"a" <= i <= c"z"
-        )
-        ID_REST[i] = ID_FIRST[i] or i == c"." or i == c"_" or i == c":" or i == c"/" or i == c"-"
-    return 0
-
-
-learn_id_characters()
-
-
-cdef inline bint is_id(Text text) noexcept nogil:
-    cdef uint32_t i
-    if text.size == 0 or text.size > ID_LENGTH_MAX or not ID_FIRST[text.data[0]]:
-        return False
-    for i in range(1, text.size):
-        if not ID_REST[text.data[i]]:
-            return False
-    return True
-
-
 cdef inline bint same(Text a, Text b) noexcept nogil:
     return a.size == b.size and memcmp(a.data, b.data, a.size) == 0
-
-
-cdef int64_t read_age_ms(Text duration) noexcept nogil:
-    """A bound of 0 to 1 hour in ms; -1 for anything else."""
-    cdef Reader reader = reader_of(duration.data, duration.size)
-    cdef uint64_t seconds = 0, nanos = 0, tag
-    cdef uint32_t seen = 0
-    while reader.at < reader.end:
-        tag = read_number(&reader)
-        if tag == 0x08 and not seen & 1:
-            seen |= 1
-            seconds = read_number(&reader)
-        elif tag == 0x10 and not seen & 2:
-            seen |= 2
-            nanos = read_number(&reader)
-        else:
-            return -1
-    if reader.bad or seconds > AGE_SECONDS_MAX or nanos > 999999999:
-        return -1
-    if seconds == AGE_SECONDS_MAX and nanos > 0:
-        return -1
-    return <int64_t>(seconds * 1000 + nanos // 1000000)
-
-
-cdef bint read_consistency(Text message, int64_t* max_age_ms) noexcept nogil:
-    """Whether the table may answer, and how old that answer may be; -1 is no bound."""
-    cdef Reader reader = reader_of(message.data, message.size)
-    cdef uint64_t tag
-    if reader.at == reader.end:
-        return True
-    tag = read_number(&reader)
-    if tag == 0x0A:
-        max_age_ms[0] = read_age_ms(read_text(&reader))
-        if max_age_ms[0] < 0:
-            return False
-    elif tag != 0x10 or read_number(&reader) != 0:
-        return False
-    return not reader.bad and reader.at == reader.end
 
 
 cdef int by_node(const void* a, const void* b) noexcept nogil:

@@ -34,6 +34,7 @@ _RowT = TypeVar("_RowT")
 
 if COMPILED:
     try:
+        from native import _cart_wire as cart_wire
         from native import _wire as wire
         from native._ats_table import AtsTable as _NativeAtsTable
         from native._sharding import shard_of, stable_hash
@@ -58,6 +59,9 @@ else:
     from promise_svc.domain.ats_table import AtsTable as _PlainAtsTable
     from promise_svc.domain.sharding import shard_of, stable_hash
 
+    # The protobuf runtime is their specification, and rpc uses it where they are None.
+    cart_wire = wire = None  # type: ignore[assignment]
+
     def ats_table(shard_count: int, make_row: Callable[[RowValues], _RowT]) -> AtsTableCore[_RowT]:
         """A new, empty ATS table; ``make_row`` turns its values into what ``rows`` returns."""
         return _PlainAtsTable(shard_count=shard_count, make_row=make_row)
@@ -78,7 +82,9 @@ __all__ = [
     "NATIVE_FRONT",
     "ats_table",
     "availability_reads",
+    "cart_wire",
     "grpc_session",
     "shard_of",
     "stable_hash",
+    "wire",
 ]

@@ -52,6 +52,15 @@ AtOnce = Callable[[bytes], bytes | None]
 which it has then done nothing. Its answers are those of the method's handler, byte for byte."""
 
 
+class Plain(NamedTuple):
+    """A way around messages for the plain requests of a method: the values its handler would take
+    from them, and the bytes its reply would have."""
+
+    read: Callable[[bytes], Any]
+    """The values; None for a request that is not plain, which the handler then answers."""
+    answer: Callable[[Any, Call], Awaitable[bytes]]
+
+
 @dataclass(frozen=True, slots=True)
 class MethodRule:
     """How one method is treated."""
@@ -72,7 +81,8 @@ class MethodRule:
 class Servicer(Protocol):
     """One service: each method of the proto is a coroutine ``(request, call) -> reply``.
 
-    One that has ``at_once``, a mapping of method names to ``AtOnce``, is asked there first.
+    One that has ``at_once``, a mapping of method names to ``AtOnce``, is asked there first, and
+    next where it has ``plain``, one to ``Plain``.
     """
 
     @property
@@ -113,6 +123,7 @@ class _Method(NamedTuple):
     request_type: type[Message]
     handler: Handler
     seconds_max: float
+    plain: Plain | None
 
 
 class Guard:
@@ -131,7 +142,7 @@ class Guard:
         self._observer = observer
         self._deadline_seconds_max = deadline_seconds_max
         self._tokens = tokens
-        self._work: set[asyncio.Task[Message]] = set()
+        self._work: set[asyncio.Task[Message | bytes]] = set()
 
     @property
     def in_flight(self) -> int:
@@ -141,6 +152,7 @@ class Guard:
     def mount(self, servicer: Servicer, transport: Transport) -> None:
         """Register every method of the service, guarded. KeyError if one has no rule."""
         at_once: Mapping[str, AtOnce] = getattr(servicer, "at_once", {})
+        plain: Mapping[str, Plain] = getattr(servicer, "plain", {})
         handlers = {
             method.name: self.guarded(
                 f"{servicer.service.full_name}/{method.name}",
@@ -148,6 +160,7 @@ class Guard:
                 GetMessageClass(method.input_type),
                 getattr(servicer, method.name),
                 at_once.get(method.name),
+                plain.get(method.name),
             )
             for method in servicer.service.methods
         }
@@ -170,10 +183,12 @@ class Guard:
         request_type: type[Message],
         handler: Handler,
         at_once: AtOnce | None = None,
+        plain: Plain | None = None,
     ) -> ImmediateHandler:
         """The handler a front mounts for one method."""
         seconds_max = rule.deadline_seconds_max or self._deadline_seconds_max
-        method = _Method(name, rule, request_type, handler, seconds_max)
+        assert plain is None or rule.priority_of is None, "it decides by a message"
+        method = _Method(name, rule, request_type, handler, seconds_max, plain)
         answer, observer, admission = self._answer, self._observer, self._admission
         if at_once is None:
             return lambda body, context: answer(method, body, context)
@@ -213,8 +228,9 @@ class Guard:
         try:
             self._authorize(method, context)
             call = Call(self._seconds_left(method, context), trace_id)
-            request = _parsed(method.request_type, body)
-            reply = (await self._admitted(method, request, call)).SerializeToString()
+            reply = await self._admitted(method, body, call)
+            if not isinstance(reply, bytes):
+                reply = reply.SerializeToString()
             code, reason = "OK", ""
             return reply
         except Exception as error:
@@ -247,8 +263,14 @@ class Guard:
             raise DeadlineExceeded("the deadline had passed when the call was read")
         return seconds
 
-    async def _admitted(self, method: _Method, request: Message, call: Call) -> Message:
-        name, rule, handler = method.name, method.rule, method.handler
+    async def _admitted(self, method: _Method, body: bytes, call: Call) -> Message | bytes:
+        name, rule = method.name, method.rule
+        handler: Callable[[Any, Call], Awaitable[Message | bytes]] = method.handler
+        request = None
+        if method.plain is not None:
+            request, handler = method.plain.read(body), method.plain.answer
+        if request is None:
+            request, handler = _parsed(method.request_type, body), method.handler
         if rule.priority is None:
             return await timed(handler(request, call), call.timeout)
         priority = rule.priority_of(request) if rule.priority_of else rule.priority
@@ -264,13 +286,15 @@ class Guard:
         finally:
             self._admission.leave()
 
-    async def _detached(self, name: str, work: Awaitable[Message], call: Call) -> Message:
+    async def _detached(
+        self, name: str, work: Awaitable[Message | bytes], call: Call
+    ) -> Message | bytes:
         """Run ``work`` to its end whatever becomes of the caller."""
         task = asyncio.ensure_future(work)
         self._work.add(task)
         waited_for = True
 
-        def ended(task: asyncio.Task[Message]) -> None:
+        def ended(task: asyncio.Task[Message | bytes]) -> None:
             self._work.discard(task)
             self._admission.leave()
             if not waited_for and not task.cancelled() and (error := task.exception()):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from promise_svc.application.admission import Priority
 from promise_svc.application.ports import Clock
-from promise_svc.application.promise import CartPromiser
+from promise_svc.application.promise import CartPromiser, PromiseCartRequest
 from promise_svc.application.quote import Quotes
 from promise_svc.rpc.auth import Scope
+from promise_svc.rpc.convert import plain
 from promise_svc.rpc.convert.promise import cart_from, cart_to
-from promise_svc.rpc.guard import Call, MethodRule
+from promise_svc.rpc.guard import Call, MethodRule, Plain
 from promise_svc.v1 import promise_service_pb2 as pb
 
 
@@ -22,6 +23,15 @@ class PromiseServicer:
         self._promiser = promiser
         self._quotes = quotes
         self._clock = clock
+        self.plain = {"PromiseCart": Plain(self._read, self._promise)} if plain.PLAIN else {}
+
+    def _read(self, body: bytes) -> PromiseCartRequest | None:
+        return plain.read_cart(body, self._clock.now_ms())
+
+    async def _promise(self, wanted: PromiseCartRequest, call: Call) -> bytes:
+        reply = await self._promiser.promise_cart(wanted, timeout=call.timeout)
+        tokens = self._quotes.tokens(wanted, reply)
+        return plain.cart_reply(reply, tokens) or cart_to(reply, tokens).SerializeToString()
 
     async def PromiseCart(
         self, request: pb.PromiseCartRequest, call: Call

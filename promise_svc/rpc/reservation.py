@@ -6,9 +6,11 @@ from promise_svc.application.admission import Priority
 from promise_svc.application.ports import Clock
 from promise_svc.application.quote import Quotes
 from promise_svc.application.reservation import Reservations
+from promise_svc.application.reservation_body import CreateCommand
 from promise_svc.application.reservation_list import ReservationLister
 from promise_svc.domain.reservation import TransitionOutcome
 from promise_svc.rpc.auth import Scope
+from promise_svc.rpc.convert import plain
 from promise_svc.rpc.convert.quote import (
     promise_and_reserve_from,
     promise_and_reserve_to,
@@ -28,7 +30,7 @@ from promise_svc.rpc.convert.reservation import (
     transition_to,
 )
 from promise_svc.rpc.convert.reservation_list import list_from, list_to
-from promise_svc.rpc.guard import Call, MethodRule
+from promise_svc.rpc.guard import Call, MethodRule, Plain
 from promise_svc.v1 import reservation_service_pb2 as pb
 
 
@@ -63,6 +65,16 @@ class ReservationServicer:
         self._lister = lister
         self._ttl = ttl
         self._clock = clock
+        self.plain = (
+            {"CreateReservation": Plain(self._read_create, self._create)} if plain.PLAIN else {}
+        )
+
+    def _read_create(self, body: bytes) -> CreateCommand | None:
+        return plain.read_create(body, self._clock.now_ms(), self._ttl)
+
+    async def _create(self, command: CreateCommand, call: Call) -> bytes:
+        result = await self._reservations.create(command, call.timeout)
+        return plain.create_reply(result) or create_to(result).SerializeToString()
 
     async def CreateReservation(
         self, request: pb.CreateReservationRequest, call: Call

@@ -727,6 +727,17 @@ MUTANTS = (
     ),
     # -- the front
     Mutant(
+        "plain_though_unheld",
+        "promise_svc/rpc/convert/plain.py",
+        "reservation.promised is not None or reservation.unheld or _more",
+        "reservation.promised is not None or _more",
+        (
+            "tests/native/test_cart_wire.py"
+            "::test_a_reply_that_is_not_plain_is_left_to_the_specification",
+        ),
+        "A shopper would hear that a line is held which is not.",
+    ),
+    Mutant(
         "scope_unseen",
         "promise_svc/rpc/guard.py",
         "known(context.metadata(AUTHORIZATION)) & scope:",

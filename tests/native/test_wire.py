@@ -24,6 +24,7 @@ from promise_svc.rpc.availability import NetworkReads
 from promise_svc.rpc.convert.availability import check_from, check_to, query_from, query_to
 from promise_svc.v1 import availability_service_pb2 as pb
 from tests.support.networks import a_node
+from tests.support.odd_encodings import odd_encodings
 from tests.support.random_messages import random_message
 
 SHARD_COUNT = 8
@@ -251,6 +252,28 @@ async def test_whatever_the_bytes_it_is_never_answered_otherwise(seed: int) -> N
             answered += 1
             assert await world.specified(body) == answer, body.hex()
     assert answered > 20
+
+
+async def test_what_is_written_oddly_is_never_answered_otherwise() -> None:
+    """The corpus: each field in every way that the wire allows, and some that it does not."""
+    world = World(3)
+    for plain, ask, specified in (
+        (world.plain, world.reads.query, world.specified),
+        (world.plain_check, world.reads.check, world.specified_check),
+    ):
+        answered = tried = 0
+        while tried < 1000:
+            request = plain()
+            if len(request.SerializeToString()) > 200:
+                continue
+            for body in odd_encodings(request.SerializeToString()):
+                answer = ask(body)
+
+                tried += 1
+                if answer is not None:
+                    answered += 1
+                    assert await specified(body) == answer, body.hex()
+        assert answered > 50
 
 
 def mangled(world: World, plain=None, kind=pb.QueryAvailabilityRequest) -> bytes:

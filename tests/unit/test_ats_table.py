@@ -26,8 +26,11 @@ from promise_svc.domain import ats_table, sharding
 assert hotpath.COMPILED is False
 assert hotpath.stable_hash is sharding.stable_hash
 assert type(AtsTable(4)._core) is ats_table.AtsTable
+assert hotpath.wire is None and hotpath.cart_wire is None
+from promise_svc.rpc import promise, reservation
 import sys
-assert not {"native._ats_table", "native._sharding"} & set(sys.modules)
+twins = {"native._ats_table", "native._sharding", "native._wire", "native._cart_wire"}
+assert not twins & set(sys.modules)
 """
 
 ABSENT_CHECK = """
