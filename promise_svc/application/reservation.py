@@ -550,7 +550,7 @@ class Reservations:
     # -- reads ------------------------------------------------------------------------------
 
     async def _read(self, rid: str, deadline: Deadline) -> StepReply:
-        return (await self._index.read_claims(self._home(rid), [rid], deadline.left()))[0]
+        return await self._shards.read(rid, self._home(rid), deadline)
 
     async def _refuse_undecided(self, rid: str, claim: ClaimRecord, deadline: Deadline) -> None:
         """Nobody is shown a hold that may still come to nothing: OutcomeUnknown instead."""

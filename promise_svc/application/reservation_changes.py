@@ -329,7 +329,7 @@ class ReservationChanges:
 
     async def _read(self, rid: str, home: int, deadline: Deadline) -> StepReply | None:
         """The claim once it is decided; None where the index no longer has it."""
-        reply = (await self._index.read_claims(home, [rid], deadline.left()))[0]
+        reply = await self._shards.read(rid, home, deadline)
         claim = reply.claim
         if not claim or claim.state == State.ABORTED:
             return None
@@ -343,7 +343,7 @@ class ReservationChanges:
         return reply
 
     async def _read_settled(self, rid: str, home: int, deadline: Deadline) -> StepReply:
-        reply = (await self._index.read_claims(home, [rid], deadline.left()))[0]
+        reply = await self._shards.read(rid, home, deadline)
         if not reply.claim or reply.claim.state in (State.PENDING, State.PINNED, State.ABORTED):
             raise Unavailable(f"reservation {rid} is being decided; try again")
         return reply

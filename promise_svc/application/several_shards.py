@@ -64,6 +64,9 @@ _STANDING = (State.HELD, State.PINNED, State.CONFIRMED)
 _SET_BACK_TRIES = 8
 """Others may change a reservation meanwhile; the resolver tries again."""
 
+WRITTEN_MS = 10_000
+"""After this the sweeper has written an expiry down long ago."""
+
 BACKGROUND_SECONDS = 5.0
 """Time for what follows a reply; the resolver takes over after that."""
 
@@ -593,6 +596,18 @@ class SeveralShards:
         if claim is None:
             return False
         return (claim.state, claim.attempt) == (State.ABORTED, leg.attempt)
+
+    async def read(self, rid: str, home: int, deadline: Deadline) -> StepReply:
+        """The claim as of now. A hold that has just run out is written down as EXPIRED before
+        anybody is told: a clock that is set back may not bring it to life again."""
+        reply = (await self._index.read_claims(home, [rid], deadline.left()))[0]
+        claim = reply.claim
+        if not claim or claim.state != State.EXPIRED:
+            return reply
+        if reply.time_ms - claim.expire_ms > WRITTEN_MS:
+            return reply
+        step = ResolveStep(rid, State.EXPIRED, claim.attempt)
+        return (await self._index.resolve(home, [step], deadline.left()))[0]
 
     async def legs_stand(self, rid: str, claim: ClaimRecord, deadline: Deadline) -> bool:
         """Whether every leg of a PENDING or PINNED claim is there: it can no longer come to nothing

@@ -39,8 +39,14 @@ class Takeover:
         if running is None:
             running = asyncio.ensure_future(self._run(shard))
             self._running[shard] = running
-            running.add_done_callback(lambda _: self._running.pop(shard, None))
+            running.add_done_callback(lambda done: self._ended(shard, done))
         await asyncio.shield(running)
+
+    def _ended(self, shard: int, done: asyncio.Future[None]) -> None:
+        self._running.pop(shard, None)
+        # Where every caller has given up meanwhile, nobody else reads the outcome.
+        if not done.cancelled():
+            done.exception()
 
     async def _run(self, shard: int) -> None:
         meta = await self._index.read_meta(shard, _TIMEOUT)

@@ -307,3 +307,15 @@ async def test_a_confirm_bars_a_leg_before_it_gives_up_on_it_for_another_plan(
 
     assert granted[0].outcome == Outcome.DONE
     assert confirmed is TransitionOutcome.CONFIRMED
+
+
+async def test_an_expiry_is_written_down_before_it_is_told(world: World) -> None:
+    """A read decides nothing; but a clock set back after it must not bring the hold to life."""
+    await world.stock(A=5, B=5, C=5)
+    await world.worker().reservations.create(a_cart(RID, CART, ttl_ms=1_000), TIMEOUT)
+    world.advance(1_001)
+
+    shown = await state_of(world)
+    _, _, claims = await world.index.scan(world.shard(RID))
+
+    assert (shown, claims[RID].state) == (State.EXPIRED, State.EXPIRED)

@@ -416,6 +416,17 @@ MUTANTS = (
         "A shopper who was told HELD would find nothing.",
     ),
     Mutant(
+        "expiry_told_but_not_written",
+        "promise_svc/application/several_shards.py",
+        "        if reply.time_ms - claim.expire_ms > WRITTEN_MS:\n",
+        "        if reply.time_ms > WRITTEN_MS:\n",
+        (
+            "tests/contract/test_reservation_found.py::"
+            "test_an_expiry_is_written_down_before_it_is_told",
+        ),
+        "A hold told EXPIRED would stand again after a clock was set back.",
+    ),
+    Mutant(
         "partial_lines_share_nothing",
         "promise_svc/application/hold_policy.py",
         "            left[place] -= units\n",

@@ -44,7 +44,7 @@ class Laws:
             self._time[number] = event.time_ms
             for image in event.positions:
                 key, row = PositionKey(*image[:3]), image.row
-                taken = row.held + row.committed
+                taken = row.held + row.committed - row.sold_short
                 if taken > self._taken.get(key, 0) and taken > row.on_hand - row.safety_stock:
                     self._broken(f"{key} is oversold: {row[:4]}")
                 self._taken[key] = taken

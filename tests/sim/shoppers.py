@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from promise_svc.application.changed_lines import ChangeLine
+from promise_svc.application.changed_lines import ChangeLine, TransferLine
 from promise_svc.application.reservation_body import CreateCommand
 from promise_svc.application.reservation_changes import ChangeCommand
-from promise_svc.application.supply import SupplyCount, SupplyDelta
+from promise_svc.application.supply import SaleLine, SupplyCount, SupplyDelta
 from promise_svc.domain.reservation import DurabilityMode, State
 from promise_svc.errors import NotFound, OutcomeUnknown, PromiseServiceError
 from tests.sim.process import Gone, Worker
@@ -210,6 +211,48 @@ async def extend(shopper: Shopper) -> None:
     )
 
 
+async def _change(
+    shopper: Shopper, name: str, verb: Callable[[Worker, ChangeCommand], Awaitable[Any]]
+) -> None:
+    """Ask for other units of a cart somebody asked for lately, now and then twice with one key."""
+    world, cart = shopper.world, shopper.cart()
+    if cart is None:
+        return
+    rid = cart.reservation_id
+    world.told.hold(rid).amended = True
+    command = ChangeCommand(
+        reservation_id=rid,
+        idempotency_key=f"a{shopper.chance.randrange(10**6)}",
+        durability=shopper.chance.choice((None, DurabilityMode.FSYNC)),
+    )
+    for _ in range(shopper.chance.choice((1, 1, 2))):
+        began = world.now()
+        answer = await shopper.ask(f"{name} {rid}", lambda worker: verb(worker, command))
+        if isinstance(answer, NotFound):
+            world.told.missed(rid, began)
+        elif not isinstance(answer, Exception):
+            world.told.shown(answer.reservation, began)
+
+
+@operation(2)
+async def amend(shopper: Shopper) -> None:
+    """The first line to one, two or three units; the last one too, where there are several."""
+    chance = shopper.chance
+    lines = {"l0": chance.choice((1, 2, 3)), "l1": chance.choice((1, 2))}
+    wanted = tuple(ChangeLine(*line) for line in list(lines.items())[: chance.choice((1, 2))])
+    await _change(
+        shopper, "amend", lambda w, c: w.reservations.changes.amend(replace(c, lines=wanted), 3)
+    )
+
+
+@operation(1)
+async def transfer(shopper: Shopper) -> None:
+    """One unit of the first line from one node to another."""
+    source, target = shopper.chance.choices(shopper.world.node_ids, k=2)
+    lines = (TransferLine("l0", 1, source, target),)
+    await _change(shopper, "transfer", lambda w, c: w.reservations.changes.transfer(c, lines, 3))
+
+
 def _all(rid: str, mode: DurabilityMode | None) -> ChangeCommand:
     """All that is still open of a reservation."""
     return ChangeCommand(reservation_id=rid, durability=mode)
@@ -237,6 +280,16 @@ async def adjust_supply(shopper: Shopper) -> None:
         answer = await shopper.ask("adjust", lambda w: w.supply.adjust(key, 0, rows, 2.0))
         if isinstance(answer, OutcomeUnknown):
             await shopper.ask("adjust", lambda w: w.supply.adjust(key, 0, rows, 2.0))
+
+
+@operation(1)
+async def record_sale(shopper: Shopper) -> None:
+    """Of what is plenty, told twice: it lands once, also where nothing is left."""
+    world, chance = shopper.world, shopper.chance
+    sale = f"s{chance.randrange(10**6)}"
+    lines = [SaleLine(chance.choice(world.plenty), chance.choice(world.node_ids), 1)]
+    for _ in range(chance.choice((1, 2))):
+        await shopper.ask("sale", lambda w: w.supply.record_sale(sale, 0, lines, 2.0))
 
 
 def _at(cart: CreateCommand, node_id: str) -> CreateCommand:

@@ -37,6 +37,8 @@ class Hold:
     granted: float = 0.0
     shown: list[tuple[float, State]] = field(default_factory=list)
     """When it was told, and the state."""
+    amended: bool = False
+    """Whether somebody has asked for other units: then its lines may differ from the first told."""
 
 
 class Told:
@@ -113,7 +115,7 @@ class Told:
         same = [_plan(each) for each in (hold.first, reservation)]
         shorter = reservation.expire_ms != hold.first.expire_ms and State.HELD not in hold.asked
         shorter = shorter and State.EXPIRED not in (state, hold.first.state)
-        if same[0] != same[1] or shorter:
+        if (same[0] != same[1] and not hold.amended) or shorter:
             self._broken(f"{rid}: two answers show two plans: {same}")
         for told, before in hold.shown:
             if told <= began and state not in LATER[before]:
@@ -158,7 +160,9 @@ class Told:
 
 
 def _stands(hold: Hold, ends_ms: int, now_ms: int) -> bool:
-    if hold.asked & {State.CANCELLED, State.RELEASED} or hold.shown[-1][1] is State.EXPIRED:
+    if hold.asked & {State.CANCELLED, State.RELEASED} or hold.amended:
+        return False
+    if hold.shown[-1][1] is State.EXPIRED:
         return False
     confirmed = any(state is State.CONFIRMED for _, state in hold.shown)
     return confirmed or now_ms < ends_ms

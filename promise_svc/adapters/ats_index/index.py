@@ -347,10 +347,11 @@ class ClusterAtsIndex:
             if self.recover is None or attempt > 0:
                 raise error
             left = deadline - asyncio.get_running_loop().time()
+            recovery = asyncio.ensure_future(self.recover(shard))
+            # Of a recovery that takes longer than this call nobody reads the outcome.
+            recovery.add_done_callback(lambda done: done.cancelled() or done.exception())
             try:
-                await asyncio.wait_for(
-                    asyncio.shield(asyncio.ensure_future(self.recover(shard))), left
-                )
+                await asyncio.wait_for(asyncio.shield(recovery), left)
             except TimeoutError:
                 raise error from None
             return error
