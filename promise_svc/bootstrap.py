@@ -562,7 +562,9 @@ async def serving(
 
     ConfigError when the address cannot be had.
     """
-    tokens = Tokens(process.tokens_file) if process.tokens_file else None
+    tokens = None
+    if process.tokens_file:
+        tokens = Tokens(process.tokens_file, service.metrics.file("tokens"))
     guard = Guard(
         Admission(process.calls_in_flight_max),
         CallRecorder(service.metrics.calls, _log),
@@ -570,7 +572,7 @@ async def serving(
         tokens=tokens,
     )
     server = Server(
-        _transport(process, port_shared),
+        _transport(process, port_shared, service.metrics.file("certificate")),
         guard,
         service.servicers,
         reflect=process.reflection,
@@ -648,10 +650,13 @@ def _tls(process: ProcessConfig) -> TlsFiles | None:
     return files
 
 
-def _transport(process: ProcessConfig, port_shared: bool) -> Transport:
+def _transport(
+    process: ProcessConfig, port_shared: bool, tls_refused: Callable[[bool], None]
+) -> Transport:
     options = TransportOptions(
         message_bytes_max=process.message_bytes_max,
         tls=_tls(process),
+        tls_refused=tls_refused,
         port_shared=port_shared,
         connection_age_seconds_max=CONNECTION_AGE_SECONDS if port_shared else 0,
     )

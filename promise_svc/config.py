@@ -114,8 +114,8 @@ class ProcessConfig:
     again when it changes. Without it everybody may call everything, on loopback only."""
 
     tls_certificate_file: Path | None = None
-    """PEM: the server's certificate, with those that lead to its root. Needs `tls_key_file`. A
-    renewed one is taken at the next start."""
+    """PEM: the server's certificate, with those that lead to its root. Needs `tls_key_file`.
+    All three files are read again when they change; new connections meet what they hold then."""
 
     tls_key_file: Path | None = None
     """PEM: its private key."""

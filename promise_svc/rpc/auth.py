@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import IntFlag
 from pathlib import Path
 from typing import NamedTuple
@@ -132,8 +132,11 @@ def _digest(token: str) -> bytes:
 class Tokens:
     """Tells which scopes a caller's ``authorization`` opens, as a number; follows its file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, refused: Callable[[bool], None] = lambda refused: None) -> None:
+        """``refused`` is told whenever the file changed: True, if it cannot be used and what was
+        read before stands."""
         self._path = path
+        self._refused = refused
         self._seen = self._state()
         self._following: asyncio.Task[None] | None = None
         self._use(read_grants(path))
@@ -186,8 +189,10 @@ class Tokens:
             await asyncio.sleep(FOLLOW_SECONDS)
             try:
                 if self.refresh():
+                    self._refused(False)
                     _log.info("tokens read", token_count=len(self._grants))
             except ConfigError as error:
+                self._refused(True)
                 _log.error(
                     "the tokens file cannot be used; the earlier ones stand", error=str(error)
                 )

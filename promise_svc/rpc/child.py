@@ -32,9 +32,12 @@ class ChildProcess:
         """What the child said of its end, if it said something."""
         self.temporary = False
         """Its end was for lack of something that may come back."""
+        self.unanswered = 0
+        """Looks at it in a row that it did not answer."""
+        self.stopping = False
         self._process = process
         self._on_page = on_page
-        self._ready_at = 0.0
+        self._began = self._ready_at = asyncio.get_running_loop().time()
         self._paged = asyncio.Event()
 
     @classmethod
@@ -88,6 +91,10 @@ class ChildProcess:
         """For how long it has been ready; 0 when it never was."""
         return asyncio.get_running_loop().time() - self._ready_at if self.ready.is_set() else 0.0
 
+    def seconds(self) -> float:
+        """For how long it has been there."""
+        return asyncio.get_running_loop().time() - self._began
+
     def why(self) -> str:
         """What is known of its end."""
         if self.failure:
@@ -97,19 +104,26 @@ class ChildProcess:
             return "it was not ready in time"
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
-    async def refresh(self, seconds: float) -> None:
-        """Have its page told anew; returns without when it does not answer in time."""
+    async def refresh(self, seconds: float) -> bool:
+        """Have its page told anew; whether it did so in time. Asks none that is not ready."""
         if self.ended.is_set() or not self.ready.is_set():
-            return
+            return True
         self._paged.clear()
         self._link.write(b"page\n")
         try:
             await asyncio.wait_for(self._paged.wait(), seconds)
         except TimeoutError:
-            return
+            return False
+        return True
+
+    def kill(self, why: str) -> None:
+        """SIGKILL, which also ends what is stopped; told as the reason of its end."""
+        self.failure = why
+        self._signal(signal.SIGKILL)
 
     async def stop(self, seconds: float) -> bool:
         """SIGTERM, and SIGKILL to one that has not ended in time; whether it had."""
+        self.stopping = True
         self._signal(signal.SIGTERM)
         try:
             await asyncio.wait_for(self.ended.wait(), seconds)

@@ -25,9 +25,6 @@ from promise_svc.rpc.listeners import Door
 from promise_svc.rpc.supervised import BACKGROUND, WORKER, Assignment
 from promise_svc.telemetry import EventLog, MergedMetrics, SupervisorMetrics
 
-PAGE_SECONDS = 5.0
-"""Between looks at the children's metrics; what a killed one counted since is lost."""
-
 PAGE_WAIT_SECONDS = 1.0
 """How long a scrape waits for a child that does not answer; its last page stands in."""
 
@@ -49,6 +46,11 @@ class Pace:
     """For a child to be ready; loading a table of 100 million cells takes minutes."""
     stop: float = 30.0
     """For a child to end in order."""
+    look: float = 5.0
+    """Between looks at the children and their metrics; what a killed one counted since is lost."""
+    silent_max: int = 4
+    """So many looks in a row without an answer, and a child is taken for hung, killed and replaced.
+    Counted in looks, so that a supervisor that was halted itself gives the others time."""
 
 
 @dataclass(eq=False, slots=True)
@@ -135,7 +137,7 @@ class Supervisor:
         slots = [*self._background, *self._workers]
         tasks = [asyncio.create_task(self._keep(slot)) for slot in slots]
         tasks.append(asyncio.create_task(self._restart_when_told(restart)))
-        tasks.append(asyncio.create_task(self._refresh_often()))
+        tasks.append(asyncio.create_task(self._look_often()))
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -242,10 +244,21 @@ class Supervisor:
         if not await child.stop(self._pace.stop):
             _log.error("child had to be killed", child=child.name, child_pid=child.pid)
 
-    async def _refresh_often(self) -> None:
+    async def _look_often(self) -> None:
         while True:
-            await asyncio.sleep(PAGE_SECONDS)
-            await self.refresh()
+            await asyncio.sleep(self._pace.look)
+            await asyncio.gather(*(self._look(child) for child in [*self._children]))
+
+    async def _look(self, child: ChildProcess) -> None:
+        """Have its metrics told; end it if it hangs, for ``_keep`` to replace it."""
+        answered = await child.refresh(PAGE_WAIT_SECONDS)
+        child.unanswered = 0 if answered else child.unanswered + 1
+        if child.stopping or child.ended.is_set():
+            return
+        if child.unanswered >= self._pace.silent_max:
+            child.kill(f"it hung: {child.unanswered} looks in a row were not answered")
+        elif not child.ready.is_set() and child.seconds() > self._pace.start:
+            child.kill("it was not ready in time")
 
 
 def _ready(slot: _Slot) -> bool:

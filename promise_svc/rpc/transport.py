@@ -104,6 +104,8 @@ class TransportOptions:
     """A connection silent this long is probed, and closed if it does not answer in time."""
     keepalive_timeout_seconds: int = 20
     tls: TlsFiles | None = None
-    """None: plaintext. Unix sockets have none in any case."""
+    """None: plaintext. Unix sockets have none in any case. Files that change are read again."""
+    tls_refused: Callable[[bool], None] = lambda refused: None
+    """Told whenever they changed: True, if they cannot be used and the earlier ones stand."""
     port_shared: bool = False
     """SO_REUSEPORT. Several workers share a port; alone it hides that a port is taken."""

@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 
 from promise_svc.errors import Unavailable
+from promise_svc.rpc.tls import Certificates
 from promise_svc.rpc.transport import TRACE_KEY, ImmediateHandler, Metadata, TransportOptions
 from promise_svc.telemetry.trace import TRACEPARENT_KEY, trace_id_of
 
@@ -18,7 +19,9 @@ class GrpcioTransport:
 
     def __init__(self, options: TransportOptions) -> None:
         self._server = grpc.aio.server(options=_channel_arguments(options))
-        self._credentials = options.tls.credentials() if options.tls else None
+        self._credentials = None
+        if options.tls:
+            self._credentials = Certificates(options.tls, options.tls_refused).credentials()
 
     def add_generic_rpc_handlers(
         self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]

@@ -21,7 +21,7 @@ from promise_svc import hotpath
 from promise_svc.errors import ConfigError, Unavailable
 from promise_svc.rpc.blocking import in_thread, is_async
 from promise_svc.rpc.listeners import bind_all, port_of
-from promise_svc.rpc.tls import HANDSHAKE_SECONDS
+from promise_svc.rpc.tls import HANDSHAKE_SECONDS, Certificates
 from promise_svc.rpc.transport import ImmediateHandler, TransportOptions
 from promise_svc.telemetry import EventLog
 from promise_svc.telemetry.trace import trace_id_of
@@ -60,7 +60,7 @@ class NativeTransport:
                 "run `make setup`; or choose the front grpcio"
             )
         self._port_shared = options.port_shared
-        self._tls = options.tls.context() if options.tls else None
+        self._tls = Certificates(options.tls, options.tls_refused) if options.tls else None
         self._loop = asyncio.get_running_loop()
         self._methods: dict[bytes, GrpcMethod] = {}
         self._generic_handlers: list[grpc.GenericRpcHandler] = []
@@ -121,7 +121,7 @@ class NativeTransport:
                     self._front.connection,
                     sock=listener,
                     backlog=BACKLOG,
-                    ssl=self._tls,
+                    ssl=self._tls.context() if self._tls else None,
                     ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls else None,
                 )
             else:
@@ -149,6 +149,8 @@ class NativeTransport:
 
     def _tick(self) -> None:
         self._front.tick()
+        if self._tls is not None:
+            self._tls.look()
         self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
 
     def _resolve(self, path: str, call: GrpcCall) -> GrpcMethod | None:

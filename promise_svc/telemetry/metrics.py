@@ -44,6 +44,17 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._refused = Gauge(
+            "promise_file_refused",
+            "1 while a file that is followed cannot be used and what was read before stands",
+            ["file"],
+            registry=self.registry,
+        )
+
+    def file(self, name: str) -> Callable[[bool], None]:
+        """Takes whether a file that is followed was refused when it was last read."""
+        return self._refused.labels(name).set
+
     def loop(self, name: str) -> LoopMetrics:
         """The observer of one background loop."""
         return LoopMetrics(name, self._loop_failures, self._loop_stops)

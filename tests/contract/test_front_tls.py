@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from shutil import copyfile as copy
 from typing import Any
 
 import grpc
@@ -14,6 +15,7 @@ import grpc.aio
 import pytest
 
 from promise_svc.errors import ConfigError
+from promise_svc.rpc import transport_native
 from promise_svc.rpc.tls import TlsFiles
 from promise_svc.rpc.transport import TransportOptions
 from tests.support.certificates import Authority, Certificate
@@ -147,6 +149,99 @@ async def test_a_caller_without_its_certificate_is_not_let_in(
                 await channel.unary_unary(UNARY)(b"x", timeout=5)
 
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("name", sorted(FRONTS))
+async def test_a_renewed_certificate_is_shown_to_new_callers(
+    name: str, authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a restart, also to callers that name no server. Halfway, while the key does not fit,
+    the earlier pair stands; a connection that stands is not touched."""
+    monkeypatch.setattr(transport_native, "TICK_SECONDS", 0.01)
+    old, new = authority.issue("old"), authority.issue("new")
+    files = TlsFiles(tmp_path / "server.pem", tmp_path / "server.key")
+    copy(old.certificate, files.certificate)
+    copy(old.key, files.key)
+    refused: list[bool] = []
+    options = TransportOptions(tls=files, tls_refused=refused.append)
+    async with bytes_front(name, options) as front, channel_to(front, authority) as channel:
+        unary = channel.unary_unary(UNARY)
+        await unary(b"before", timeout=5)
+        shown = [await shown_by(front, authority)]
+        copy(new.key, files.key)
+        await until_shown(front, authority, lambda: bool(refused))
+        shown.append(await shown_by(front, authority))
+        copy(new.certificate, files.certificate)
+        await until_shown(front, authority, lambda: not refused[-1])
+        shown.append(await shown_by(front, authority))
+        shown.append(await shown_by(front, authority, server_name=None))
+
+        assert await unary(b"after", timeout=5) == b"after"
+    assert shown == ["old", "old", "new", "new"]
+    assert refused == [True, False]
+
+
+@pytest.mark.parametrize("name", sorted(FRONTS))
+async def test_renewed_roots_decide_who_is_let_in(
+    name: str, authority, server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A root withdrawn lets nobody in any more, one added does."""
+    monkeypatch.setattr(transport_native, "TICK_SECONDS", 0.01)
+    other = Authority(tmp_path, "other")
+    ours, theirs = authority.issue("ours"), other.issue("theirs")
+    files = TlsFiles(server.certificate, server.key, tmp_path / "roots.pem")
+    copy(authority.root, files.client_ca)
+    refused: list[bool] = []
+    options = TransportOptions(tls=files, tls_refused=refused.append)
+    async with bytes_front(name, options) as front:
+        before = [await let_in(front, authority, who) for who in (ours, theirs)]
+        copy(other.root, files.client_ca)
+        await until_shown(front, authority, lambda: bool(refused), client=ours)
+        after = [await let_in(front, authority, who) for who in (ours, theirs)]
+
+    assert before == [True, False]
+    assert after == [False, True]
+
+
+async def let_in(front: BytesFront, authority: Authority, client: Certificate) -> bool:
+    async with channel_to(front, authority, client) as channel:
+        try:
+            return bool(await channel.unary_unary(UNARY)(b"x", timeout=5))
+        except grpc.aio.AioRpcError as error:
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            return False
+
+
+async def shown_by(
+    front: BytesFront,
+    authority: Authority,
+    *,
+    server_name: str | None = "localhost",
+    client: Certificate | None = None,
+) -> str:
+    """The name in the certificate that a new connection meets."""
+    context = ssl.create_default_context(cafile=str(authority.root))
+    context.check_hostname = server_name is not None
+    context.set_alpn_protocols(["h2"])
+    if client is not None:
+        context.load_cert_chain(client.certificate, client.key)
+    # Without a name asyncio sends none only if it is told an empty one.
+    _, writer = await asyncio.open_connection(
+        "127.0.0.1", front.port, ssl=context, server_hostname=server_name or ""
+    )
+    subject = writer.get_extra_info("peercert")["subject"]
+    writer.transport.abort()
+    return dict(pair for part in subject for pair in part)["commonName"]
+
+
+async def until_shown(front, authority, holds, client: Certificate | None = None) -> None:
+    """Connect until the front has looked at its files: grpc.aio looks when somebody does."""
+    async with asyncio.timeout(10):
+        while not holds():
+            try:
+                await shown_by(front, authority, client=client)
+            except OSError:
+                await asyncio.sleep(0.01)  # refused by the new roots
 
 
 def test_a_key_that_does_not_fit_is_refused_by_name(authority, server, tmp_path: Path) -> None:

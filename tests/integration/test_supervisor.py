@@ -8,12 +8,14 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from promise_svc.errors import Unavailable
+from promise_svc.rpc.child import ChildProcess
 from promise_svc.rpc.listeners import Door
 from promise_svc.rpc.supervised import Assignment
 from promise_svc.rpc.supervisor import Pace, Supervisor
@@ -67,6 +69,9 @@ class Rig:
     async def servers(self) -> set[int]:
         """The processes that answer many new connections."""
         return set(await asyncio.gather(*(self.server() for _ in range(40))))
+
+    def children(self) -> list[ChildProcess]:
+        return list(self.supervisor._children)
 
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(name, labels) or 0.0
@@ -182,6 +187,26 @@ async def test_a_restart_whose_new_worker_does_not_come_up_changes_nothing(
     assert (same, tried) == (pids, 1)
     assert not new & pids
     assert rig.running.exception() is None
+
+
+async def test_a_child_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
+    """Neither dead nor alive: it answers nothing any more. Those that answer are left alone."""
+    watchful = replace(QUICK, look=0.05, silent_max=2)
+    async with supervised(tmp_path, watchful) as rig:
+        await serving(rig)
+        pids = await rig.servers()
+        background, worker = (c for c in rig.children() if c.pid not in pids - {min(pids)})
+        for child in (background, worker):
+            os.kill(child.pid, signal.SIGSTOP)
+        await until(lambda: len(rig.started) == 5 and rig.ready() == 2, 20)
+        await until(lambda: rig.ready("background") == 1, 20)
+        both = await rig.servers()
+
+    for child in (background, worker):
+        assert not alive(child.pid)
+        assert child.why() == "it hung: 2 looks in a row were not answered"
+    assert len(both) == 2 and max(pids) in both
+    assert rig.metric("promise_processes_died_total", role="worker") == 1
 
 
 async def test_a_crash_loop_ends_the_service_and_says_of_what(tmp_path: Path) -> None:

@@ -829,6 +829,22 @@ MUTANTS = (
         "Workers that nobody looks after would serve beside those of the next start.",
     ),
     Mutant(
+        "renewed_certificate_unseen",
+        "promise_svc/rpc/tls.py",
+        "        connection.context = self._context\n",
+        "        return\n",
+        ("tests/contract/test_front_tls.py::test_a_renewed_certificate_is_shown_to_new_callers",),
+        "Ninety days after the start nobody could buy any more.",
+    ),
+    Mutant(
+        "hung_worker_kept",
+        SUPERVISOR,
+        "        if child.unanswered >= self._pace.silent_max:\n",
+        "        if child.unanswered < 0:\n",
+        (SUPERVISED + "test_a_child_that_hangs_is_killed_and_replaced",),
+        "Every second shopper's connection would go to a worker that answers nothing.",
+    ),
+    Mutant(
         "dead_workers_socket_kept",
         SUPERVISOR,
         "        self._door.give_up(slot.listeners)\n        slot.listeners = []\n        if",

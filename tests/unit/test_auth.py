@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 from pathlib import Path
@@ -13,6 +12,7 @@ from promise_svc.config import ProcessConfig
 from promise_svc.errors import ConfigError, Unauthenticated
 from promise_svc.rpc import auth
 from promise_svc.rpc.auth import Scope, Tokens, add_token, parse_scopes, read_grants
+from promise_svc.telemetry import Metrics
 from tests.support.fronts import until
 
 HASH = hashlib.sha256(b"secret").hexdigest()
@@ -110,22 +110,30 @@ def test_what_was_verified_is_bounded(path: Path) -> None:
 
 
 async def test_the_file_is_followed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new token is known, one withdrawn is not; a broken file leaves things as they were."""
+    """A new token is known, one withdrawn is not; a broken file leaves things as they were, and
+    the gauge tells of it until it is mended."""
     monkeypatch.setattr(auth, "FOLLOW_SECONDS", 0.005)
     first = add_token(path, "shop", "read")
-    tokens = Tokens(path)
+    metrics = Metrics()
+    tokens = Tokens(path, metrics.file("tokens"))
+
+    def refused() -> float | None:
+        return metrics.registry.get_sample_value("promise_file_refused", {"file": "tokens"})
+
+    assert refused() == 0
     tokens.start()
 
     second = add_token(path, "ops", "admin")
     await until(lambda: known(tokens, second))
     path.write_text("broken")
-    await asyncio.sleep(0.05)  # nothing must happen
+    await until(lambda: refused() == 1)
     assert known(tokens, first)
     os.replace(_written(path.with_name("next"), f"x read {HASH}\n"), path)
     await until(lambda: not known(tokens, first))
     await tokens.close()
 
     assert known(tokens, "secret")
+    assert refused() == 0
 
 
 def known(tokens: Tokens, token: str) -> bool:
