@@ -565,8 +565,10 @@ async def serving(
     tokens = None
     if process.tokens_file:
         tokens = Tokens(process.tokens_file, service.metrics.file("tokens"))
+    admission = Admission(process.calls_in_flight_max)
+    service.metrics.calls.watch(lambda: admission.waiting_count)
     guard = Guard(
-        Admission(process.calls_in_flight_max),
+        admission,
         CallRecorder(service.metrics.calls, _log),
         deadline_seconds_max=process.deadline_seconds_max,
         tokens=tokens,

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 
@@ -18,7 +19,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from promise_svc.application.admission import Admission, Priority
+from promise_svc.application.admission import Admission, Priority, shed
 from promise_svc.errors import (
     DeadlineExceeded,
     FieldViolation,
@@ -28,8 +29,8 @@ from promise_svc.errors import (
     PermissionDenied,
 )
 from promise_svc.rpc.auth import Scope, Tokens
-from promise_svc.rpc.status import code_of, reason_of, status_of, trailing_metadata_of
-from promise_svc.rpc.timed import TIMER_SLACK_SECONDS, timed
+from promise_svc.rpc.status import Refusal, code_of, reason_of, status_of, trailing_metadata_of
+from promise_svc.rpc.timed import TIMER_SLACK_SECONDS, measured, timed
 from promise_svc.rpc.transport import CallContext, ImmediateHandler, Transport
 from promise_svc.telemetry.trace import current_trace_id
 
@@ -107,7 +108,10 @@ class CallObserver(Protocol):
         """The caller sent no deadline, or a later one than the server's maximum."""
         ...
 
-    def shed(self, method: str, priority: str) -> None: ...
+    def shed(self, method: str, priority: str, limit: str) -> None:
+        """Of a call that admission refused; ``limit`` is IN_FLIGHT or TURN."""
+        ...
+
     def failed(
         self, method: str, code: str, reason: str, trace_id: str, error: BaseException
     ) -> None:
@@ -189,19 +193,31 @@ class Guard:
         seconds_max = rule.deadline_seconds_max or self._deadline_seconds_max
         assert plain is None or rule.priority_of is None, "it decides by a message"
         method = _Method(name, rule, request_type, handler, seconds_max, plain)
-        answer, observer, admission = self._answer, self._observer, self._admission
-        if at_once is None:
+        answer, observer, tokens = self._answer, self._observer, self._tokens
+        if rule.priority is None or rule.priority_of is not None:
+            assert at_once is None, "what is answered at once has a priority of its own"
             return lambda body, context: answer(method, body, context)
-        assert rule.priority is not None and not rule.writes, "what is answered at once only reads"
-        mark, tokens = admission.mark(rule.priority), self._tokens
+        priority, refusal, refuse = rule.priority, self._admission.refusal, self._refuser(method)
         scope, known = rule.scope.value, None if tokens is None else tokens.known
+
+        def answer_admitted(body: bytes, context: CallContext) -> bytes | Awaitable[bytes]:
+            limit = refusal(priority)
+            # Who is not known yet is looked at below: a stranger is told nothing of the load.
+            if limit and (known is None or known(context.metadata(AUTHORIZATION)) & scope):
+                return refuse(context, limit)
+            return answer(method, body, context)
+
+        if at_once is None:
+            return answer_admitted
+        assert not rule.writes, "what is answered at once only reads"
 
         def answer_at_once(body: bytes, context: CallContext) -> bytes | Awaitable[bytes]:
             began = perf_counter()
-            # Whatever is not as it should be is looked at again, and told, below.
+            # Whatever is not as it should be is looked at again, and told, below. Nothing sheds
+            # it before: to refuse such a read costs more than to answer it.
             if known is None or known(context.metadata(AUTHORIZATION)) & scope:
                 seconds = context.time_remaining()
-                if admission.in_flight < mark and (seconds is None or seconds > 0):
+                if seconds is None or seconds > 0:
                     try:
                         reply = at_once(body)
                     except Exception as error:
@@ -213,9 +229,24 @@ class Guard:
                             observer.clamped(name)
                         observer.answered(name, perf_counter() - began)
                         return reply
-            return answer(method, body, context)
+            return answer_admitted(body, context)
 
         return answer_at_once
+
+    def _refuser(self, method: _Method) -> Callable[[CallContext, str], bytes]:
+        """Sheds calls at the door: that must cost a small part of what they would."""
+        name, priority, observer = method.name, method.rule.priority, self._observer
+        assert priority is not None
+        refusals = {limit: Refusal(shed(priority, limit)) for limit in ("IN_FLIGHT", "TURN")}
+
+        def refuse(context: CallContext, limit: str) -> bytes:
+            refusal = refusals[limit]
+            observer.shed(name, priority.name, limit)
+            observer.started(name)
+            observer.finished(name, refusal.code.name, refusal.reason, 0.0)
+            return refusal.tell(context)
+
+        return refuse
 
     async def _answer(self, method: _Method, body: bytes, context: CallContext) -> bytes:
         began = perf_counter()
@@ -274,17 +305,30 @@ class Guard:
         if rule.priority is None:
             return await timed(handler(request, call), call.timeout)
         priority = rule.priority_of(request) if rule.priority_of else rule.priority
+        admission, took = self._admission, partial(self._admission.took, priority)
         try:
-            self._admission.enter(priority)
-        except Overloaded:
-            self._observer.shed(name, priority.name)
+            admission.enter(priority)
+            if not admission.begins(priority):
+                call = await self._turn(priority, call)
+        except Overloaded as error:
+            self._observer.shed(name, priority.name, error.metadata["limit"])
             raise
         if rule.writes:
-            return await self._detached(name, handler(request, call), call)
+            return await self._detached(name, measured(handler(request, call), took), call)
         try:
-            return await timed(handler(request, call), call.timeout)
+            return await timed(handler(request, call), call.timeout, took)
         finally:
+            admission.leave()
+
+    async def _turn(self, priority: Priority, call: Call) -> Call:
+        """The call with what is left of its time when its turn has come."""
+        began = perf_counter()
+        try:
+            await self._admission.turn(priority)
+        except BaseException:
             self._admission.leave()
+            raise
+        return replace(call, timeout=max(0.0, call.timeout - (perf_counter() - began)))
 
     async def _detached(
         self, name: str, work: Awaitable[Message | bytes], call: Call

@@ -7,7 +7,8 @@ nothing else.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -36,6 +37,16 @@ MESSAGE_CHARACTERS_MAX = 300
 
 _VALUE_CHARACTERS_MAX = 256
 _INTERNAL_TEXT = "a fault of the service; report it with the trace id"
+
+
+class Refusable(Protocol):
+    """A call whose status can be set before its handler returns."""
+
+    def set_code(self, code: grpc.StatusCode) -> None: ...
+    def set_details(self, details: str) -> None: ...
+    def set_trailing_metadata(
+        self, trailing_metadata: Sequence[tuple[str, str | bytes]]
+    ) -> None: ...
 
 
 class Verdict(NamedTuple):
@@ -113,6 +124,24 @@ def status_of(error: BaseException, trace_id: str = "") -> Status:
         room = DETAILS_BYTES_MAX - status.ByteSize()
         status.details.append(_packed(_bad_request(error.violations, room)))
     return status
+
+
+class Refusal:
+    """An error told many times over, worked out once; without a trace id in its details."""
+
+    def __init__(self, error: PromiseServiceError) -> None:
+        status = status_of(error)
+        self.code = code_of(error)
+        self.reason = reason_of(error)
+        self._message = str(status.message)
+        self._trailing = trailing_metadata_of(status)
+
+    def tell(self, context: Refusable) -> bytes:
+        """The reply of a call that ends in it at once."""
+        context.set_code(self.code)
+        context.set_details(self._message)
+        context.set_trailing_metadata(self._trailing)
+        return b""
 
 
 def trailing_metadata_of(status: Status) -> tuple[tuple[str, bytes], ...]:

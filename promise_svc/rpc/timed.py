@@ -1,9 +1,10 @@
-"""A time limit that costs nothing where nobody waits."""
+"""A time limit that costs nothing where nobody waits, and the cost of a first step."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
+from time import perf_counter
 from typing import Any, TypeVar, cast
 
 from promise_svc.errors import DeadlineExceeded
@@ -11,23 +12,44 @@ from promise_svc.errors import DeadlineExceeded
 TIMER_SLACK_SECONDS = 0.25
 """How much later than its use case the guard ends a call: the use case knows better what to say."""
 
+Took = Callable[[float], None]
+"""Is told the seconds until work ended or first waited."""
+
 ReplyT = TypeVar("ReplyT")
 
 
-async def timed(work: Awaitable[ReplyT], timeout: float) -> ReplyT:
+async def timed(work: Awaitable[ReplyT], timeout: float, took: Took | None = None) -> ReplyT:
     """``work``'s result; DeadlineExceeded ``TIMER_SLACK_SECONDS`` after its time."""
     # A timer costs as much as a look-up, and most reads end without waiting for anything.
     steps = work.__await__()
+    began = perf_counter()
     try:
         waiting_for = steps.send(None)
     except StopIteration as ended:
         return cast(ReplyT, ended.value)
+    finally:
+        if took is not None:
+            took(perf_counter() - began)
     try:
         async with asyncio.timeout(timeout + TIMER_SLACK_SECONDS):
             reply: ReplyT = await _Begun(steps, waiting_for)
             return reply
     except TimeoutError as error:
         raise DeadlineExceeded("time ran out") from error
+
+
+async def measured(work: Awaitable[ReplyT], took: Took) -> ReplyT:
+    """``work``'s result."""
+    steps = work.__await__()
+    began = perf_counter()
+    try:
+        waiting_for = steps.send(None)
+    except StopIteration as ended:
+        return cast(ReplyT, ended.value)
+    finally:
+        took(perf_counter() - began)
+    reply: ReplyT = await _Begun(steps, waiting_for)
+    return reply
 
 
 class _Begun(Awaitable[ReplyT]):

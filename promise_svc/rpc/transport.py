@@ -32,6 +32,13 @@ class CallContext(Protocol):
         """Of W3C ``traceparent``, or new: 32 hexadecimal digits, the same at each call."""
         ...
 
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """End the call with this, where the handler returns at once: then nothing is replied."""
+        ...
+
+    def set_details(self, details: str) -> None: ...
+    def set_trailing_metadata(self, trailing_metadata: Metadata) -> None: ...
+
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()
     ) -> NoReturn:

@@ -64,7 +64,7 @@ def _awaited(handler: ImmediateHandler) -> Callable[[bytes, Any], Awaitable[byte
         call = _Call(context)
         answered = handler(body, call)
         reply = answered if isinstance(answered, bytes) else await answered
-        context.set_trailing_metadata(((TRACE_KEY, call.trace_id()),))
+        context.set_trailing_metadata(((TRACE_KEY, call.trace_id()), *call.trailing))
         return reply
 
     return answer
@@ -77,6 +77,9 @@ class _Call:
         self._context = context
         self._trace_id = ""
         self.time_remaining = context.time_remaining
+        self.set_code = context.set_code
+        self.set_details = context.set_details
+        self.trailing: Metadata = ()
 
     def metadata(self, key: str) -> str | bytes | None:
         for name, value in self._context.invocation_metadata() or ():
@@ -88,6 +91,9 @@ class _Call:
         if not self._trace_id:
             self._trace_id = trace_id_of(self.metadata(TRACEPARENT_KEY))
         return self._trace_id
+
+    def set_trailing_metadata(self, trailing_metadata: Metadata) -> None:
+        self.trailing = trailing_metadata
 
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()

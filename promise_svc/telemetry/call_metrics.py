@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -38,8 +38,8 @@ class _Tally:
         self.buckets = [0] * (len(LATENCY_BUCKETS) + 1)
         """Calls of each span, the last beyond them all."""
         self.clamped = 0
-        self.shed: Counter[str] = Counter()
-        """By priority."""
+        self.shed: Counter[tuple[str, str]] = Counter()
+        """By priority and limit."""
 
 
 class _Tallies(dict[str, _Tally]):
@@ -53,7 +53,12 @@ class CallMetrics(Collector):
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._tallies = _Tallies()
+        self._waiting_count: Callable[[], int] = lambda: 0
         registry.register(self)
+
+    def watch(self, waiting_count: Callable[[], int]) -> None:
+        """Ask this whenever somebody scrapes."""
+        self._waiting_count = waiting_count
 
     def answered(self, method: str, seconds: float) -> None:
         """A call began and ended at once, with OK."""
@@ -78,8 +83,8 @@ class CallMetrics(Collector):
     def clamped(self, method: str) -> None:
         self._tallies[method].clamped += 1
 
-    def shed(self, method: str, priority: str) -> None:
-        self._tallies[method].shed[priority] += 1
+    def shed(self, method: str, priority: str, limit: str) -> None:
+        self._tallies[method].shed[priority, limit] += 1
 
     def collect(self) -> Iterator[Metric]:
         """All of it, for a scrape."""
@@ -101,8 +106,8 @@ class CallMetrics(Collector):
         )
         shed = CounterMetricFamily(
             "promise_calls_shed",
-            "Calls refused early by admission",
-            labels=["method", "priority"],
+            "Calls refused early by admission: too many in flight, or waiting for a turn",
+            labels=["method", "priority", "limit"],
         )
         for method, tally in self._tallies.items():
             if tally.ok:
@@ -113,9 +118,13 @@ class CallMetrics(Collector):
             in_flight.add_metric([method], tally.in_flight)
             if tally.clamped:
                 clamped.add_metric([method], tally.clamped)
-            for priority, count in tally.shed.items():
-                shed.add_metric([method, priority], count)
-        yield from (calls, took, in_flight, clamped, shed)
+            for (priority, limit), count in tally.shed.items():
+                shed.add_metric([method, priority, limit], count)
+        waiting = GaugeMetricFamily(
+            "promise_calls_waiting", "Calls that wait for a turn of the event loop"
+        )
+        waiting.add_metric([], self._waiting_count())
+        yield from (calls, took, in_flight, clamped, shed, waiting)
 
 
 def _cumulated(buckets: list[int]) -> list[tuple[str, float]]:

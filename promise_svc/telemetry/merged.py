@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-SUMMED = frozenset({"promise_calls_in_flight", "promise_table_bytes"})
+SUMMED = frozenset({"promise_calls_in_flight", "promise_calls_waiting", "promise_table_bytes"})
 GREATEST = frozenset(
     {
         "promise_build_info",

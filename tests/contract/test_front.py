@@ -316,7 +316,11 @@ async def test_too_many_calls_at_once_are_shed(front: Front) -> None:
     await asyncio.gather(*calls, settling)
 
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert front.log.sheds == ["AVAILABILITY"]
+    assert front.log.sheds == [("AVAILABILITY", "IN_FLIGHT")]
+    info, retry = details_of(error, ErrorInfo, RetryInfo)
+    assert (info.reason, info.metadata["limit"]) == ("OVERLOADED", "IN_FLIGHT")
+    assert retry.retry_delay.ToMilliseconds() > 0
+    assert len(metadata_of(error)[TRACE_KEY]) == 32
     assert front.guard.in_flight == 0
 
 

@@ -816,8 +816,57 @@ MUTANTS = (
         "promise_svc/application/admission.py",
         "        if self.in_flight >= self._marks[priority]:\n",
         "        if self.in_flight > self._marks[priority]:\n",
-        ("tests/unit/test_guard.py::test_each_priority_is_shed_at_its_mark_and_not_before",),
+        ("tests/unit/test_admission.py::test_each_priority_is_shed_at_its_mark_and_not_before",),
         "The room kept for confirms would be taken by reads.",
+    ),
+    Mutant(
+        "lowest_first",
+        "promise_svc/application/admission.py",
+        "sorted(Priority, reverse=True)",
+        "sorted(Priority)",
+        ("tests/unit/test_admission.py::test_the_highest_priority_has_the_next_turn",),
+        "A crowd on cart pages would keep those who check out waiting.",
+    ),
+    Mutant(
+        "turns_without_end",
+        "promise_svc/application/admission.py",
+        "        if self._waiting_count or self._seconds_left <= 0:\n",
+        "        if self._waiting_count:\n",
+        (
+            "tests/unit/test_admission.py"
+            "::test_a_turn_begins_as_many_calls_as_fit_by_what_they_cost",
+        ),
+        "A payment would wait until every cart that was read is worked out.",
+    ),
+    Mutant(
+        "waits_for_ever",
+        "promise_svc/application/admission.py",
+        "                elif now - since > PATIENCE_SECONDS[priority]:\n",
+        "                elif now - since > 1e9:\n",
+        ("tests/unit/test_admission.py::test_who_has_waited_too_long_is_shed",),
+        "Calls would be worked on whose callers gave up long ago.",
+    ),
+    Mutant(
+        "shed_too_late",
+        "promise_svc/application/admission.py",
+        "            if ahead > PATIENCE_SECONDS[priority]:\n",
+        "            if ahead > 1e9:\n",
+        (
+            "tests/unit/test_admission.py"
+            "::test_who_would_wait_too_long_is_shed_at_once_the_lowest_priority_first",
+        ),
+        "Each call of a crowd would cost a task and a wait before it is refused.",
+    ),
+    Mutant(
+        "place_kept_while_waiting",
+        "promise_svc/rpc/guard.py",
+        "        except BaseException:\n            self._admission.leave()\n            raise\n",
+        "        except BaseException:\n            raise\n",
+        (
+            "tests/unit/test_guard.py"
+            "::test_a_caller_who_goes_while_waiting_gives_place_and_turn_back",
+        ),
+        "Shoppers who went away would fill the house until nobody gets in.",
     ),
     # -- the processes of one host
     Mutant(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 
 import asyncpg
+import grpc.aio
 import pytest
 
+from loadtest.driver.client import reason_of_error
 from promise_svc.v1 import admin_service_pb2 as admin_pb
 from promise_svc.v1 import promise_service_pb2 as promise_pb
 from promise_svc.v1 import reservation_service_pb2 as pb
@@ -357,3 +360,46 @@ async def test_a_hold_nobody_needs_can_be_let_go_again_and_again(shop: Shop, riv
 async def _table_has(shop: Shop, sku: str, units: int) -> bool:
     (seen,) = await shop.look(sku, consistency=types_pb2.Consistency())
     return seen.ats == units
+
+
+async def test_payments_go_through_while_carts_are_shed(shop: Shop, rival: Shop) -> None:
+    """A crowd asks for the dates of long carts, several times what the server can work out, and
+    nobody of it waits when refused. Those who pay are all served meanwhile; what is refused is told
+    so, by name and with a delay; the server does as much for the crowd as ever; and when the crowd
+    has gone a cart is promised at the first try."""
+    sku = await shop.stock(dc=1_000)
+    orders = [a_hold((sku, 1, "dc")) for _ in range(5)]
+    for order in orders:
+        assert (await shop.create(order)).outcome == HELD
+    cart = promise_pb.PromiseCartRequest(address=CHICAGO)
+    for number in range(300):
+        cart.lines.add(line_id=str(number), sku=sku, quantity=1)
+    seen: Counter[str] = Counter()
+    paid = asyncio.Event()
+
+    async def asks() -> None:
+        while not paid.is_set():
+            try:
+                await rival.client.promise.PromiseCart(cart, timeout=10)
+                seen["promised"] += 1
+            except grpc.aio.AioRpcError as error:
+                assert "grpc-status-details-bin" in dict(error.trailing_metadata())
+                seen[reason_of_error(error)] += 1
+
+    async with asyncio.TaskGroup() as crowd:
+        for _ in range(150):
+            crowd.create_task(asks())
+        while not seen["OVERLOADED"]:
+            await asyncio.sleep(0.01)
+        waits = []
+        for order in orders:
+            began = time.monotonic()
+            reply = await shop.confirm(order.reservation_id)
+            waits.append(time.monotonic() - began)
+            assert reply.outcome == pb.TRANSITION_OUTCOME_CONFIRMED
+        paid.set()
+    await rival.client.promise.PromiseCart(cart, timeout=10)
+
+    assert set(seen) == {"promised", "OVERLOADED"}
+    assert seen["promised"] > 10
+    assert max(waits) < 2.0, (waits, seen)

@@ -36,7 +36,7 @@ class CallLog:
         self.answers: list[str] = []
         self.finishes: list[Finished] = []
         self.clamped_count = 0
-        self.sheds: list[str] = []
+        self.sheds: list[tuple[str, str]] = []
         self.failures: list[Failed] = []
 
     def answered(self, method: str, seconds: float) -> None:
@@ -53,8 +53,8 @@ class CallLog:
     def clamped(self, method: str) -> None:
         self.clamped_count += 1
 
-    def shed(self, method: str, priority: str) -> None:
-        self.sheds.append(priority)
+    def shed(self, method: str, priority: str, limit: str) -> None:
+        self.sheds.append((priority, limit))
 
     def failed(
         self, method: str, code: str, reason: str, trace_id: str, error: BaseException

@@ -11,7 +11,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from promise_svc.application.admission import Admission, Priority
-from promise_svc.errors import Overloaded, Unavailable
+from promise_svc.errors import Unavailable
 from promise_svc.rpc.auth import Scope
 from promise_svc.rpc.guard import Guard, MethodRule
 from promise_svc.rpc.status import DETAILS_KEY
@@ -44,6 +44,15 @@ class Context:
 
     def time_remaining(self) -> float | None:
         return self.seconds
+
+    def set_code(self, code) -> None:
+        self.code = code
+
+    def set_details(self, details) -> None:
+        self.details = details
+
+    def set_trailing_metadata(self, trailing_metadata) -> None:
+        self.trailing = dict(trailing_metadata)
 
     async def abort(self, code, details="", trailing_metadata=()):
         self.code = code
@@ -78,6 +87,16 @@ def a_guard(limit: int = 10, seconds: float = 2.0) -> tuple[Guard, CallLog]:
 
 def guarded(guard: Guard, handler, rule: MethodRule = READ):
     return guard.guarded("Service/Method", rule, pb.QueryAvailabilityRequest, handler)
+
+
+def use_up_the_next_turn(guard: Guard, priority: Priority) -> None:
+    """Of the event loop, before any task that is made from now on."""
+
+    def use_up() -> None:
+        while guard._admission.begins(priority):
+            pass
+
+    asyncio.get_running_loop().call_soon(use_up)
 
 
 @pytest.mark.parametrize(
@@ -152,14 +171,14 @@ async def test_a_shed_call_does_no_work() -> None:
     first = asyncio.create_task(guarded(guard, holds)(b"", Context()))
     await entered.wait()
     handler, context = Counted(), Context()
-    with pytest.raises(Aborted):
-        await guarded(guard, handler, WRITE)(b"", context)
+    reply = guarded(guard, handler, WRITE)(b"", context)
     go_on.set()
     await first
 
-    assert handler.calls == []
+    assert (handler.calls, reply) == ([], b"")
+    assert context.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert context.reason == "OVERLOADED"
-    assert log.sheds == ["SETTLE"]
+    assert log.sheds == [("SETTLE", "IN_FLIGHT")]
     assert guard.in_flight == 0
 
 
@@ -186,7 +205,45 @@ async def test_the_request_may_decide_its_priority() -> None:
     with pytest.raises(Aborted):
         await guarded(guard, Counted(), rule)(b"", Context())
 
-    assert log.sheds == ["SUPPLY_DOWN"]
+    assert log.sheds == [("SUPPLY_DOWN", "IN_FLIGHT")]
+
+
+async def test_a_call_that_waits_for_its_turn_begins_later_and_has_less_time() -> None:
+    """Nothing of it is done in a turn that is used up; its place is taken meanwhile."""
+    guard, log = a_guard()
+    handler = Counted()
+    use_up_the_next_turn(guard, Priority.AVAILABILITY)
+    call = asyncio.ensure_future(guarded(guard, handler)(b"", Context(1.0)))
+    while not guard._admission.waiting_count:
+        assert not handler.calls
+        await asyncio.sleep(0)
+    in_flight = guard.in_flight
+    await call
+
+    assert in_flight == 1
+    assert 0 < handler.calls[0] < 1.0
+    assert guard.in_flight == 0
+    assert log.sheds == []
+
+
+@pytest.mark.parametrize("rule", [READ, MethodRule(Priority.RESERVE, Scope.RESERVE, writes=True)])
+async def test_a_caller_who_goes_while_waiting_gives_place_and_turn_back(rule) -> None:
+    """Its work never begins."""
+    guard, log = a_guard()
+    assert rule.priority is not None
+    handler = Counted()
+    use_up_the_next_turn(guard, rule.priority)
+    call = asyncio.ensure_future(guarded(guard, handler, rule)(b"", Context()))
+    while not guard._admission.waiting_count:
+        await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.wait({call})
+    while guard._admission.waiting_count:
+        await asyncio.sleep(0)
+
+    assert handler.calls == []
+    assert guard.in_flight == 0
+    assert log.finishes[-1].code == "CANCELLED"
 
 
 async def test_a_write_whose_caller_went_away_ends_and_its_failure_is_logged() -> None:
@@ -229,27 +286,3 @@ async def test_settling_cuts_off_work_that_does_not_end() -> None:
     await guard.settle(0.01)
 
     assert guard.in_flight == 0
-
-
-def test_each_priority_is_shed_at_its_mark_and_not_before() -> None:
-    """At the limit of a hundred; the marks rise with the priority, the last is the limit."""
-    marks = []
-    for priority in Priority:
-        admission = Admission(100)
-        for _ in range(admission.mark(priority)):
-            admission.enter(priority)
-        with pytest.raises(Overloaded) as raised:
-            admission.enter(priority)
-        admission.leave()
-        admission.enter(priority)
-        marks.append(admission.mark(priority))
-        assert raised.value.retry_delay_ms > 0
-
-    assert sorted(set(marks)) == marks
-    assert marks[-1] == 100
-
-
-def test_a_limit_of_one_lets_everybody_in_alone() -> None:
-    """No share rounds down to nothing."""
-    for priority in Priority:
-        Admission(1).enter(priority)

@@ -110,7 +110,8 @@ def test_every_observer_counts_what_it_is_told() -> None:
     metrics = Metrics()
     metrics.describe("0.1.0", compiled=True)
     metrics.calls.clamped("M")
-    metrics.calls.shed("M", "reserve")
+    metrics.calls.shed("M", "reserve", "TURN")
+    metrics.calls.watch(lambda: 3)
     metrics.relay.carried(3, 12, 99)
     metrics.relay.fenced(3)
     metrics.feed.loaded(0, "index")
@@ -125,7 +126,11 @@ def test_every_observer_counts_what_it_is_told() -> None:
 
     assert value(metrics, "promise_build_info", version="0.1.0", compiled="true") == 1
     assert value(metrics, "promise_deadlines_clamped_total", method="M") == 1
-    assert value(metrics, "promise_calls_shed_total", method="M", priority="reserve") == 1
+    assert (
+        value(metrics, "promise_calls_shed_total", method="M", priority="reserve", limit="TURN")
+        == 1
+    )
+    assert value(metrics, "promise_calls_waiting") == 3
     assert value(metrics, "promise_relay_events_total") == 12
     assert value(metrics, "promise_relay_fenced_total") == 1
     assert value(metrics, "promise_table_loads_total", source="index") == 1
