@@ -19,6 +19,7 @@ SUMMED = frozenset({"promise_calls_in_flight", "promise_calls_waiting", "promise
 GREATEST = frozenset(
     {
         "promise_build_info",
+        "promise_file_refused",
         "promise_drift_positions",
         "promise_feed_catching_up_shards",
         "promise_relay_lag_events",
