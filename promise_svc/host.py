@@ -34,7 +34,7 @@ from promise_svc.bootstrap import (
 )
 from promise_svc.config import UNIX, ClusterConfig, ProcessConfig, address_text, environment_of
 from promise_svc.errors import ConfigError, PromiseServiceError
-from promise_svc.rpc.listeners import Door
+from promise_svc.rpc.listeners import Door, connections_move
 from promise_svc.rpc.server import stop_on_signals
 from promise_svc.rpc.supervised import WORKER, Assignment, SupervisorLink, die_with
 from promise_svc.rpc.supervisor import Pace, Supervisor
@@ -155,6 +155,10 @@ def _door(process: ProcessConfig) -> Iterator[Door]:
         door = Door(process.listen, inherited=inherited)
     except OSError as error:
         raise not_to_be_had("listen", process.listen, error) from error
+    if not inherited and not connections_move():
+        _log.warning(
+            "a restart may reset connections that wait at a worker: set net.ipv4.tcp_migrate_req=1"
+        )
     try:
         yield door
     finally:

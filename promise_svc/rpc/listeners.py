@@ -13,12 +13,16 @@ from typing import Any
 UNIX = "unix:"
 INHERITED = "fd:"
 
+MIGRATE = Path("/proc/sys/net/ipv4/tcp_migrate_req")
+"""The switch of ``connections_move``."""
+
 
 class Door:
     """The address that workers share; holds the port while none of them listens.
 
     With ``inherited`` False each worker binds for itself, as grpc.aio must: then connections that
-    wait at one that ends are lost. OSError when the address cannot be had.
+    wait at one that ends are lost, unless ``connections_move``. OSError when the address cannot
+    be had.
     """
 
     def __init__(self, address: str, *, inherited: bool) -> None:
@@ -104,6 +108,15 @@ def close_all(listeners: Iterable[socket.socket]) -> None:
     """This process's hold on them; others that have them go on."""
     for listener in listeners:
         listener.close()
+
+
+def connections_move(switch: Path = MIGRATE) -> bool:
+    """Whether the kernel gives the connections that wait in a closing socket to others on its port:
+    from Linux 5.14 on, where ``net.ipv4.tcp_migrate_req`` is 1, per network namespace."""
+    try:
+        return switch.read_text().strip() == "1"
+    except OSError:
+        return False
 
 
 def port_of(listeners: Iterable[socket.socket]) -> int:
