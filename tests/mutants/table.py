@@ -571,11 +571,29 @@ MUTANTS = (
     Mutant(
         "marked_before_committed",
         "promise_svc/application/relay.py",
-        "            ours = await self._append(shard, cursor, events)\n",
-        "            await self._mark(shard, events[-1].at)\n"
-        "            ours = await self._append(shard, cursor, events)\n",
+        "            ours = await self._append(shard, cursor, events) if events else 0\n",
+        "            await (self._tell(shard, events[-1].at) if events else asyncio.sleep(0))\n"
+        "            ours = await self._append(shard, cursor, events) if events else 0\n",
         ("tests/unit/test_relay.py::test_what_is_marked_durable_has_been_stored_before",),
         "Waiting confirms would be told recorded while PostgreSQL may still refuse.",
+    ),
+    Mutant(
+        "old_news_carried",
+        "promise_svc/application/relay.py",
+        "time() - heard.when < NEWS_SECONDS:",
+        "time() - heard.when < 2 * NEWS_SECONDS:",
+        ("tests/unit/test_relay.py::test_news_from_before_a_failover_are_not_carried",),
+        "What a shard has lost would be stored, and its next epoch would not follow.",
+    ),
+    Mutant(
+        "news_carried_over_a_gap",
+        "promise_svc/application/relay.py",
+        "            heard.events.clear()\n        if len(heard.events)",
+        "            pass\n        if len(heard.events)",
+        (
+            "tests/unit/test_relay.py::test_news_that_left_something_out_send_the_relay_to_the_outbox",
+        ),
+        "A lost message would stop the shard with a gap that is none.",
     ),
     Mutant(
         "takeover_without_replay",
