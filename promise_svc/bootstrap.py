@@ -272,7 +272,7 @@ class Service:
 
         def hear(news: ShardNews) -> None:
             if news.events:
-                self.own_writes.heard()
+                self.own_writes.heard(news.shard)
 
         self.news.subscribe(hear)
         feed = AtsFeed(self.index, self.store, self.news, self.table, observer.feed)

@@ -22,25 +22,41 @@ class OwnWrites:
     def __init__(self, index: AtsIndex, table_at: Callable[[int], Position]) -> None:
         self._index = index
         self._table_at = table_at
-        self._heard = asyncio.Event()
+        self._waiting: dict[int, list[tuple[Position, asyncio.Future[None]]]] = {}
 
-    def heard(self) -> None:
-        """News came. Waiters look again at the next turn, when the feed has used it."""
-        asyncio.get_running_loop().call_soon(self._heard.set)
+    def heard(self, shard: int) -> None:
+        """News came. Who waits for them looks at the next turn, when the feed has used them."""
+        if shard in self._waiting:
+            asyncio.get_running_loop().call_soon(self._look, shard)
 
     async def visible(self, shards: Iterable[int]) -> None:
-        """Return when the table has what these shards have answered to this process so far."""
-        behind = [shard for shard in shards if self._behind(shard)]
-        if not behind:
+        """Return when the table has what these shards have answered to this process so far; what
+        they answer meanwhile is not waited for."""
+        loop = asyncio.get_running_loop()
+        waits: list[asyncio.Future[None]] = []
+        for shard in shards:
+            seen = self._index.seen(shard)
+            if self._table_at(shard) < seen:
+                waits.append(loop.create_future())
+                self._waiting.setdefault(shard, []).append((seen, waits[-1]))
+        if not waits:
             return
-        deadline = asyncio.get_running_loop().time() + WAIT_SECONDS_MAX
+        timer = loop.call_later(WAIT_SECONDS_MAX, _end, waits)
         try:
-            async with asyncio.timeout_at(deadline):
-                while any(self._behind(shard) for shard in behind):
-                    self._heard.clear()
-                    await self._heard.wait()
-        except TimeoutError:
-            return
+            for wait in waits:
+                await wait
+        finally:
+            timer.cancel()
+            _end(waits)
 
-    def _behind(self, shard: int) -> bool:
-        return self._table_at(shard) < self._index.seen(shard)
+    def _look(self, shard: int) -> None:
+        at, waiting = self._table_at(shard), self._waiting.pop(shard, [])
+        _end(wait for seen, wait in waiting if seen <= at)
+        if later := [entry for entry in waiting if not entry[1].done()]:
+            self._waiting[shard] = later
+
+
+def _end(waits: Iterable[asyncio.Future[None]]) -> None:
+    for wait in waits:
+        if not wait.done():
+            wait.set_result(None)

@@ -5,7 +5,7 @@ Adapters translate: nothing but ``promise_svc.errors`` crosses a port.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from promise_svc.domain.events import PositionImage, StoredEvent
@@ -71,7 +71,8 @@ class AtsIndex(Protocol):
 
     Every method speaks to one shard and may raise NotServing (takeover needed), Unavailable
     (nothing was sent), OutcomeUnknown (sent, no answer) or DeadlineExceeded. Steps given in one
-    call are carried out in order, in one atomic function call. ``timeout`` is in seconds.
+    call are carried out in order, in one atomic function call. ``timeout`` is in seconds. Steps of
+    reservations may be under way before they are awaited.
     """
 
     shard_count: int
@@ -80,24 +81,24 @@ class AtsIndex(Protocol):
         """The newest position of the shard that any answer to this process has shown."""
         ...
 
-    async def create(
+    def create(
         self, shard: int, steps: Sequence[CreateStep], timeout: float
-    ) -> list[StepReply]: ...
-    async def resolve(
+    ) -> Awaitable[list[StepReply]]: ...
+    def resolve(
         self, shard: int, steps: Sequence[ResolveStep], timeout: float
-    ) -> list[StepReply]: ...
-    async def follow(
+    ) -> Awaitable[list[StepReply]]: ...
+    def follow(
         self, shard: int, steps: Sequence[FollowStep], timeout: float
-    ) -> list[StepReply]: ...
-    async def settle(
+    ) -> Awaitable[list[StepReply]]: ...
+    def settle(
         self, shard: int, steps: Sequence[SettleStep], timeout: float
-    ) -> list[StepReply]: ...
-    async def revise(
+    ) -> Awaitable[list[StepReply]]: ...
+    def revise(
         self, shard: int, steps: Sequence[ReviseStep], timeout: float
-    ) -> list[StepReply]: ...
-    async def conform(
+    ) -> Awaitable[list[StepReply]]: ...
+    def conform(
         self, shard: int, steps: Sequence[ConformStep], timeout: float
-    ) -> list[StepReply]: ...
+    ) -> Awaitable[list[StepReply]]: ...
     async def read_claims(
         self, shard: int, reservation_ids: Sequence[str], timeout: float
     ) -> list[StepReply]:
@@ -175,9 +176,9 @@ class AtsIndex(Protocol):
 class DurabilityWatch(Protocol):
     """Waits until the order store has an event."""
 
-    async def wait_durable(
+    def wait_durable(
         self, shard: int, at: Position, answered_epoch: int, timeout: float
-    ) -> None:
+    ) -> Awaitable[None]:
         """Return once the order store has ``at``, which the shard showed in ``answered_epoch``.
 
         OutcomeUnknown when ``timeout`` passes first, or when the shard was taken over after it

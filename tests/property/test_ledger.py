@@ -396,11 +396,14 @@ class TwinMachine(Steps):
 
     def both(self, verb: str, steps: list[Any]) -> None:
         expected = self.on_ledger(verb, steps)
-        call = getattr(self.index, verb)
-        if verb == "sweep":
-            assert self.run(call(SHARD, steps[0], TIMEOUT)) == expected[0]
-            return
-        assert self.run(call(SHARD, steps, TIMEOUT)) == expected
+
+        async def asked() -> Any:
+            call = getattr(self.index, verb)
+            if verb == "sweep":
+                return [await call(SHARD, steps[0], TIMEOUT)]
+            return await call(SHARD, steps, TIMEOUT)
+
+        assert self.run(asked()) == expected
 
     @rule(milliseconds=st.sampled_from([1, 249, 250, 999, 1_000, 2_000, 5_000, 10_000]))
     def advance(self, milliseconds: int) -> None:

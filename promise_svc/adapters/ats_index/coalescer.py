@@ -10,8 +10,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from heapq import heappop, heappush
+from typing import Any
 
 from promise_svc.adapters.ats_index.connection import (
     Access,
@@ -48,11 +51,15 @@ _LOWEST = 2
 class _Call:
     """What one caller asked of one shard. Cancelling ``done`` gives up waiting, nothing else."""
 
-    __slots__ = ("args", "done", "sent")
+    __slots__ = ("args", "done", "sent", "settle")
 
-    def __init__(self, args: list[bytes], done: asyncio.Future[Reply]) -> None:
+    def __init__(
+        self, args: list[bytes], done: asyncio.Future[Any], settle: Callable[[Reply], None]
+    ) -> None:
         self.args = args
         self.done = done
+        self.settle = settle
+        """Gives ``done`` its result; asked only while that waits."""
         self.sent = False
 
 
@@ -83,6 +90,15 @@ class Lane:
         self._connected = asyncio.Event()
         self._tried = asyncio.Event()
         self._closing = False
+        self._calls = 0
+        self._deadlines: list[tuple[float, int, _Call]] = []
+        """A heap; calls that were answered lie in it until their time has come."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether ``post`` may be asked."""
+        return self._connected.is_set()
 
     async def call(
         self, function: bytes, verb: str, key: bytes, args: list[bytes], timeout: float, steps: bool
@@ -92,20 +108,53 @@ class Lane:
 
         Raises Unavailable or DeadlineExceeded where nothing was sent, OutcomeUnknown where it was.
         """
+        deadline = asyncio.get_running_loop().time() + timeout
+        if not self._connected.is_set():
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._wait_connected()
+            except TimeoutError:
+                raise _too_late(sent=False) from None
+        done: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.post(function, verb, key, args, deadline, steps, done, done.set_result)
+        return await done
+
+    def post(
+        self,
+        function: bytes,
+        verb: str,
+        key: bytes,
+        args: list[bytes],
+        deadline: float,
+        steps: bool,
+        done: asyncio.Future[Any],
+        settle: Callable[[Reply], None],
+    ) -> None:
+        """``call`` without a task and a timer of its own: ``settle`` gives ``done`` its result, by
+        the loop's time ``deadline`` or it fails. Unavailable where the queue is full."""
         if self._queued + len(args) > QUEUED_STEPS_MAX:
             raise Unavailable("the queue to the index is full", node=str(self.node))
-        loop = asyncio.get_running_loop()
-        call = _Call(args, loop.create_future())
-        try:
-            async with asyncio.timeout(timeout):
-                if not self._connected.is_set():
-                    await self._wait_connected()
-                self._enqueue(call, function, verb, key, steps)
-                return await call.done
-        except TimeoutError:
-            if call.sent:
-                raise OutcomeUnknown("the index did not answer in time; ask again") from None
-            raise DeadlineExceeded("time ran out before anything was sent to the index") from None
+        call = _Call(args, done, settle)
+        self._enqueue(call, function, verb, key, steps)
+        self._calls += 1
+        heappush(self._deadlines, (deadline, self._calls, call))
+        if self._timer is None or deadline < self._timer.when():
+            self._watch()
+
+    def _watch(self) -> None:
+        """Fail the calls whose time has passed; look again when the next one's may have."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        loop, deadlines = asyncio.get_running_loop(), self._deadlines
+        while deadlines:
+            deadline, _, call = deadlines[0]
+            if not call.done.done():
+                if deadline > loop.time():
+                    self._timer = loop.call_at(deadline, self._watch)
+                    return
+                call.done.set_exception(_too_late(sent=call.sent))
+            heappop(deadlines)
 
     async def command(self, command: Command, timeout: float) -> Reply:
         """A plain read command beside the queue; Unavailable when it is not answered in time."""
@@ -121,6 +170,8 @@ class Lane:
 
     def close(self) -> None:
         self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
         if self._connecting is not None:
             self._connecting.cancel()
         if self._connection is not None:
@@ -197,8 +248,9 @@ class Lane:
             if batch.steps and isinstance(reply, list):
                 part = reply[at : at + len(call.args)]
                 at += len(call.args)
+            call.args = []
             if not call.done.done():
-                call.done.set_result(part)
+                call.settle(part)
 
     def _refuse_queued(self) -> None:
         error = Unavailable(f"index node {self.node.host}:{self.node.port} is away")
@@ -244,6 +296,12 @@ class Lane:
             lived = asyncio.get_running_loop().time() - opened
             delay = _RECONNECT_SECONDS[0] if lived > longest else min(longest, delay * 2)
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+
+
+def _too_late(*, sent: bool) -> PromiseServiceError:
+    if sent:
+        return OutcomeUnknown("the index did not answer in time; ask again")
+    return DeadlineExceeded("time ran out before anything was sent to the index")
 
 
 def _fail(batch: _Batch, error: PromiseServiceError) -> None:

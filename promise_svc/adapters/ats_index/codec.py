@@ -75,8 +75,12 @@ def encode(steps: Iterable[tuple[object, ...]]) -> list[bytes]:
 
 
 def decode_step_reply(raw: bytes) -> StepReply:
-    entry = _step_replies.decode(raw)
-    return StepReply(*entry._replace(claim=claim_or_empty(entry.claim)))  # type: ignore[arg-type]
+    # In order, not by name: this is on the path of every call of a reservation.
+    outcome, epoch, sequence, time_ms, state, claim, short, contended, attempt = (
+        _step_replies.decode(raw)
+    )
+    known = claim_or_empty(claim)
+    return StepReply(outcome, epoch, sequence, time_ms, state, known, short, contended, attempt)
 
 
 def decode_supply_reply(raw: bytes) -> SupplyReply:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 import hiredis
 
@@ -94,6 +95,9 @@ class ClusterAtsIndex:
         self._outbox_kept = outbox_kept
         self._seen = [START] * shard_count
         self._lanes: dict[Node, Lane] = {}
+        self._lanes_by_shard: list[Lane | None] = [None] * shard_count
+        """Of shards that have answered, as the map was then: who moved says so."""
+        self._repeating: set[asyncio.Task[list[StepReply]]] = set()
         self._refreshing: asyncio.Task[None] | None = None
         self._functions = {verb: f"{self._library.name}_{verb}".encode() for verb in _VERBS}
 
@@ -104,6 +108,8 @@ class ClusterAtsIndex:
         await self.topology.load(self._library)
 
     def close(self) -> None:
+        for task in self._repeating:
+            task.cancel()
         for lane in self._lanes.values():
             lane.close()
 
@@ -112,35 +118,35 @@ class ClusterAtsIndex:
 
     # steps
 
-    async def create(
+    def create(
         self, shard: int, steps: Sequence[CreateStep], timeout: float
-    ) -> list[StepReply]:
-        return await self._steps(shard, "create", steps, timeout)
+    ) -> Awaitable[list[StepReply]]:
+        return self._steps(shard, "create", steps, timeout)
 
-    async def resolve(
+    def resolve(
         self, shard: int, steps: Sequence[ResolveStep], timeout: float
-    ) -> list[StepReply]:
-        return await self._steps(shard, "resolve", steps, timeout)
+    ) -> Awaitable[list[StepReply]]:
+        return self._steps(shard, "resolve", steps, timeout)
 
-    async def follow(
+    def follow(
         self, shard: int, steps: Sequence[FollowStep], timeout: float
-    ) -> list[StepReply]:
-        return await self._steps(shard, "follow", steps, timeout)
+    ) -> Awaitable[list[StepReply]]:
+        return self._steps(shard, "follow", steps, timeout)
 
-    async def settle(
+    def settle(
         self, shard: int, steps: Sequence[SettleStep], timeout: float
-    ) -> list[StepReply]:
-        return await self._steps(shard, "settle", steps, timeout)
+    ) -> Awaitable[list[StepReply]]:
+        return self._steps(shard, "settle", steps, timeout)
 
-    async def revise(
+    def revise(
         self, shard: int, steps: Sequence[ReviseStep], timeout: float
-    ) -> list[StepReply]:
-        return await self._steps(shard, "revise", steps, timeout)
+    ) -> Awaitable[list[StepReply]]:
+        return self._steps(shard, "revise", steps, timeout)
 
-    async def conform(
+    def conform(
         self, shard: int, steps: Sequence[ConformStep], timeout: float
-    ) -> list[StepReply]:
-        return await self._steps(shard, "conform", steps, timeout)
+    ) -> Awaitable[list[StepReply]]:
+        return self._steps(shard, "conform", steps, timeout)
 
     async def sync_supply(
         self, shard: int, rows: Sequence[SupplyRow], timeout: float
@@ -285,19 +291,82 @@ class ClusterAtsIndex:
 
     # the way there
 
-    async def _steps(
+    def _steps(
         self, shard: int, verb: str, steps: Sequence[tuple[object, ...]], timeout: float
+    ) -> Awaitable[list[StepReply]]:
+        """Sent by the time this returns where the node is connected: a future, no task, no timer;
+        these are nearly all calls of a reservation."""
+        loop, args = asyncio.get_running_loop(), codec.encode(steps)
+        lane = self._lanes_by_shard[shard]
+        if lane is None or not lane.connected:
+            return loop.create_task(self._steps_slowly(shard, verb, args, timeout))
+        deadline, done = loop.time() + timeout, loop.create_future()
+        settle = partial(self._settle, done, shard, verb, args, deadline)
+        key, function = self.keys.meta[shard], self._functions[verb]
+        try:
+            lane.post(function, verb, key, args, deadline, True, done, settle)
+        except Unavailable as error:
+            done.set_exception(error)
+        return done
+
+    def _settle(
+        self,
+        done: asyncio.Future[list[StepReply]],
+        shard: int,
+        verb: str,
+        args: list[bytes],
+        deadline: float,
+        reply: Reply,
+    ) -> None:
+        if not isinstance(reply, hiredis.ReplyError):
+            done.set_result(self._answers(shard, reply))
+            return
+        # The task is the waiter's own now: it ends by the deadline, and may end unheard.
+        task = asyncio.ensure_future(self._steps_again(shard, verb, args, deadline, str(reply)))
+        self._repeating.add(task)
+        task.add_done_callback(partial(self._repeated, done))
+
+    def _repeated(
+        self, done: asyncio.Future[list[StepReply]], task: asyncio.Task[list[StepReply]]
+    ) -> None:
+        self._repeating.discard(task)
+        if task.cancelled():
+            done.cancel()
+            return
+        error = task.exception()
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(task.result())
+
+    async def _steps_slowly(
+        self, shard: int, verb: str, args: list[bytes], timeout: float
     ) -> list[StepReply]:
-        replies = await self._list(shard, verb, codec.encode(steps), timeout, steps=True)
-        answers = [codec.decode_step_reply(raw) for raw in replies]
+        reply = await self._call(shard, verb, args, timeout, steps=True)
+        self._lanes_by_shard[shard] = self._lane(shard)
+        return self._answers(shard, reply)
+
+    async def _steps_again(
+        self, shard: int, verb: str, args: list[bytes], deadline: float, met: str
+    ) -> list[StepReply]:
+        timeout = deadline - asyncio.get_running_loop().time()
+        reply = await self._call(shard, verb, args, timeout, steps=True, met=met)
+        return self._answers(shard, reply)
+
+    def _answers(self, shard: int, reply: Reply) -> list[StepReply]:
+        assert isinstance(reply, list), reply
+        answers = [codec.decode_step_reply(raw) for raw in reply]  # type: ignore[arg-type]
         self._note(shard, answers)
         return answers
 
     def _note(self, shard: int, answers: Sequence[StepReply | SupplyReply]) -> None:
         """Only a batch's last answer matters: positions do not fall within one."""
         if answers:
-            at = Position(answers[-1].epoch, answers[-1].sequence)
-            self._seen[shard] = max(self._seen[shard], at)
+            last, seen = answers[-1], self._seen
+            if (last.epoch, last.sequence) > seen[shard]:
+                seen[shard] = Position(last.epoch, last.sequence)
 
     async def _list(
         self, shard: int, verb: str, args: list[bytes], timeout: float, *, steps: bool = False
@@ -312,19 +381,27 @@ class ClusterAtsIndex:
         return reply
 
     async def _call(
-        self, shard: int, verb: str, args: list[bytes], timeout: float, *, steps: bool = False
+        self,
+        shard: int,
+        verb: str,
+        args: list[bytes],
+        timeout: float,
+        *,
+        steps: bool = False,
+        met: str = "",
     ) -> Reply:
+        """``met`` is the error that a first try has met already."""
         deadline = asyncio.get_running_loop().time() + timeout
         last: PromiseServiceError | None = None
         for attempt in range(2):
-            left = deadline - asyncio.get_running_loop().time()
-            lane = self._lane(shard)
-            reply = await lane.call(
-                self._functions[verb], verb, self.keys.meta[shard], args, left, steps
-            )
-            if not isinstance(reply, hiredis.ReplyError):
-                return reply
-            last = await self._recovered(shard, str(reply), attempt, deadline)
+            if not met:
+                left = deadline - asyncio.get_running_loop().time()
+                lane, key = self._lane(shard), self.keys.meta[shard]
+                reply = await lane.call(self._functions[verb], verb, key, args, left, steps)
+                if not isinstance(reply, hiredis.ReplyError):
+                    return reply
+                met = str(reply)
+            last, met = await self._recovered(shard, met, attempt, deadline), ""
         assert last is not None
         raise last
 
@@ -390,6 +467,7 @@ class ClusterAtsIndex:
 
     async def _refresh(self) -> None:
         """Single flight: a burst of MOVED replies asks for the map once."""
+        self._lanes_by_shard = [None] * self.shard_count
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.ensure_future(self.topology.refresh())
         await asyncio.shield(self._refreshing)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 import hiredis
 
@@ -23,6 +24,36 @@ _POLL_SECONDS = 0.25
 """A durable mark may be missed (delivery is at most once); then it is asked for."""
 
 
+_ASK_SECONDS = 1.0
+
+
+class _Waiter(NamedTuple):
+    """Who waits until the order store has ``at``."""
+
+    at: Position
+    answered_epoch: int
+    since: float
+    done: asyncio.Future[None]
+
+    def told(self, durable: Position) -> bool:
+        """Whether it waits no longer, now that the order store has ``durable``."""
+        if self.done.done():
+            return True
+        if durable.epoch > self.answered_epoch:
+            text = "the shard was taken over meanwhile; ask again with the same key"
+            self.done.set_exception(OutcomeUnknown(text))
+        elif durable >= self.at:
+            # Of an earlier epoch, the order store has all that the shard kept: the next epoch's
+            # first event names the last one before it, and is not stored before it.
+            self.done.set_result(None)
+        return self.done.done()
+
+    def give_up(self) -> None:
+        if not self.done.done():
+            text = "decided, and not known to be recorded in time; ask again with the same key"
+            self.done.set_exception(OutcomeUnknown(text))
+
+
 class NewsChannels:
     """ShardChannels and DurabilityWatch of ``application/ports.py``: one connection a node."""
 
@@ -34,7 +65,9 @@ class NewsChannels:
         self._listeners: list[Callable[[ShardNews], None]] = []
         self._durable_listeners: list[Callable[[int, Position], None]] = []
         self._durable: dict[int, Position] = {}
-        self._waiting: dict[int, list[asyncio.Event]] = defaultdict(list)
+        self._waiting: dict[int, list[_Waiter]] = defaultdict(list)
+        """In the order they came."""
+        self._asking: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
 
@@ -42,6 +75,8 @@ class NewsChannels:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
         while self._task is not None and not self._task.done():
             self._task.cancel()
             # A cancellation may be lost in redis-py while it connects: then it is said again.
@@ -56,36 +91,33 @@ class NewsChannels:
         itself says it."""
         self._durable_listeners.append(listener)
 
-    async def wait_durable(
+    def wait_durable(
         self, shard: int, at: Position, answered_epoch: int, timeout: float
-    ) -> None:
-        deadline = asyncio.get_running_loop().time() + timeout
-        changed = asyncio.Event()
-        self._waiting[shard].append(changed)
-        try:
-            while not self._recorded(shard, at, answered_epoch):
-                left = deadline - asyncio.get_running_loop().time()
-                if left <= 0:
-                    raise OutcomeUnknown(
-                        "decided, and not known to be recorded in time; ask again with the same key"
-                    )
-                changed.clear()
-                try:
-                    await asyncio.wait_for(changed.wait(), min(left, _POLL_SECONDS))
-                except TimeoutError:
-                    with suppress(PromiseServiceError):
-                        meta = await self._index.read_meta(shard, max(0.05, left))
-                        self._durable[shard] = max(meta.durable, self._durable.get(shard, START))
-        finally:
-            self._waiting[shard].remove(changed)
+    ) -> Awaitable[None]:
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(at, answered_epoch, loop.time(), loop.create_future())
+        if not waiter.told(self._durable.get(shard, START)):
+            self._waiting[shard].append(waiter)
+            timer = loop.call_later(timeout, waiter.give_up)
+            waiter.done.add_done_callback(lambda _: timer.cancel())
+            if self._asking is None or self._asking.done():
+                self._asking = loop.create_task(self._ask())
+        return waiter.done
 
-    def _recorded(self, shard: int, at: Position, answered_epoch: int) -> bool:
-        durable = self._durable.get(shard, START)
-        if durable.epoch > answered_epoch:
-            raise OutcomeUnknown("the shard was taken over meanwhile; ask again with the same key")
-        # Of an earlier epoch, the order store has all that the shard kept: the next epoch's first
-        # event names the last one before it, and is not stored before it.
-        return durable >= at
+    async def _ask(self) -> None:
+        """Ask the shards whose waiters have heard nothing for a while, as long as there are any."""
+        while any(self._waiting.values()):
+            await asyncio.sleep(_POLL_SECONDS)
+            before = asyncio.get_running_loop().time() - _POLL_SECONDS
+            shards = [s for s, waiting in self._waiting.items() if waiting[:1] and
+                      waiting[0].since <= before]  # fmt: skip
+            await asyncio.gather(*(self._ask_one(shard) for shard in shards))
+
+    async def _ask_one(self, shard: int) -> None:
+        with suppress(PromiseServiceError):
+            meta = await self._index.read_meta(shard, _ASK_SECONDS)
+            self._hear_durable(shard, meta.durable)
+        self._waiting[shard] = [w for w in self._waiting[shard] if not w.done.done()]
 
     async def _run(self) -> None:
         """Subscribe on every node; begin anew when one is lost or a slot moves."""
@@ -140,7 +172,7 @@ class NewsChannels:
         if at <= self._durable.get(shard, START):
             return
         self._durable[shard] = at
-        for changed in self._waiting[shard]:
-            changed.set()
+        if waiting := self._waiting.get(shard):
+            self._waiting[shard] = [waiter for waiter in waiting if not waiter.told(at)]
         for listener in self._durable_listeners:
             listener(shard, at)
