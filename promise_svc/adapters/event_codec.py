@@ -41,6 +41,10 @@ class ClaimEntry(NamedTuple):
     settled: int = _ABSENT
     change: int = 0
     reacquired: int = 0
+    replaces: str = ""
+    replaced_attempt: int = 0
+    successor: str = ""
+    successor_attempt: int = 0
 
 
 class LegEntry(NamedTuple):
@@ -55,6 +59,7 @@ class LegEntry(NamedTuple):
     lines: tuple[LegLine, ...] | None = None
     change: int = 0
     ended: int = 0
+    replaces: str = ""
 
 
 class _EventEntry(NamedTuple):

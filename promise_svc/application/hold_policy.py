@@ -10,11 +10,17 @@ from promise_svc.application.sourced_lines import LineOutcome
 from promise_svc.domain.reservation import CreateOutcome, HoldPolicy
 
 _FINE = (CreateOutcome.HELD, CreateOutcome.OTHER_LINE_REFUSED)
+_ABOUT_ALL = (
+    CreateOutcome.CONTENDED,
+    CreateOutcome.REPLACED_UNKNOWN,
+    CreateOutcome.REPLACED_NOT_HELD,
+)
+"""Fewer units would not help."""
 
 
 def reduced(command: CreateCommand, refusals: Sequence[LineOutcome]) -> CreateCommand | None:
     """The command without what was refused; None where its policy allows nothing less, nothing is
-    left, or the refusal may pass by itself (CONTENDED).
+    left, or the refusal is not about its units (CONTENDED, or about the hold it replaces).
 
     PER_LINE drops a refused line; PARTIAL keeps as much of it as there is. Lines of one SKU share
     what there is, in request order.
@@ -30,7 +36,7 @@ def reduced(command: CreateCommand, refusals: Sequence[LineOutcome]) -> CreateCo
         if refusal is None or refusal.outcome in _FINE:
             lines.append(line)
             continue
-        if refusal.outcome is CreateOutcome.CONTENDED:
+        if refusal.outcome in _ABOUT_ALL:
             return None
         units = 0
         if command.policy is HoldPolicy.PARTIAL:

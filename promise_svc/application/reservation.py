@@ -13,6 +13,7 @@ from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.ports import AtsIndex, AtsReader, Clock, DurabilityWatch, OrderStore
 from promise_svc.application.quoted_lines import quoted_lines
 from promise_svc.application.recorded import Recorder
+from promise_svc.application.replacement import OlderHold, older_hold
 from promise_svc.application.reservation_body import (
     Body,
     CreateCommand,
@@ -65,6 +66,7 @@ from promise_svc.errors import (
 )
 from promise_svc.hotpath import shard_of
 
+_NOBODY = OlderHold()
 _NETWORK_OUTCOMES = (CreateOutcome.UNKNOWN_SKU, CreateOutcome.UNKNOWN_NODE)
 
 REACQUIRED_MS = 60_000
@@ -159,7 +161,7 @@ class Reservations:
         """The reservation as of now, from its home shard; one that left the index, from the order
         store. NotFound where neither knows it."""
         deadline = Deadline(timeout)
-        claim = (await self._read(reservation_id, deadline)).claim
+        claim = (await self._read_decided(reservation_id, deadline)).claim
         if not claim:
             return await self._stored(reservation_id)
         if claim.state == State.ABORTED:
@@ -227,7 +229,8 @@ class Reservations:
         reply: HoldReply | None = None
         held: SourcedLines | None = None
         for _ in range(_TRIES):
-            sourced = self._source(command, missing)
+            older = await self._older(command, deadline) if command.replaces else _NOBODY
+            sourced = self._source(command, missing, older)
             if sourced.refusals:
                 if not asked and await self._others_know_more(
                     command, sourced.refusals, missing, deadline
@@ -235,7 +238,7 @@ class Reservations:
                     asked = True
                     continue
                 return await self._refused(command, digest, sourced.refusals, mode, deadline)
-            hold, held = self._hold(command, digest, sourced, reply), sourced
+            hold, held = self._hold(command, digest, sourced, reply, older), sourced
             reply = await self._shards.hold(hold, deadline, ordered=ordered)
             if reply.outcome == Outcome.DONE:
                 return await self._granted(command, reply, mode, deadline, replayed=False)
@@ -250,29 +253,48 @@ class Reservations:
             elif reply.outcome == Outcome.INSUFFICIENT:
                 if reply.contended and not ordered:
                     ordered = True
-                elif not self._may_replan(command, reply, missing):
+                elif not self._may_replan(command, reply, missing, older):
                     break
                 await self._shards.settle_refused(hold, reply)
             elif reply.outcome not in (
                 Outcome.STALE_ATTEMPT,
                 Outcome.OTHER_PLAN,
                 Outcome.RESOLVED,
+                Outcome.REFUSED,
             ):
                 return await self._other_body_or_late(command, digest, reply.outcome, mode)
         assert reply is not None and held is not None
         return self._told(command, held, reply, mode)
 
+    async def _older(self, command: CreateCommand, deadline: Deadline) -> OlderHold:
+        rid, owner_id = command.replaces, command.owner_id
+        return await older_hold(self._index, self._shards, self._store, rid, owner_id, deadline)
+
     def _source(
-        self, command: CreateCommand, missing: Mapping[tuple[str, str], int]
+        self,
+        command: CreateCommand,
+        missing: Mapping[tuple[str, str], int],
+        older: OlderHold,
     ) -> SourcedLines:
         snapshot, now_ms = self._network.snapshot(), self._clock.now_ms()
         shard_count = self._index.shard_count
+        if older.refusal is not None:
+            refusals = tuple(LineOutcome(x.line_id, older.refusal) for x in command.lines)
+            return SourcedLines(refusals=refusals, network_version=snapshot.version)
         if command.quote is not None:
             return quoted_lines(snapshot, command.quote, shard_count, now_ms)
+        if older.units:
+            own = {place: missing.get(place, 0) - units for place, units in older.units.items()}
+            missing = {**missing, **own}
         return source_lines(snapshot, self._table, command, shard_count, now_ms, missing)
 
     def _hold(
-        self, command: CreateCommand, digest: str, sourced: SourcedLines, before: HoldReply | None
+        self,
+        command: CreateCommand,
+        digest: str,
+        sourced: SourcedLines,
+        before: HoldReply | None,
+        older: OlderHold,
     ) -> Hold:
         # Microseconds, with the last three digits random: two workers that retry one id at the
         # same millisecond must not mint the same attempt. Clocks differ, so an attempt also rises
@@ -292,6 +314,7 @@ class Reservations:
             promised=sourced.promised,
             unheld=command.unheld,
             bundles=sourced.bundles,
+            replaces=older.reservation_id,
         )
         return Hold(
             reservation_id=command.reservation_id,
@@ -302,6 +325,8 @@ class Reservations:
             network_version=sourced.network_version,
             legs=legs,
             claim=ClaimDraft(digest, command.create_ms, tuple(legs), encode_body(body)),
+            replaces=older.reservation_id,
+            replaced_attempt=older.attempt,
         )
 
     async def _others_know_more(
@@ -324,7 +349,11 @@ class Reservations:
         return await look_behind_holds(self._index, self._table, snapshot, skus, missing, deadline)
 
     def _may_replan(
-        self, command: CreateCommand, reply: HoldReply, missing: dict[tuple[str, str], int]
+        self,
+        command: CreateCommand,
+        reply: HoldReply,
+        missing: dict[tuple[str, str], int],
+        older: OlderHold,
     ) -> bool:
         """Whether another plan may help, and what it must know: the shard's true ATS where the
         table still shows more. Where the table has caught up meanwhile there is nothing to know,
@@ -338,7 +367,8 @@ class Reservations:
             place = (line.sku, line.node_id)
             if place in named:
                 return False
-            missing[place] = max(0, self._table.ats(line.sku, [line.node_id]) - shortfall.ats)
+            shown = self._table.ats(line.sku, [line.node_id]) + older.units.get(place, 0)
+            missing[place] = max(0, shown - shortfall.ats)
         return bool(reply.shortfalls)
 
     async def _repeat(
@@ -360,6 +390,8 @@ class Reservations:
             network_version=body.network_version,
             legs=legs_of(body.lines),
             claim=(),
+            replaces=claim.replaces,
+            replaced_attempt=claim.replaced_attempt,
         )
         reply = await self._shards.hold(again, deadline)
         if reply.outcome == Outcome.DONE:
@@ -380,7 +412,7 @@ class Reservations:
             home, epoch = self._home(rid), reply.epoch
             at = Position(claim.epoch, claim.sequence)
             if claim.state == State.PENDING:
-                noted = await self._noted(rid, home, claim.attempt, deadline)
+                noted = await self._noted(rid, home, claim, deadline)
                 at, epoch = Position(noted.epoch, noted.sequence), noted.epoch
             legs = reply.points or await self._shards.stand(rid, home, claim, deadline)
             await self._recorder.recorded(home, at, epoch, legs, deadline)
@@ -388,10 +420,12 @@ class Reservations:
             await self._own_writes.visible(claim.legs)
         return _held(reservation_of(rid, claim), mode, replayed=replayed)
 
-    async def _noted(self, rid: str, home: int, attempt: int, deadline: Deadline) -> StepReply:
+    async def _noted(
+        self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline
+    ) -> StepReply:
         """Note the hold at home. What fails here must not say that nothing was done: it is held."""
         try:
-            return await self._shards.settled(rid, home, attempt, deadline)
+            return await self._shards.settled(rid, home, claim, deadline)
         except (Unavailable, DeadlineExceeded) as error:
             raise OutcomeUnknown(
                 "held, and not known to be recorded; ask again with the same key"
@@ -453,7 +487,12 @@ class Reservations:
         """The refusal of the last plan, ``held``."""
         if reply.outcome == Outcome.INSUFFICIENT:
             return self._insufficient(command, held, reply, mode)
-        if reply.outcome in (Outcome.OTHER_PLAN, Outcome.RESOLVED, Outcome.UNSETTLED):
+        if reply.outcome in (
+            Outcome.OTHER_PLAN,
+            Outcome.RESOLVED,
+            Outcome.UNSETTLED,
+            Outcome.REFUSED,
+        ):
             lines = tuple(LineOutcome(x.line_id, CreateOutcome.CONTENDED) for x in command.lines)
             return CreateResult(outcome=CreateOutcome.CONTENDED, lines=lines, durability=mode)
         raise Unavailable(f"no plan could be held: {reply.outcome.name}; try again")
@@ -511,7 +550,7 @@ class Reservations:
         outcome = transition_outcome(reply, target, reservation.state)
         if mode is DurabilityMode.RECORDED and outcome <= TransitionOutcome.CANCELLED:
             at = Position(reply.claim.epoch, reply.claim.sequence)
-            if target is State.CONFIRMED and not points:
+            if target is State.CONFIRMED and (not points or reply.claim.replaces):
                 points = await self._shards.stand(rid, home, reply.claim, deadline)
             await self._recorder.recorded(home, at, reply.epoch, points, deadline)
         return TransitionResult(
@@ -551,6 +590,18 @@ class Reservations:
 
     async def _read(self, rid: str, deadline: Deadline) -> StepReply:
         return await self._shards.read(rid, self._home(rid), deadline)
+
+    async def _read_decided(self, rid: str, deadline: Deadline) -> StepReply:
+        """The claim; one whose legs stand and that is still taking another's place, once it has."""
+        reply = await self._read(rid, deadline)
+        claim = reply.claim
+        if claim and claim.replaces and claim.state == State.PENDING:
+            if await self._shards.legs_stand(rid, claim, deadline):
+                await self._shards.finish(rid, self._home(rid), claim, deadline)
+                reply = await self._read(rid, deadline)
+            if reply.claim and reply.claim.state == State.PENDING:
+                raise OutcomeUnknown(f"reservation {rid} is being decided; ask again")
+        return reply
 
     async def _refuse_undecided(self, rid: str, claim: ClaimRecord, deadline: Deadline) -> None:
         """Nobody is shown a hold that may still come to nothing: OutcomeUnknown instead."""

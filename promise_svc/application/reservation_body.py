@@ -99,6 +99,8 @@ class CreateCommand:
     """Hold its plan and no other; lines, method, destination and segment are the quote's."""
     terms: PromiseTerms | None = None
     """Promise dates, and keep them with the hold. No line names its node then."""
+    replaces: str = ""
+    """The owner's older hold, whose place this one takes: one of the two stands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +123,10 @@ class Reservation:
     """What was asked for and not held, under the request's policy."""
     bundles: tuple[BundleLine, ...] = ()
     """What was asked for as a bundle; ``lines`` has its components."""
+    replaces: str = ""
+    """The hold whose place it took."""
+    replaced_by: str = ""
+    """The hold that took its place, when SUPERSEDED."""
 
 
 class Body(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -141,6 +147,7 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
     growing: bool = False
     """While legs are being asked for more than the lines say. Whoever finds it on a claim that is
     overdue sets the legs back."""
+    replaces: str = ""
 
 
 _encoder = msgspec.json.Encoder()
@@ -175,7 +182,7 @@ def body_hash(command: CreateCommand) -> str:
         while quote[-1] == ():  # fields that came later, left at their default
             quote = quote[:-1]
         quoted = (command.reservation_id, command.owner_id, quote)
-        return _hash((*quoted, command.ttl_ms, command.order_reference))
+        return _hash((*quoted, command.ttl_ms, command.order_reference, *_replacing(command)))
     covered: tuple[object, ...] = (
         command.reservation_id,
         command.owner_id,
@@ -192,7 +199,11 @@ def body_hash(command: CreateCommand) -> str:
     if command.terms is not None:
         services, max_shipments = command.terms
         covered = (*covered, sorted(services), max_shipments)
-    return _hash(covered)
+    return _hash((*covered, *_replacing(command)))
+
+
+def _replacing(command: CreateCommand) -> tuple[object, ...]:
+    return ({"replaces": command.replaces},) if command.replaces else ()
 
 
 def _hash(covered: tuple[object, ...]) -> str:
@@ -243,4 +254,6 @@ def reservation_of(reservation_id: str, claim: ClaimRecord) -> Reservation:
         promised=body.promised,
         unheld=body.unheld,
         bundles=body.bundles,
+        replaces=body.replaces,
+        replaced_by=claim.successor if state is State.SUPERSEDED else "",
     )

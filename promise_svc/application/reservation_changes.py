@@ -336,7 +336,7 @@ class ReservationChanges:
         if claim.state == State.PENDING:
             if not await self._shards.legs_stand(rid, claim, deadline):
                 raise OutcomeUnknown(f"reservation {rid} is being decided; ask again")
-            await self._shards.settled(rid, home, claim.attempt, deadline)
+            await self._shards.settled(rid, home, claim, deadline)
             return await self._read_settled(rid, home, deadline)
         if claim.state == State.PINNED:
             raise Unavailable(f"reservation {rid} is being confirmed; try again")

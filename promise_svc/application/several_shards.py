@@ -13,6 +13,10 @@ steps' rules are in ``domain/ledger.py``; here is only their order, and why each
   with nothing left to follow. The resolver finishes a pinned claim, as its caller wished; where a
   leg had ended before, the confirm comes to nothing, nobody heard of it, and the legs follow that.
 - what is decided at home is never undone; following is idempotent.
+- a hold that replaces another of its owner is decided at that one's home: once all its legs are
+  held, the older claim becomes SUPERSEDED by this very attempt, and only then is the new one a
+  hold. Whoever gives the attempt up bars it at the older claim's home first. So one of the two
+  stands, always.
 """
 
 from __future__ import annotations
@@ -52,6 +56,7 @@ from promise_svc.errors import (
     PromiseServiceError,
     Unavailable,
 )
+from promise_svc.hotpath import shard_of
 
 _GRANTED = (Outcome.DONE, Outcome.REPEATED)
 _FOLLOWED = (Outcome.DONE, Outcome.REPEATED, Outcome.MISSING)
@@ -60,6 +65,9 @@ _CHANGED = (State.HELD, State.CONFIRMED, State.FULFILLED, State.CANCELLED)
 _ENDED = (State.EXPIRED, State.RELEASED, State.CANCELLED, State.FULFILLED)
 """Ends of a leg that was granted once."""
 _STANDING = (State.HELD, State.PINNED, State.CONFIRMED)
+
+_SUPERSEDE_TRIES = 3
+"""The older hold may still be being made or confirmed; that comes to its end first."""
 
 _SET_BACK_TRIES = 8
 """Others may change a reservation meanwhile; the resolver tries again."""
@@ -85,11 +93,14 @@ class Hold:
     """Shard -> lines, each position once."""
     claim: ClaimDraft | tuple[()]
     """Empty when an existing claim's legs are sent again."""
+    replaces: str = ""
+    """The hold whose place it takes, and which attempt of it."""
+    replaced_attempt: int = 0
 
     @property
     def multi(self) -> bool:
-        """Whether claim and legs span more than one shard."""
-        return any(shard != self.home for shard in self.legs)
+        """Whether more than one record decides: claim and legs span shards, or it replaces."""
+        return bool(self.replaces) or any(shard != self.home for shard in self.legs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,26 +170,117 @@ class SeveralShards:
                 # Shard by shard, the legs after one that was refused have not been asked for yet.
                 rest = await self.hold(replace(hold, claim=()), deadline)
                 return rest if rest.claim else replace(rest, claim=claim, epoch=home.epoch)
+            points = {s: Position(answers[s].epoch, answers[s].sequence) for s in hold.legs}
+            if hold.replaces and not await self._takes_place(hold, points, deadline):
+                return HoldReply(outcome=Outcome.REFUSED, claim=claim, epoch=home.epoch)
             if hold.multi:
-                self._tasks.start(self._settle(hold.reservation_id, hold.home, hold.attempt))
+                settled = self._settle(
+                    hold.reservation_id, hold.home, hold.attempt, replaced=bool(hold.replaces)
+                )
+                self._tasks.start(settled)
             return HoldReply(
                 outcome=Outcome.DONE,
                 claim=claim,
                 epoch=home.epoch,
                 time_ms=home.time_ms,
-                points={s: Position(answers[s].epoch, answers[s].sequence) for s in hold.legs},
+                points=points,
             )
         if opened and hold.multi:
-            # Legs that ended by their time were granted once, and the hold perhaps acknowledged.
-            ended = all(reply.state == State.EXPIRED for reply in refused.values())
-            target = State.EXPIRED if ended else State.ABORTED
             rid, at_home = hold.reservation_id, hold.home
+            if hold.replaces and not await self._barred_successor(
+                rid, hold.attempt, hold.replaces, deadline
+            ):
+                # It took the older one's place before this leg ended by its time.
+                return await self._has_taken_place(hold, deadline)
+            # Legs that ended by their time were granted once, and the hold perhaps acknowledged;
+            # but not one that never took the place of another.
+            ended = all(reply.state == State.EXPIRED for reply in refused.values())
+            target = State.EXPIRED if ended and not hold.replaces else State.ABORTED
             let_go = await self._end(rid, at_home, hold.attempt, hold.legs, target, deadline)
         else:
             taken = [s for s, r in answers.items() if r.outcome == Outcome.DONE]
             rid = hold.reservation_id
             let_go = await self._follow(rid, hold.attempt, State.ABORTED, taken, deadline)
         return replace(_refusal(hold, home, refused), let_go=let_go)
+
+    # -- replace ----------------------------------------------------------------------------
+
+    async def _takes_place(
+        self, hold: Hold, points: dict[int, Position], deadline: Deadline
+    ) -> bool:
+        """Let the older hold go for this one, whose legs are all held; False where that is no hold
+        any more, and this attempt is aborted. Adds to ``points`` where that was decided."""
+        rid, attempt = hold.reservation_id, hold.attempt
+        try:
+            reply = await self._supersede(
+                rid, attempt, hold.replaces, hold.replaced_attempt, deadline
+            )
+        except (Unavailable, DeadlineExceeded) as error:
+            raise OutcomeUnknown(
+                "the replacement has begun and may be decided; ask again with the same key"
+            ) from error
+        if reply.outcome not in _GRANTED:
+            await self._end(rid, hold.home, attempt, hold.legs, State.ABORTED, deadline)
+            return False
+        old_home = shard_of(hold.replaces, self._index.shard_count)
+        at = Position(reply.epoch, reply.sequence)
+        points[old_home] = max(at, points.get(old_home, at))
+        return True
+
+    async def _has_taken_place(self, hold: Hold, deadline: Deadline) -> HoldReply:
+        """The hold as it is now, noted at home."""
+        rid, home = hold.reservation_id, hold.home
+        await self._settle(rid, home, hold.attempt, replaced=True)
+        reply = await self.read(rid, home, deadline)
+        return HoldReply(
+            outcome=Outcome.DONE, claim=_claim(reply), epoch=reply.epoch, time_ms=reply.time_ms
+        )
+
+    async def _supersede(
+        self, rid: str, attempt: int, replaces: str, replaced_attempt: int, deadline: Deadline
+    ) -> StepReply:
+        """The one step that decides between two holds. DONE or REPEATED where the older one is
+        SUPERSEDED by this attempt; any other outcome is for good."""
+        home = shard_of(replaces, self._index.shard_count)
+        step = ResolveStep(replaces, State.SUPERSEDED, replaced_attempt, 0, 0, rid, attempt)
+        for _ in range(_SUPERSEDE_TRIES):
+            reply = (await self._index.resolve(home, [step], deadline.left()))[0]
+            if reply.outcome == Outcome.NEEDS_FOLLOW:
+                older = _claim(reply)
+                others = [shard for shard in older.legs if shard != home]
+                if await self._follow(replaces, older.attempt, State.SUPERSEDED, others, deadline):
+                    settled = self._settle(
+                        replaces, home, older.attempt, State.SUPERSEDED, older.change
+                    )
+                    self._tasks.start(settled)
+                return reply._replace(outcome=Outcome.DONE)
+            deciding = reply.outcome in (Outcome.REFUSED, Outcome.UNSETTLED)
+            if not deciding or reply.state not in (State.PENDING, State.PINNED):
+                return reply
+            await self.finish(replaces, home, _claim(reply), deadline)
+        raise OutcomeUnknown(f"reservation {replaces} is being decided; ask again")
+
+    async def _barred_successor(
+        self, rid: str, attempt: int, replaces: str, deadline: Deadline
+    ) -> bool:
+        """Bar the attempt at the older hold's home, before it is aborted at its own; False where it
+        has taken the older one's place already, so that it stands."""
+        home = shard_of(replaces, self._index.shard_count)
+        step = ResolveStep(replaces, State.ABORTED, 0, 0, 0, rid, attempt)
+        reply = (await self._index.resolve(home, [step], deadline.left()))[0]
+        return reply.outcome == Outcome.DONE
+
+    async def _resolve(
+        self, rid: str, home: int, step: ResolveStep, deadline: Deadline
+    ) -> StepReply:
+        """A step at home; a hold that is still replacing another is decided first."""
+        reply = (await self._index.resolve(home, [step], deadline.left()))[0]
+        if reply.outcome == Outcome.UNSETTLED:
+            await self.finish(rid, home, _claim(reply), deadline)
+            reply = (await self._index.resolve(home, [step], deadline.left()))[0]
+        if reply.outcome == Outcome.UNSETTLED:
+            raise OutcomeUnknown(f"reservation {rid} is being decided; ask again")
+        return reply
 
     async def settle_refused(self, hold: Hold, reply: HoldReply) -> None:
         """Before another plan: else that would meet its own last one, not yet settled, at home. A
@@ -293,7 +395,7 @@ class SeveralShards:
         REPEATED, REFUSED, MISSING or REVISION_DIFFERS, with the claim as it is then; with it, where
         the shards of the legs stand that were confirmed now."""
         step = ResolveStep(rid, State.CONFIRMED, 0, revision)
-        reply = (await self._index.resolve(home, [step], deadline.left()))[0]
+        reply = await self._resolve(rid, home, step, deadline)
         if reply.outcome != Outcome.NEEDS_PINS:
             return reply, {}
         try:
@@ -340,7 +442,7 @@ class SeveralShards:
         """Release or cancel. Waits for the legs, so that the units can be sold when the caller
         hears; a leg that does not answer is the resolver's."""
         step = ResolveStep(rid, target, 0, revision)
-        reply = (await self._index.resolve(home, [step], deadline.left()))[0]
+        reply = await self._resolve(rid, home, step, deadline)
         if reply.outcome == Outcome.REFUSED and reply.state == State.PINNED:
             # A confirm has begun: it comes to its end first.
             await self._confirm_pinned(rid, home, _claim(reply), deadline)
@@ -359,6 +461,9 @@ class SeveralShards:
         """Where the shards of a repeated answer's other legs stand: those are no later than that,
         once they have followed. OutcomeUnknown where one cannot be made to follow now."""
         others = [shard for shard in claim.legs if shard != home]
+        if claim.replaces:
+            # That the older one made way must not be lost either.
+            others = sorted({*others, shard_of(claim.replaces, self._index.shard_count)} - {home})
         behind = claim.state in _CHANGED and not claim.settled
         if others and behind and not await self.finish(rid, home, claim, deadline):
             raise OutcomeUnknown("a shard did not answer whether it followed; ask again")
@@ -618,9 +723,17 @@ class SeveralShards:
         legs = [reply[0] for reply in replies]
         return all(leg and leg.attempt == claim.attempt and leg.state in _STANDING for leg in legs)
 
-    async def settled(self, rid: str, home: int, attempt: int, deadline: Deadline) -> StepReply:
+    async def settled(
+        self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline
+    ) -> StepReply:
         """Note that every leg is held, and say where that stands in the shard's history."""
-        step = SettleStep(rid, attempt, State.PENDING)
+        if claim.replaces:
+            reply = await self._supersede(
+                rid, claim.attempt, claim.replaces, claim.replaced_attempt, deadline
+            )
+            if reply.outcome not in _GRANTED:
+                raise OutcomeUnknown(f"reservation {rid} is being decided; ask again")
+        step = SettleStep(rid, claim.attempt, State.PENDING, 0, int(bool(claim.replaces)))
         return (await self._index.settle(home, [step], deadline.left()))[0]
 
     async def _complete_or_abort(
@@ -628,11 +741,19 @@ class SeveralShards:
     ) -> bool:
         probes = await self._each(rid, claim.attempt, State.PENDING, claim.legs, deadline)
         standing = [p.outcome == Outcome.DONE and p.state in _STANDING for p in probes]
-        if all(standing):
-            return await self._settle(rid, home, claim.attempt)
+        stands = all(standing)
+        if claim.replaces and stands:
+            reply = await self._supersede(
+                rid, claim.attempt, claim.replaces, claim.replaced_attempt, deadline
+            )
+            stands = reply.outcome in _GRANTED
+        elif claim.replaces:
+            stands = not await self._barred_successor(rid, claim.attempt, claim.replaces, deadline)
+        if stands:
+            return await self._settle(rid, home, claim.attempt, replaced=bool(claim.replaces))
         ended = [probe.state == State.EXPIRED for probe in probes]
         # Complete once, and perhaps acknowledged: it has ended by its time, as its first leg did.
-        complete = all(map(operator.or_, standing, ended))
+        complete = all(map(operator.or_, standing, ended)) and not claim.replaces
         target = State.EXPIRED if complete else State.ABORTED
         await self._end(rid, home, claim.attempt, claim.legs, target, deadline)
         return True
@@ -665,11 +786,18 @@ class SeveralShards:
         return [reply[0] for reply in replies]
 
     async def _settle(
-        self, rid: str, home: int, attempt: int, state: State = State.PENDING, change: int = 0
+        self,
+        rid: str,
+        home: int,
+        attempt: int,
+        state: State = State.PENDING,
+        change: int = 0,
+        *,
+        replaced: bool = False,
     ) -> bool:
         """Off the caller's path; what fails here the resolver does again."""
         try:
-            step = SettleStep(rid, attempt, state, change)
+            step = SettleStep(rid, attempt, state, change, int(replaced))
             await self._index.settle(home, [step], BACKGROUND_SECONDS)
         except PromiseServiceError:
             return False
@@ -686,6 +814,8 @@ def _step(hold: Hold, shard: int, claim: ClaimDraft | tuple[()]) -> CreateStep:
         int(hold.multi),
         hold.legs.get(shard, ()),
         claim,
+        hold.replaces,
+        hold.replaced_attempt,
     )
 
 

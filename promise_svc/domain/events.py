@@ -31,6 +31,7 @@ class EventType(IntEnum):
     RESERVATION_ABORTED = 17
     RESERVATION_REVISED = 18
     RESERVATION_FULFILLED = 19
+    RESERVATION_SUPERSEDED = 20
     LEG_HELD = 31
     LEG_PINNED = 32
     LEG_CONFIRMED = 33
@@ -40,6 +41,7 @@ class EventType(IntEnum):
     LEG_ABORTED = 37
     LEG_REVISED = 38
     LEG_FULFILLED = 39
+    LEG_SUPERSEDED = 40
 
 
 class PositionImage(NamedTuple):

@@ -47,6 +47,7 @@ _CLAIM_EVENT = {
     State.EXPIRED: EventType.RESERVATION_EXPIRED,
     State.FULFILLED: EventType.RESERVATION_FULFILLED,
     State.ABORTED: EventType.RESERVATION_ABORTED,
+    State.SUPERSEDED: EventType.RESERVATION_SUPERSEDED,
 }
 _LEG_EVENT = {
     State.HELD: EventType.LEG_HELD,
@@ -57,6 +58,7 @@ _LEG_EVENT = {
     State.EXPIRED: EventType.LEG_EXPIRED,
     State.FULFILLED: EventType.LEG_FULFILLED,
     State.ABORTED: EventType.LEG_ABORTED,
+    State.SUPERSEDED: EventType.LEG_SUPERSEDED,
 }
 _FOLLOWED = frozenset(
     {
@@ -65,9 +67,10 @@ _FOLLOWED = frozenset(
         State.CANCELLED,
         State.EXPIRED,
         State.ABORTED,
+        State.SUPERSEDED,
     }
 )
-_LETTING_GO = frozenset({State.RELEASED, State.EXPIRED, State.ABORTED})
+_LETTING_GO = frozenset({State.RELEASED, State.EXPIRED, State.ABORTED, State.SUPERSEDED})
 _CONFORMED = frozenset({State.HELD, State.CONFIRMED, State.FULFILLED, State.CANCELLED})
 _CLOSED = frozenset({State.FULFILLED, State.CANCELLED})
 _KEYED = frozenset({EventType.SUPPLY_ADJUSTED, EventType.SALE_RECORDED})
@@ -133,6 +136,8 @@ class ShardLedger:
         """Move a claim, once; the home shard's own leg follows in the same step."""
         self._advance(now_ms)
         rid, target = step.reservation_id, State(step.target)
+        if step.successor and target is State.ABORTED:
+            return self._bar_successor(step)
         claim = self._claim_now(rid)
         if claim is None:
             return self._reply(Outcome.MISSING, rid)
@@ -140,6 +145,10 @@ class ShardLedger:
             return self._reply(Outcome.OTHER_PLAN, rid)
         if step.revision and step.revision != claim.revision:
             return self._reply(Outcome.REVISION_DIFFERS, rid)
+        if _is_replacing(claim) and target is not State.ABORTED:
+            return self._reply(Outcome.UNSETTLED, rid)
+        if target is State.SUPERSEDED:
+            return self._supersede(rid, claim, step)
         if target is State.ABORTED and claim.reacquired:
             target = State.EXPIRED
         if claim.state == target:
@@ -275,7 +284,9 @@ class ShardLedger:
         claim = self._claim_now(rid)
         if claim is None:
             return self._reply(Outcome.MISSING, rid)
-        if (claim.attempt, claim.state, claim.change) != step[1:]:
+        if (claim.attempt, claim.state, claim.change) != step[1:4]:
+            return self._reply(Outcome.REFUSED, rid)
+        if _is_replacing(claim) and not step.replaced:
             return self._reply(Outcome.REFUSED, rid)
         if claim.settled or claim.state == State.PINNED:
             return self._reply(Outcome.REPEATED, rid)
@@ -294,7 +305,7 @@ class ShardLedger:
         claim = self.claims.get(rid)
         if claim is None:
             return StepReply(Outcome.MISSING, *self.at, time_ms)
-        if _due(claim, time_ms):
+        if _claim_due(claim, time_ms):
             claim = claim._replace(state=State.EXPIRED)
         return StepReply(Outcome.DONE, *self.at, time_ms, claim.state, claim)
 
@@ -339,7 +350,7 @@ class ShardLedger:
         claims = sorted(
             (claim.expire_ms, rid)
             for rid, claim in self.claims.items()
-            if _due(claim, self.time_ms)
+            if _claim_due(claim, self.time_ms)
         )
         for _, rid in legs[:limit]:
             self._expire_leg(rid, self.legs[rid])
@@ -435,9 +446,11 @@ class ShardLedger:
             return Outcome.NETWORK_CHANGED, (), 0
         shortfalls: list[Shortfall] = []
         contended = 0
+        own = self._own_units(step)
         for index, line in enumerate(step.lines):
             key = PositionKey(*line[:3])
-            left = self._make_room(key, line.quantity)
+            mine = own.get(key, 0)
+            left = self._make_room(key, line.quantity - mine) + mine
             if left < line.quantity:
                 known = key in self.positions
                 shortfalls.append(Shortfall(index, max(0, left), int(known)))
@@ -445,6 +458,14 @@ class ShardLedger:
                 contended |= int(young)
         outcome = Outcome.INSUFFICIENT if shortfalls else Outcome.DONE
         return outcome, tuple(shortfalls), contended if shortfalls else 0
+
+    def _own_units(self, step: CreateStep) -> dict[PositionKey, int]:
+        """What the hold to be replaced has here. Until one of the two is let go, both count as
+        held: others find less, never more."""
+        leg = self._leg_now(step.replaces) if step.replaces else None
+        if leg is None or (leg.attempt, leg.state) != (step.replaced_attempt, State.HELD):
+            return {}
+        return {PositionKey(*line[:3]): line.quantity for line in leg.lines}
 
     def _make_room(self, key: PositionKey, quantity: int) -> int:
         """Units left at ``key``, after expiring just enough due legs of its SKU if too few."""
@@ -468,7 +489,7 @@ class ShardLedger:
 
     def _claim_now(self, rid: str) -> ClaimRecord | None:
         claim = self.claims.get(rid)
-        if claim is not None and _due(claim, self.time_ms):
+        if claim is not None and _claim_due(claim, self.time_ms):
             self._expire_claim(rid, claim)
             return self.claims[rid]
         return claim
@@ -513,6 +534,7 @@ class ShardLedger:
                 step.lines,
                 0,
                 self._ended(step.reservation_id),
+                step.replaces,
             ),
         )
         if step.multi and not step.claim:
@@ -540,6 +562,8 @@ class ShardLedger:
                 1 - step.multi,
                 0,
                 draft.reacquires,
+                step.replaces,
+                step.replaced_attempt,
             ),
         )
         if step.multi:
@@ -593,6 +617,32 @@ class ShardLedger:
             self.open_until[rid] = self.time_ms + RESOLVE_AFTER_MS
         self._emit(rid)
         return self._reply(Outcome.DONE if alone else Outcome.NEEDS_FOLLOW, rid)
+
+    def _supersede(self, rid: str, claim: ClaimRecord, step: ResolveStep) -> StepReply:
+        """The one step in which a hold makes way for another of its owner."""
+        named = step.successor, step.successor_attempt
+        if claim.state == State.SUPERSEDED:
+            same = named == (claim.successor, claim.successor_attempt)
+            return self._reply(Outcome.REPEATED if same else Outcome.REFUSED, rid)
+        barred = self.legs.get(_succession(step))
+        if not step.successor or (barred and barred.attempt >= step.successor_attempt):
+            return self._reply(Outcome.REFUSED, rid)
+        if claim.state != State.HELD:
+            return self._reply(Outcome.REFUSED, rid)
+        successor, attempt = named
+        claim = claim._replace(successor=successor, successor_attempt=attempt)
+        return self._decide(rid, claim, State.SUPERSEDED)
+
+    def _bar_successor(self, step: ResolveStep) -> StepReply:
+        """That attempt shall never take the claim's place; REFUSED where it has."""
+        rid, named = step.reservation_id, (step.successor, step.successor_attempt)
+        claim = self.claims.get(rid)
+        if claim is not None and named == (claim.successor, claim.successor_attempt):
+            return self._reply(Outcome.REFUSED, rid)
+        barred = self.legs.get(_succession(step))
+        if barred is None or barred.attempt < step.successor_attempt:
+            self._bar(_succession(step), step.successor_attempt)
+        return self._reply(Outcome.DONE, rid)
 
     def _bar(self, rid: str, attempt: int) -> None:
         """Leave a tombstone: this attempt can never have this leg. No event: what it bars is
@@ -782,6 +832,20 @@ class ShardLedger:
 def _due(record: ClaimRecord | LegRecord, time_ms: int) -> bool:
     """Expired by the clock, whether or not it was swept. Pinned records no longer expire."""
     return record.state in (State.PENDING, State.HELD) and time_ms >= record.expire_ms
+
+
+def _claim_due(claim: ClaimRecord, time_ms: int) -> bool:
+    return _due(claim, time_ms) and not _is_replacing(claim)
+
+
+def _is_replacing(claim: ClaimRecord) -> bool:
+    """Whether another reservation's home still has to decide which of the two stands."""
+    return claim.state == State.PENDING and bool(claim.replaces)
+
+
+def _succession(step: ResolveStep) -> str:
+    """Where the tombstone of one reservation's claim to another's place lies, among the legs."""
+    return f"{step.successor}\n{step.reservation_id}"
 
 
 def _meet_leg(leg: LegRecord, step: CreateStep) -> Outcome | None:

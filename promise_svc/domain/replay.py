@@ -119,10 +119,14 @@ class Replay:
         return state not in ALIVE and age_ms >= self._window_ms
 
     def _oversold(self, at: Position, event: Event) -> Iterator[Finding]:
+        # Of a hold and the one that replaces it only one will stand.
+        older = self._ledger.legs.get(event.leg.replaces) if event.leg else None
+        twice = older.lines if older is not None and older.state == State.HELD else ()
         for image in event.positions:
             key, row = PositionKey(*image[:3]), image.row
             before = self._ledger.positions.get(key, StockPosition())
-            demand, supply = _granted(row), row.on_hand - row.safety_stock
+            own = sum(line.quantity for line in twice if line[:3] == key)
+            demand, supply = _granted(row) - own, row.on_hand - row.safety_stock
             if demand > _granted(before) and demand > supply:
                 self.oversold.add(key)
                 text = f"{_name(at)} granted {demand} units of {supply}"

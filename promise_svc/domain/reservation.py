@@ -53,7 +53,9 @@ _MOVES: dict[State, frozenset[State]] = {
     State.PENDING: frozenset(
         {State.HELD, State.PINNED, State.RELEASED, State.EXPIRED, State.ABORTED}
     ),
-    State.HELD: frozenset({State.PINNED, State.CONFIRMED, State.RELEASED, State.EXPIRED}),
+    State.HELD: frozenset(
+        {State.PINNED, State.CONFIRMED, State.RELEASED, State.EXPIRED, State.SUPERSEDED}
+    ),
     State.PINNED: frozenset({State.CONFIRMED, State.EXPIRED, State.ABORTED}),
     State.CONFIRMED: frozenset({State.CANCELLED, State.FULFILLED}),
 }
@@ -94,6 +96,8 @@ class LegRecord(NamedTuple):
     """The change of the claim that the leg was last made to conform to."""
     ended: int = 0
     """The latest attempt whose leg ended here by its time before this one came; 0 for none."""
+    replaces: str = ""
+    """The hold whose units here counted as free when it was taken."""
 
 
 class ClaimRecord(NamedTuple):
@@ -121,6 +125,13 @@ class ClaimRecord(NamedTuple):
     """Raised by every change of lines or expiry; legs conform to the highest they have seen."""
     reacquired: int = 0
     """1 when it holds again what had ended by the clock: if it comes to nothing, it has EXPIRED."""
+    replaces: str = ""
+    """The hold whose place it takes. While PENDING it is no hold yet and does not expire: the older
+    one's home decides, by becoming SUPERSEDED."""
+    replaced_attempt: int = 0
+    successor: str = ""
+    """When SUPERSEDED, which reservation took its place, and which attempt of it."""
+    successor_attempt: int = 0
 
 
 class DurabilityMode(IntEnum):
@@ -157,6 +168,8 @@ class CreateOutcome(IntEnum):
     INSUFFICIENT_STOCK = 60
     SPLIT_LIMIT = 65
     CONTENDED = 70
+    REPLACED_UNKNOWN = 72
+    REPLACED_NOT_HELD = 74
     OTHER_LINE_REFUSED = 100
 
 
@@ -238,6 +251,10 @@ class CreateStep(NamedTuple):
     """1 when claim and legs together span more than one shard."""
     lines: tuple[LegLine, ...] = ()
     claim: ClaimDraft | tuple[()] = ()
+    replaces: str = ""
+    """A hold of the same owner whose units count as free for this one: only one of the two will
+    stand. ``multi`` is 1 then."""
+    replaced_attempt: int = 0
 
 
 class Shortfall(NamedTuple):
@@ -276,6 +293,10 @@ class ResolveStep(NamedTuple):
     """Only if the claim is at this revision; 0 for any."""
     pinned: int = 0
     """1 when every other leg is confirmed, so that the claim may be."""
+    successor: str = ""
+    """With target SUPERSEDED, the reservation that takes its place, all of whose legs are held.
+    With ABORTED, one that must never: the claim itself is not moved."""
+    successor_attempt: int = 0
 
 
 class FollowStep(NamedTuple):
@@ -298,6 +319,8 @@ class SettleStep(NamedTuple):
     state: int
     change: int = 0
     """The change they conform to."""
+    replaced: int = 0
+    """1 when the hold that a PENDING claim replaces is SUPERSEDED by it."""
 
 
 class ReviseStep(NamedTuple):

@@ -57,6 +57,8 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     """A reservation's lines or its expiry changed."""
     EVENT_TYPE_RESERVATION_FULFILLED: _EventType.ValueType  # 19
     """The last open units of a confirmed reservation left."""
+    EVENT_TYPE_RESERVATION_SUPERSEDED: _EventType.ValueType  # 20
+    """Another hold of its owner took the place of a hold."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """What happened."""
@@ -89,6 +91,8 @@ EVENT_TYPE_RESERVATION_REVISED: EventType.ValueType  # 18
 """A reservation's lines or its expiry changed."""
 EVENT_TYPE_RESERVATION_FULFILLED: EventType.ValueType  # 19
 """The last open units of a confirmed reservation left."""
+EVENT_TYPE_RESERVATION_SUPERSEDED: EventType.ValueType  # 20
+"""Another hold of its owner took the place of a hold."""
 Global___EventType: _TypeAlias = EventType  # noqa: Y015
 
 @_typing.final

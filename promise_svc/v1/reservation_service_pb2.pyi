@@ -89,6 +89,10 @@ class _CreateReservationOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapp
     """There may be enough, but holds still being decided stood in the way. Try again with the same
     id.
     """
+    CREATE_RESERVATION_OUTCOME_REPLACED_UNKNOWN: _CreateReservationOutcome.ValueType  # 72
+    """No reservation of this owner is known under the id that shall be replaced."""
+    CREATE_RESERVATION_OUTCOME_REPLACED_NOT_HELD: _CreateReservationOutcome.ValueType  # 74
+    """What shall be replaced is an order already, or another reservation took its place."""
     CREATE_RESERVATION_OUTCOME_OTHER_LINE_REFUSED: _CreateReservationOutcome.ValueType  # 100
     """Nothing against this line; it is not held because another line was refused."""
 
@@ -129,6 +133,10 @@ CREATE_RESERVATION_OUTCOME_CONTENDED: CreateReservationOutcome.ValueType  # 70
 """There may be enough, but holds still being decided stood in the way. Try again with the same
 id.
 """
+CREATE_RESERVATION_OUTCOME_REPLACED_UNKNOWN: CreateReservationOutcome.ValueType  # 72
+"""No reservation of this owner is known under the id that shall be replaced."""
+CREATE_RESERVATION_OUTCOME_REPLACED_NOT_HELD: CreateReservationOutcome.ValueType  # 74
+"""What shall be replaced is an order already, or another reservation took its place."""
 CREATE_RESERVATION_OUTCOME_OTHER_LINE_REFUSED: CreateReservationOutcome.ValueType  # 100
 """Nothing against this line; it is not held because another line was refused."""
 Global___CreateReservationOutcome: _TypeAlias = CreateReservationOutcome  # noqa: Y015
@@ -250,6 +258,7 @@ class CreateReservationRequest(_message.Message):
     DURABILITY_MODE_FIELD_NUMBER: _builtins.int
     QUOTE_TOKEN_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    REPLACES_RESERVATION_ID_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.str
     """The caller's name for the reservation, and its idempotency key: new for each intended hold, the
     same for each retry of it. Required unless a `quote_token` is given, which brings one.
@@ -277,6 +286,12 @@ class CreateReservationRequest(_message.Message):
     policy: Global___HoldPolicy.ValueType
     """What to hold where not everything can be. Optional; UNSPECIFIED means ALL_OR_NOTHING. Not with a
     quote token, whose plan is held exactly.
+    """
+    replaces_reservation_id: _builtins.str
+    """An older hold of the same owner whose place this one takes: a changed cart, a new address. Its
+    units count as free for this one, and it becomes SUPERSEDED in the step that makes this one HELD;
+    if this one is refused, it stands as it was. One of the two stands, never both, never neither.
+    One that was released or has expired is not in the way. Optional; empty means none.
     """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -315,10 +330,11 @@ class CreateReservationRequest(_message.Message):
         durability_mode: _types_pb2.DurabilityMode.ValueType = ...,
         quote_token: _builtins.str = ...,
         policy: Global___HoldPolicy.ValueType = ...,
+        replaces_reservation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "destination", b"destination", "pickup_node_id", b"pickup_node_id", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "destination", b"destination", "durability_mode", b"durability_mode", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "order_reference", b"order_reference", "owner_id", b"owner_id", "pickup_node_id", b"pickup_node_id", "policy", b"policy", "quote_token", b"quote_token", "reservation_id", b"reservation_id", "segment", b"segment", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "destination", b"destination", "durability_mode", b"durability_mode", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "order_reference", b"order_reference", "owner_id", b"owner_id", "pickup_node_id", b"pickup_node_id", "policy", b"policy", "quote_token", b"quote_token", "replaces_reservation_id", b"replaces_reservation_id", "reservation_id", b"reservation_id", "segment", b"segment", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_destination: _TypeAlias = _typing.Literal["address", "pickup_node_id"]  # noqa: Y015
     _WhichOneofArgType_destination: _TypeAlias = _typing.Literal["destination", b"destination"]  # noqa: Y015
@@ -477,6 +493,7 @@ class PromiseAndReserveRequest(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     ORDER_REFERENCE_FIELD_NUMBER: _builtins.int
     DURABILITY_MODE_FIELD_NUMBER: _builtins.int
+    REPLACES_RESERVATION_ID_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.str
     """As in CreateReservationRequest. Required."""
     owner_id: _builtins.str
@@ -495,6 +512,8 @@ class PromiseAndReserveRequest(_message.Message):
     """As in CreateReservationRequest. Optional."""
     durability_mode: _types_pb2.DurabilityMode.ValueType
     """What the acknowledgement must survive. Optional; UNSPECIFIED means FSYNC."""
+    replaces_reservation_id: _builtins.str
+    """As in CreateReservationRequest. Optional."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """As in CreateReservationRequest. Optional."""
@@ -531,10 +550,11 @@ class PromiseAndReserveRequest(_message.Message):
         ttl: _duration_pb2.Duration | None = ...,
         order_reference: _builtins.str = ...,
         durability_mode: _types_pb2.DurabilityMode.ValueType = ...,
+        replaces_reservation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "destination", b"destination", "pickup_node_id", b"pickup_node_id", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "carrier_services", b"carrier_services", "create_time", b"create_time", "destination", b"destination", "durability_mode", b"durability_mode", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "max_shipments", b"max_shipments", "order_reference", b"order_reference", "owner_id", b"owner_id", "pickup_node_id", b"pickup_node_id", "reservation_id", b"reservation_id", "segment", b"segment", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "carrier_services", b"carrier_services", "create_time", b"create_time", "destination", b"destination", "durability_mode", b"durability_mode", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "max_shipments", b"max_shipments", "order_reference", b"order_reference", "owner_id", b"owner_id", "pickup_node_id", b"pickup_node_id", "replaces_reservation_id", b"replaces_reservation_id", "reservation_id", b"reservation_id", "segment", b"segment", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_destination: _TypeAlias = _typing.Literal["address", "pickup_node_id"]  # noqa: Y015
     _WhichOneofArgType_destination: _TypeAlias = _typing.Literal["destination", b"destination"]  # noqa: Y015
@@ -1440,6 +1460,8 @@ class Reservation(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     SHIPMENTS_FIELD_NUMBER: _builtins.int
+    REPLACES_RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    REPLACED_BY_RESERVATION_ID_FIELD_NUMBER: _builtins.int
     BUNDLE_LINES_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.str
     """Its name, given by the caller."""
@@ -1457,6 +1479,10 @@ class Reservation(_message.Message):
     """The segment it was held for; empty means none."""
     order_reference: _builtins.str
     """The caller's own reference."""
+    replaces_reservation_id: _builtins.str
+    """The older hold whose place it took; empty where there was none."""
+    replaced_by_reservation_id: _builtins.str
+    """When SUPERSEDED, the reservation that took its place; else empty."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReservationLine]:
         """What is put aside, in request order."""
@@ -1496,11 +1522,13 @@ class Reservation(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         shipments: _abc.Iterable[_promise_service_pb2.Shipment] | None = ...,
+        replaces_reservation_id: _builtins.str = ...,
+        replaced_by_reservation_id: _builtins.str = ...,
         bundle_lines: _abc.Iterable[Global___BundleLine] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_lines", b"bundle_lines", "create_time", b"create_time", "expire_time", b"expire_time", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "order_reference", b"order_reference", "owner_id", b"owner_id", "reservation_id", b"reservation_id", "revision", b"revision", "segment", b"segment", "shipments", b"shipments", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_lines", b"bundle_lines", "create_time", b"create_time", "expire_time", b"expire_time", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "order_reference", b"order_reference", "owner_id", b"owner_id", "replaced_by_reservation_id", b"replaced_by_reservation_id", "replaces_reservation_id", b"replaces_reservation_id", "reservation_id", b"reservation_id", "revision", b"revision", "segment", b"segment", "shipments", b"shipments", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,8 +16,10 @@ CHANGES = "tests/contract/test_reservation_changes.py::"
 BUNDLES = "tests/contract/test_bundles.py::"
 RULES = "tests/unit/test_rules.py::"
 AMENDS = "tests/contract/test_reservation_amends.py::"
+REPLACEMENTS = "tests/contract/test_replacements.py::"
 COUNTERS = "tests/contract/test_counters.py::"
 LEDGER = "tests/property/test_ledger.py::test_the_ledger_keeps_its_invariants"
+TWIN = "tests/property/test_ledger.py::test_the_functions_do_exactly_what_the_ledger_does"
 SUPERVISOR = "promise_svc/rpc/supervisor.py"
 SUPERVISED = "tests/integration/test_supervisor.py::"
 TAKEOVER = "tests/fault/test_takeover.py::"
@@ -190,6 +192,42 @@ MUTANTS = (
         "  local barring = LETTING_GO[target]\n",
         (RACES + "test_a_leg_that_comes_while_the_resolver_works_never_makes_a_false_answer",),
         "A leg that lands between probe and abort would let its worker acknowledge the aborted.",
+    ),
+    Mutant(
+        "own_units_counted_twice",
+        f"{LUA}/create.lua",
+        "    free = free + mine\n",
+        "",
+        (REPLACEMENTS + "test_a_shopper_is_not_blocked_by_their_own_older_hold",),
+        "A shopper who changes the cart would be refused for units that they hold themselves.",
+    ),
+    Mutant(
+        "replacement_held_before_it_is_decided",
+        f"{LUA}/settle.lua",
+        "  if replacing(claim) and step[5] == 0 then return reply(REFUSED, rid) end\n",
+        "",
+        (TWIN,),
+        "The new hold would stand while the old one does: one shopper, the units of two.",
+    ),
+    Mutant(
+        "replacement_given_up_without_a_bar",
+        "promise_svc/application/several_shards.py",
+        "            stands = not await self._barred_successor(rid, claim.attempt,",
+        "            stands = stands and await self._barred_successor(rid, claim.attempt,",
+        (
+            REPLACEMENTS
+            + "test_a_replacement_that_ended_before_it_was_decided_takes_nothings_place",
+        ),
+        "A late message of a dead attempt would end the old hold for a new one that never stood.",
+    ),
+    Mutant(
+        "confirmed_while_it_replaces",
+        "promise_svc/domain/ledger.py",
+        "        if _is_replacing(claim) and target is not State.ABORTED:\n"
+        "            return self._reply(Outcome.UNSETTLED, rid)\n",
+        "",
+        (REPLACEMENTS + "test_whatever_else_happens_to_either_meanwhile_one_of_the_two_stands",),
+        "Whoever releases or confirms the new hold too early would leave both, or neither.",
     ),
     Mutant(
         "refund_counted_twice",

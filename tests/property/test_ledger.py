@@ -34,6 +34,7 @@ from promise_svc.domain.reservation import (
     CreateStep,
     FollowStep,
     LegLine,
+    LegRecord,
     Outcome,
     ResolveStep,
     ReviseStep,
@@ -84,7 +85,10 @@ def creates(draw: st.DrawFn) -> CreateStep:
     plan = draw(st.sampled_from(["p", "q"]))
     ttl = draw(st.sampled_from([1_000, 5_000, 30_000]))
     version = draw(st.integers(0, 2))
-    return CreateStep(draw(ids), attempt, plan, ttl, version, multi, lines, claim)
+    older = draw(st.sampled_from(["", "", "r1", "r2"])) if multi else ""
+    replaced = draw(attempts) if older else 0
+    rid = draw(ids)
+    return CreateStep(rid, attempt, plan, ttl, version, multi, lines, claim, older, replaced)
 
 
 targets = st.sampled_from(list(State))
@@ -144,9 +148,36 @@ class Steps(RuleBasedStateMachine):
     def follow(self, steps: list[FollowStep]) -> None:
         self.both("follow", steps)
 
-    @rule(rid=ids, attempt=attempts, state=targets, change=st.integers(0, 2))
-    def settle(self, rid: str, attempt: int, state: int, change: int) -> None:
-        self.both("settle", [SettleStep(rid, attempt, state, change)])
+    @rule(
+        rid=ids, attempt=attempts, state=targets, change=st.integers(0, 2), replaced=st.booleans()
+    )
+    def settle(self, rid: str, attempt: int, state: int, change: int, replaced: bool) -> None:
+        self.both("settle", [SettleStep(rid, attempt, state, change, int(replaced))])
+
+    @rule(rid=ids, by=ids, attempt=attempts, bars=st.booleans())
+    def replaced(self, rid: str, by: str, attempt: int, bars: bool) -> None:
+        to = State.ABORTED if bars else State.SUPERSEDED
+        self.both("resolve", [ResolveStep(rid, to, 0, 0, 0, by, attempt)])
+
+    @precondition(lambda self: self.living_legs())
+    @rule(data=st.data(), more=st.integers(0, 1), end=st.sampled_from(["stands", "bars", ""]))
+    def replace(self, data: st.DataObject, more: int, end: str) -> None:
+        """A hold of the same units, and perhaps one more, in the place of one that lives."""
+        older = data.draw(st.sampled_from(self.living_legs()))
+        leg = self.ledger.legs[older]
+        rid, attempt = f"n{len(self.ledger.claims)}", 1
+        lines = tuple(LegLine(*x[:3], x.quantity + more) for x in leg.lines if x.quantity + more)
+        if not lines:
+            return
+        draft = ClaimDraft("x", 0, (SHARD,), "{}")
+        step = CreateStep(rid, attempt, "p", 5_000, 2, 1, lines, draft, older, leg.attempt)
+        self.both("create", [step])
+        # Told too early that it is decided, or rightly.
+        self.both("settle", [SettleStep(rid, attempt, State.PENDING, 0, int(not end))])
+        if end:
+            to = State.ABORTED if end == "bars" else State.SUPERSEDED
+            self.both("resolve", [ResolveStep(older, to, 0, 0, 0, rid, attempt)])
+            self.both("settle", [SettleStep(rid, attempt, State.PENDING, 0, 1)])
 
     @rule(rid=ids, sku=skus, node=nodes, quantity=st.integers(1, 2), ended=st.booleans())
     def sell(self, rid: str, sku: str, node: str, quantity: int, ended: bool) -> None:
@@ -300,6 +331,10 @@ class LedgerMachine(Steps):
         self.both("sync_supply", rows)
 
     def both(self, verb: str, steps: list[Any]) -> None:
+        if verb == "create":
+            for step in steps:
+                self.creates(step)
+            return
         if verb != "adjust_supply":
             super().both(verb, steps)
             return
@@ -318,6 +353,30 @@ class LedgerMachine(Steps):
             short = after.sold_short - before.sold_short
             told = "short" if short > 0 else "paid" if short < 0 else ""
             self.reached[f"{kind} {outcome.name} {told}".strip()] += 1
+
+    def creates(self, step: CreateStep) -> None:
+        """Of a hold that replaces another: whether it needed that one's units, and got them."""
+        wanted = {PositionKey(*line[:3]): line.quantity for line in step.lines}
+        fits = all(self.ledger._left(key) >= units for key, units in wanted.items())
+        before = len(self.ledger.events)
+        outcome = Outcome(self.on_ledger("create", [step])[0].outcome)
+        expired = len(self.ledger.events) > before + 1
+        if step.replaces and outcome is Outcome.DONE and not fits and not expired:
+            self.reached["replace DONE by own units"] += 1
+
+    @invariant()
+    def one_of_two_stands(self) -> None:
+        """What replaces another is no hold before the other is superseded by it; and what was
+        superseded is so for good."""
+        superseded: dict[str, tuple[str, int]] = {}
+        for _, event in self.ledger.events:
+            claim = event.claim
+            if not claim:
+                continue
+            if claim.state == State.SUPERSEDED:
+                by = (claim.successor, claim.successor_attempt)
+                assert superseded.setdefault(event.subject, by) == by
+                self.reached["replaced"] += 1
 
     @invariant()
     def what_was_sold_short_is_owed(self) -> None:
@@ -342,12 +401,19 @@ class LedgerMachine(Steps):
     def no_grant_oversells(self) -> None:
         """An event that raises held must leave committed + held within on hand less safety."""
         before: dict[tuple[str, ...], int] = {}
+        legs: dict[str, LegRecord] = {}
         for _, event in self.ledger.events:
+            older = event.leg.replaces if event.leg else ""
+            own = legs[older].lines if older in legs and legs[older].state == State.HELD else ()
             for image in event.positions:
                 row, key = image.row, image[:3]
                 if row.held > before.get(key, 0):
-                    assert row.committed + row.held <= row.on_hand - row.safety_stock
+                    # Of a hold and the one that replaces it only one will stand.
+                    twice = sum(line.quantity for line in own if line[:3] == key)
+                    assert row.committed + row.held - twice <= row.on_hand - row.safety_stock
                 before[key] = row.held
+            if event.leg:
+                legs[event.subject] = event.leg
 
     @invariant()
     def a_claim_resolves_once(self) -> None:
@@ -445,6 +511,8 @@ PATHS = {
     "change WINDOW_PASSED",
     "change REPEATED",
     "change DONE paid",
+    "replace DONE by own units",
+    "replaced",
     "sale DONE short",
     "sale REPEATED",
     "sale WINDOW_PASSED",

@@ -94,6 +94,34 @@ async def test_holds_and_releases_at_once_leave_the_counter_equal_to_the_holds(
     assert (audit.consistent, audit.oversold_count) == (True, 0), audit
 
 
+async def test_who_comes_back_with_another_cart_is_not_in_their_own_way(
+    shop: Shop, rival: Shop
+) -> None:
+    """WooCommerce: the first attempt to pay holds the stock, the second finds none.
+
+    A shopper holds two of three, comes back for three, and sends it twice at once; a rival waits
+    for the third. The payment page of the first attempt is still open.
+    """
+    sku = await shop.stock(dc=3)
+    first, other = a_hold((sku, 2, "dc")), a_hold((sku, 2, "dc"))
+    assert (await shop.create(first)).outcome == HELD
+    again = a_hold((sku, 3, "dc"), replaces_reservation_id=first.reservation_id)
+
+    twice = await asyncio.gather(*(shop.create(again) for _ in range(2)))
+    late = await rival.create(other)
+    paid_too_late = await shop.confirm(first.reservation_id)
+    paid = await shop.confirm(again.reservation_id)
+
+    assert [reply.outcome for reply in twice] == [HELD, HELD]
+    assert late.outcome == INSUFFICIENT
+    assert paid_too_late.outcome == pb.TRANSITION_OUTCOME_ALREADY_SUPERSEDED
+    assert paid_too_late.reservation.replaced_by_reservation_id == again.reservation_id
+    assert paid.outcome == pb.TRANSITION_OUTCOME_CONFIRMED
+    assert await shop.figures(sku) == (3, 0, 3)
+    audit = await shop.client.admin.Verify(admin_pb.VerifyRequest(), timeout=60)
+    assert (audit.consistent, audit.oversold_count) == (True, 0), audit
+
+
 async def test_two_lines_that_each_fit_are_refused_when_their_sum_does_not(
     shop: Shop, rival: Shop
 ) -> None:

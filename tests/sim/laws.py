@@ -42,10 +42,14 @@ class Laws:
             if event.time_ms < self._time[number]:
                 self._broken(f"shard {number}: time falls at {at}")
             self._time[number] = event.time_ms
+            older = ledger.legs.get(event.leg.replaces) if event.leg else None
+            twice = older.lines if older is not None and older.state == State.HELD else ()
             for image in event.positions:
                 key, row = PositionKey(*image[:3]), image.row
                 taken = row.held + row.committed - row.sold_short
-                if taken > self._taken.get(key, 0) and taken > row.on_hand - row.safety_stock:
+                own = sum(line.quantity for line in twice if line[:3] == key)
+                sold = taken - own
+                if taken > self._taken.get(key, 0) and sold > row.on_hand - row.safety_stock:
                     self._broken(f"{key} is oversold: {row[:4]}")
                 self._taken[key] = taken
                 self._most[key] = max(self._most.get(key, 0), row.on_hand)
@@ -118,6 +122,7 @@ def _unspoken_for(cluster: Cluster, legs: dict[str, dict[int, LegRecord]]) -> It
         for rid in shard.ledger.claims:
             reply = shard.ledger.read_claim(rid, cluster.now_ms(shard.node))
             claims[rid] = reply.claim or None
+    yield from _replaced(claims)
     for rid in legs.keys() | claims.keys():
         every = {
             shard.number: shard.ledger.read_leg(rid, cluster.now_ms(shard.node))
@@ -126,6 +131,19 @@ def _unspoken_for(cluster: Cluster, legs: dict[str, dict[int, LegRecord]]) -> It
         verdict, why = judge(claims.get(rid) or None, every)
         if verdict is not Verdict.FINE:
             yield f"{rid}: {verdict.value}: {why}"
+
+
+def _replaced(claims: dict[str, ClaimRecord | None]) -> Iterator[str]:
+    """Of a hold and the one that replaces it both stand, or neither ever did."""
+    for rid, claim in claims.items():
+        if claim and claim.replaces and claim.state != State.ABORTED:
+            older = claims.get(claim.replaces)
+            if not older or (older.state, older.successor) != (State.SUPERSEDED, rid):
+                yield f"{rid} stands, and so does {claim.replaces} that it replaces"
+        if claim and claim.state == State.SUPERSEDED:
+            newer = claims.get(claim.successor)
+            if not newer or newer.state in (State.PENDING, State.ABORTED):
+                yield f"{rid} made way for {claim.successor}, which never stood"
 
 
 def unlike(cluster: Cluster, store: FakeOrderStore) -> Iterator[str]:

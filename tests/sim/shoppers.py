@@ -113,6 +113,18 @@ async def retry(shopper: Shopper) -> None:
         await _create(shopper, cart, name="retry")
 
 
+@operation(3)
+async def take_its_place(shopper: Shopper) -> None:
+    """A new cart in the place of an older one."""
+    world, older = shopper.world, shopper.cart()
+    if older is None:
+        return
+    cart = replace(shopper.new_cart(f"r{len(world.carts)}"), replaces=older.reservation_id)
+    world.carts.append(cart)
+    world.told.hold(older.reservation_id).asked.add(State.SUPERSEDED)
+    await _create(shopper, cart, name=f"replace {older.reservation_id} by")
+
+
 @operation(1)
 async def other_body(shopper: Shopper) -> None:
     """A used key with another cart."""

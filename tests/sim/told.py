@@ -20,6 +20,7 @@ LATER = {
     State.RELEASED: frozenset({State.RELEASED}),
     State.EXPIRED: frozenset({State.EXPIRED}),
     State.CANCELLED: frozenset({State.CANCELLED}),
+    State.SUPERSEDED: frozenset({State.SUPERSEDED}),
 }
 """State told -> states that may be told, or stand, after it."""
 
@@ -84,6 +85,9 @@ class Told:
             if not hold.body:
                 hold.body, hold.granted = body, self._now()
             self.shown(answer.reservation, began)
+            if answer.reservation.replaces:
+                # From here on nobody may be shown the older one as anything else.
+                self.hold(answer.reservation.replaces).shown.append((self._now(), State.SUPERSEDED))
             self.count(rid)
 
     def moved(
@@ -160,7 +164,8 @@ class Told:
 
 
 def _stands(hold: Hold, ends_ms: int, now_ms: int) -> bool:
-    if hold.asked & {State.CANCELLED, State.RELEASED} or hold.amended:
+    gone = {State.CANCELLED, State.RELEASED, State.SUPERSEDED}
+    if hold.asked & gone or hold.amended:
         return False
     if hold.shown[-1][1] is State.EXPIRED:
         return False

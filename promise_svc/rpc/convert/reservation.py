@@ -106,6 +106,7 @@ class HoldValues(NamedTuple):
     create_ms: int
     order_reference: str
     durability: DurabilityMode | None
+    replaces: str
 
 
 def create_from(request: pb.CreateReservationRequest, now_ms: int, ttl: TtlLimits) -> CreateCommand:
@@ -147,7 +148,12 @@ def hold_from(
     create_ms = create_ms_from(fields, request, now_ms)
     reference = fields.text("order_reference", request.order_reference, ORDER_REFERENCE_BYTES_MAX)
     durability = _durability_from(fields, request.durability_mode)
-    return HoldValues(ttl_ms, create_ms, reference, durability)
+    replaces = request.replaces_reservation_id
+    if replaces:
+        fields.id("replaces_reservation_id", replaces)
+        if replaces == request.reservation_id:
+            fields.complain("replaces_reservation_id", "DOES_NOT_FIT", "another, not itself")
+    return HoldValues(ttl_ms, create_ms, reference, durability, replaces)
 
 
 def _lines_from(fields: Fields, request: pb.CreateReservationRequest) -> tuple[RequestedLine, ...]:
@@ -431,6 +437,8 @@ def reservation_to(reservation: Reservation) -> pb.Reservation:
         expire_time=timestamp_to(reservation.expire_ms),
         shipments=_shipments_to(reservation.promised),
         bundle_lines=_bundle_lines_to(reservation),
+        replaces_reservation_id=reservation.replaces,
+        replaced_by_reservation_id=reservation.replaced_by,
     )
 
 

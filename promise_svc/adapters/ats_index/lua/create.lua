@@ -31,6 +31,15 @@ local function meet_leg(leg, step)
   if ALIVE[state] then return OTHER_PLAN end
 end
 
+-- What the hold to be replaced has here.
+local function own_units(step)
+  local leg, own = leg_now(step[9]), {}
+  if leg and leg[L_ATTEMPT] == step[10] and leg[L_STATE] == HELD then
+    for _, line in ipairs(leg[L_LINES]) do own[row_id(line[1], line[2], line[3])] = line[4] end
+  end
+  return own
+end
+
 local function check_leg(step)
   local lines = step[7]
   if #lines == 0 then return REPEATED end
@@ -41,9 +50,12 @@ local function check_leg(step)
   end
   if step[5] < S.floor then return NETWORK_CHANGED end
   local shortfalls, contended = {}, 0
+  local own = step[9] ~= '' and own_units(step)
   for i = 1, #lines do
     local line = lines[i]
-    local free, row = make_room(line[1], line[2], line[3], line[4])
+    local mine = own and own[row_id(line[1], line[2], line[3])] or 0
+    local free, row = make_room(line[1], line[2], line[3], line[4] - mine)
+    free = free + mine
     if free < line[4] then
       shortfalls[#shortfalls + 1] = {i - 1, free > 0 and free or 0, row and 1 or 0}
       if row and row[MULTI_HOLD_MS] > S.time - CONTENDED_MS then contended = 1 end
@@ -63,6 +75,7 @@ local function take_leg(step)
   end
   local leg = {1, HELD, step[2], step[3], S.time + step[4], multi, step[7], 0,
     ended(get_leg(step[1]))}
+  if step[9] ~= '' then leg[L_REPLACES] = step[9] end
   set_leg(step[1], leg)
   S.touched_leg = leg
   if multi == 1 and #step[8] == 0 then S.doubt[step[1]] = S.time + DOUBT_MS end
@@ -73,6 +86,7 @@ local function open_claim(step, state)
   local before = draft[5] == 1 and get_claim(rid)
   local claim = {1, state, step[2], before and before[C_REVISION] or 1, draft[1], step[3], S.time, S.time + step[4], draft[3], draft[4],
     0, 0, 1 - multi, 0, draft[5]}
+  if step[9] ~= '' then claim[C_REPLACES], claim[C_REPLACED] = step[9], step[10] end
   set_claim(rid, claim)
   S.touched_claim = claim
   if multi == 1 then S.open_at[rid] = S.time + RESOLVE_AFTER_MS end

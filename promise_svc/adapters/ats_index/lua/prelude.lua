@@ -24,10 +24,10 @@ local NEEDS_REVISION = 22
 
 -- Fields of the records, in the order of the NamedTuples.
 local L_STATE, L_ATTEMPT, L_PLAN, L_EXPIRE, L_MULTI, L_LINES, L_CHANGE = 2, 3, 4, 5, 6, 7, 8
-local L_ENDED = 9
+local L_ENDED, L_REPLACES = 9, 10
 local C_STATE, C_ATTEMPT, C_REVISION, C_BODY_HASH, C_PLAN, C_EXPIRE = 2, 3, 4, 5, 6, 8
 local C_LEGS, C_BODY, C_EPOCH, C_SEQUENCE, C_SETTLED, C_CHANGE = 9, 10, 11, 12, 13, 14
-local C_REACQUIRED = 15
+local C_REACQUIRED, C_REPLACES, C_REPLACED, C_SUCCESSOR, C_SUCCESSOR_ATTEMPT = 15, 16, 17, 18, 19
 local ON_HAND, COMMITTED, HELD_UNITS, SAFETY, CONFIRMED_TOTAL, CANCELLED_TOTAL = 1, 2, 3, 4, 5, 6
 local FULFILLED_TOTAL = 7
 local SOURCE, SOURCE_SEQUENCE, MULTI_HOLD_MS, SOLD_SHORT = 8, 9, 10, 11
@@ -44,18 +44,18 @@ local TOMBSTONE_MS = 600000
 
 local EVENT_EPOCH_STARTED, EVENT_SUPPLY_SYNCED, EVENT_SUPPLY_ADJUSTED, EVENT_SALE_RECORDED = 1, 2, 3, 4
 -- By state; 0 where no move leads yet.
-local CLAIM_EVENT = {10, 11, 12, 13, 14, 15, 16, 0, 19, 17}
-local LEG_EVENT = {0, 31, 32, 33, 34, 35, 36, 0, 39, 37}
+local CLAIM_EVENT = {10, 11, 12, 13, 14, 15, 16, 20, 19, 17}
+local LEG_EVENT = {0, 31, 32, 33, 34, 35, 36, 40, 39, 37}
 local EVENT_RESERVATION_REVISED, EVENT_LEG_REVISED = 18, 38
 
 local OPEN = {[PENDING] = true, [HELD] = true, [PINNED] = true}
 local ALIVE = {[PENDING] = true, [HELD] = true, [PINNED] = true, [CONFIRMED] = true}
 local FOLLOWED = {[CONFIRMED] = true, [RELEASED] = true, [CANCELLED] = true,
-  [EXPIRED] = true, [ABORTED] = true}
-local LETTING_GO = {[RELEASED] = true, [EXPIRED] = true, [ABORTED] = true}
+  [EXPIRED] = true, [ABORTED] = true, [SUPERSEDED] = true}
+local LETTING_GO = {[RELEASED] = true, [EXPIRED] = true, [ABORTED] = true, [SUPERSEDED] = true}
 local MOVES = {
   [PENDING] = {[HELD] = true, [PINNED] = true, [RELEASED] = true, [EXPIRED] = true, [ABORTED] = true},
-  [HELD] = {[PINNED] = true, [CONFIRMED] = true, [RELEASED] = true, [EXPIRED] = true},
+  [HELD] = {[PINNED] = true, [CONFIRMED] = true, [RELEASED] = true, [EXPIRED] = true, [SUPERSEDED] = true},
   [PINNED] = {[CONFIRMED] = true, [EXPIRED] = true, [ABORTED] = true},
   [CONFIRMED] = {[CANCELLED] = true, [FULFILLED] = true},
 }
@@ -200,6 +200,15 @@ local function due(state, expire)
   return (state == HELD or state == PENDING) and S.time >= expire
 end
 
+-- Whether another reservation's home still has to decide which of the two stands.
+local function replacing(claim)
+  return claim[C_STATE] == PENDING and (claim[C_REPLACES] or '') ~= ''
+end
+
+local function claim_due(claim)
+  return due(claim[C_STATE], claim[C_EXPIRE]) and not replacing(claim)
+end
+
 -- Events -----------------------------------------------------------------------------------
 
 local function append(event)
@@ -312,7 +321,7 @@ end
 
 local function claim_now(rid)
   local claim = get_claim(rid)
-  if claim and due(claim[C_STATE], claim[C_EXPIRE]) then return expire_claim(rid, claim) end
+  if claim and claim_due(claim) then return expire_claim(rid, claim) end
   return claim
 end
 
@@ -381,7 +390,7 @@ local function commit_leg(rid)
 end
 
 local function expiring(claim)
-  return claim and (claim[C_STATE] == PENDING or claim[C_STATE] == HELD)
+  return claim and (claim[C_STATE] == PENDING and not replacing(claim) or claim[C_STATE] == HELD)
 end
 
 local function commit_claim(rid)

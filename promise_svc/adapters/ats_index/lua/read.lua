@@ -14,7 +14,7 @@ end
 verb('read_claims', reading(function(rid)
   local claim = get_claim(rid)
   if not claim then return reply(MISSING) end
-  if due(claim[C_STATE], claim[C_EXPIRE]) then claim[C_STATE] = EXPIRED end
+  if claim_due(claim) then claim[C_STATE] = EXPIRED end
   return reply(DONE, rid)
 end), {'no-writes'})
 

@@ -41,12 +41,47 @@ local function confirm(rid, claim, pinned)
   return reply(NEEDS_PINS, rid)
 end
 
+-- Where the tombstone of one reservation's claim to another's place lies, among the legs.
+local function succession(step) return step[6] .. '\n' .. step[1] end
+
+local function barred_successor(step)
+  local barred = get_leg(succession(step))
+  return barred and barred[L_ATTEMPT] >= step[7]
+end
+
+local function supersede(rid, claim, step)
+  if claim[C_STATE] == SUPERSEDED then
+    local same = claim[C_SUCCESSOR] == step[6] and claim[C_SUCCESSOR_ATTEMPT] == step[7]
+    return reply(same and REPEATED or REFUSED, rid)
+  end
+  if step[6] == '' or barred_successor(step) or claim[C_STATE] ~= HELD then return reply(REFUSED, rid) end
+  local named = copy(claim)
+  for field, default in pairs({[C_CHANGE] = 0, [C_REACQUIRED] = 0, [C_REPLACES] = '', [C_REPLACED] = 0}) do
+    named[field] = named[field] or default
+  end
+  named[C_SUCCESSOR], named[C_SUCCESSOR_ATTEMPT] = step[6], step[7]
+  return decide(rid, named, SUPERSEDED)
+end
+
+local function bar_successor(step)
+  local rid = step[1]
+  local claim = get_claim(rid)
+  if claim and claim[C_SUCCESSOR] == step[6] and claim[C_SUCCESSOR_ATTEMPT] == step[7] then
+    return reply(REFUSED, rid)
+  end
+  if not barred_successor(step) then bar(succession(step), step[7]) end
+  return reply(DONE, rid)
+end
+
 verb('resolve', each(function(step)
   local rid, target = step[1], step[2]
+  if step[6] ~= '' and target == ABORTED then return bar_successor(step) end
   local claim = claim_now(rid)
   if not claim then return reply(MISSING, rid) end
   if step[3] ~= 0 and step[3] ~= claim[C_ATTEMPT] then return reply(OTHER_PLAN, rid) end
   if step[4] ~= 0 and step[4] ~= claim[C_REVISION] then return reply(REVISION_DIFFERS, rid) end
+  if replacing(claim) and target ~= ABORTED then return reply(UNSETTLED, rid) end
+  if target == SUPERSEDED then return supersede(rid, claim, step) end
   if target == ABORTED and claim[C_REACQUIRED] == 1 then target = EXPIRED end
   if claim[C_STATE] == target then return reply(REPEATED, rid) end
   if target == CONFIRMED then return confirm(rid, claim, step[5]) end

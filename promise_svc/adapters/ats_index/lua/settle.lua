@@ -8,6 +8,7 @@ verb('settle', each(function(step)
   local state = claim[C_STATE]
   local same = claim[C_ATTEMPT] == step[2] and state == step[3] and (claim[C_CHANGE] or 0) == step[4]
   if not same then return reply(REFUSED, rid) end
+  if replacing(claim) and step[5] == 0 then return reply(REFUSED, rid) end
   if claim[C_SETTLED] == 1 or state == PINNED then return reply(REPEATED, rid) end
   S.open_at[rid] = false
   if state == PENDING then
