@@ -22,6 +22,7 @@ from promise_svc.domain.network import (
     NodeGroup,
     SourcingRule,
     build_snapshot,
+    with_items,
 )
 from promise_svc.domain.network_validation import ReferenceReason, broken_reference, violations
 from promise_svc.domain.routes import Routes
@@ -88,22 +89,28 @@ def decode_document(kind: str, text: str) -> Document:
         ) from error
 
 
-def decode_network(stored: StoredNetwork) -> NetworkSnapshot:
-    """All documents, indexed. Kinds of a later version of the service are left out."""
+def decode_network(stored: StoredNetwork, before: NetworkSnapshot | None = None) -> NetworkSnapshot:
+    """All documents, indexed; with ``before``, its documents and those that changed since. Kinds of
+    a later version of the service are left out."""
+    known = NetworkDocuments() if before is None else before.documents
 
-    def documents_of(kind: str) -> dict[str, Any]:
-        stored_documents = stored.documents.get(kind, {})
-        return {name: decode_document(kind, text) for name, text in stored_documents.items()}
+    def documents_of(kind: str, present: Mapping[str, Any]) -> Mapping[str, Any]:
+        changed = stored.documents.get(kind)
+        if not changed:
+            return present
+        return {**present, **{name: decode_document(kind, text) for name, text in changed.items()}}
 
     documents = NetworkDocuments(
-        nodes=documents_of("node"),
-        node_groups=documents_of("node_group"),
-        items=documents_of("item"),
-        calendars=documents_of("calendar"),
-        carrier_services=documents_of("carrier_service"),
-        lanes=documents_of("lane"),
-        sourcing_rules=documents_of("sourcing_rule"),
+        nodes=documents_of("node", known.nodes),
+        node_groups=documents_of("node_group", known.node_groups),
+        items=documents_of("item", known.items),
+        calendars=documents_of("calendar", known.calendars),
+        carrier_services=documents_of("carrier_service", known.carrier_services),
+        lanes=documents_of("lane", known.lanes),
+        sourcing_rules=documents_of("sourcing_rule", known.sourcing_rules),
     )
+    if before is not None and stored.documents.keys() <= {"item"}:
+        return with_items(before, stored.version, documents)
     snapshot = build_snapshot(stored.version, documents)
     # Worked out here, beside the event loop, and not by the first shopper on it.
     snapshot.derived(Routes)
@@ -120,6 +127,8 @@ class NetworkSource:
         self._clock = clock
         self._poll_seconds = poll_seconds
         self._snapshot: NetworkSnapshot | None = None
+        self._followed: NetworkSnapshot | None = None
+        """The snapshot while it is known how the order store got there."""
         self._checked_ms = 0
         self._refreshing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -140,15 +149,23 @@ class NetworkSource:
         return max(0, self._clock.now_ms() - self._checked_ms)
 
     async def refresh(self) -> NetworkSnapshot:
-        """Read the network if its version moved. Unavailable when the order store is away, the
-        snapshot then stays; InvariantBroken when a document is unreadable, likewise."""
+        """Read what changed of the network if its version moved.
+
+        Unavailable when the order store is away; InvariantBroken when a document is unreadable. The
+        snapshot then stays.
+        """
         async with self._refreshing:
+            # After a look that failed the order store may be another one, restored from a backup.
+            before, self._followed = self._followed, None
             asked_ms = self._clock.now_ms()
             version = await self._store.network_version()
-            if self._snapshot is None or self._snapshot.version != version:
-                stored = await self._store.network()
+            if before is not None and before.version > version:
+                before = None
+            if before is None or before.version != version:
+                stored = await self._store.network(0 if before is None else before.version)
                 # Tens of thousands of documents take longer than the loop may be blocked.
-                self._snapshot = await asyncio.to_thread(decode_network, stored)
+                before = await asyncio.to_thread(decode_network, stored, before)
+            self._snapshot = self._followed = before
             self._checked_ms = asked_ms
             self.problem = ""
             return self._snapshot

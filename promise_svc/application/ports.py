@@ -277,7 +277,8 @@ class StoredShard(NamedTuple):
 
 
 class StoredNetwork(NamedTuple):
-    """The network's documents by kind and id, and the version they add up to."""
+    """The network's documents by kind and id, and the version they add up to; or those of them that
+    changed after an older one."""
 
     version: int
     documents: Mapping[str, Mapping[str, str]]
@@ -337,7 +338,11 @@ class OrderStore(Protocol):
         """The newest events of a shard, newest first."""
         ...
 
-    async def network(self) -> StoredNetwork: ...
+    async def network(self, after: int = 0) -> StoredNetwork:
+        """Documents that changed after version ``after``, and the version now; 0 for all. None is
+        ever removed, so what changed is all that there is to know."""
+        ...
+
     async def network_version(self) -> int: ...
     async def upsert_network(
         self, kind: str, documents: Mapping[str, str], expected_version: int | None = None

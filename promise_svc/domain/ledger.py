@@ -704,18 +704,22 @@ class ShardLedger:
         key = PositionKey(*row[:3])
         known = self.positions.get(key)
         old = known or StockPosition()
-        if row.source and row.source == old.source and row.source_sequence < old.source_sequence:
+        behind, owed = old.source_sequence - row.source_sequence, 0
+        if row.source and row.source == old.source and behind > 0:
             return self._supply_reply(Outcome.STALE_SEQUENCE, key)
+        if row.source and row.source == old.source and behind == 0:
+            # This report was counted before: what left since then has left.
+            row, owed = row._replace(on_hand=old.on_hand), old.sold_short
         safety_stock = old.safety_stock if row.safety_stock < 0 else row.safety_stock
         new = old._replace(
             on_hand=row.on_hand,
-            committed=old.committed - old.sold_short,
+            committed=old.committed - old.sold_short + owed,
             safety_stock=safety_stock,
             source=row.source,
             source_sequence=row.source_sequence,
-            sold_short=0,
+            sold_short=owed,
         )
-        same = (*old[:4], old.sold_short) == (*new[:4], 0)
+        same = (*old[:4], old.sold_short) == (*new[:4], owed)
         if known is not None and same:
             # The sequence is kept so that an older row is still recognised; that is no event.
             self.positions[key] = new

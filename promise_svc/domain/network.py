@@ -7,7 +7,7 @@ millionths of the network's one currency, wall times are local to the node that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, time
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar, cast
@@ -250,7 +250,8 @@ class NetworkSnapshot:
 
     def derived(self, build: Callable[[NetworkSnapshot], T]) -> T:
         """What ``build`` makes of this snapshot: made once, kept as long as the snapshot. For
-        tables and caches that follow from the documents alone; each states its own bound."""
+        tables and caches that follow from the documents alone, and not from its items
+        (``with_items`` keeps them); each states its own bound."""
         made = self._derived.get(build)
         if made is None:
             made = self._derived[build] = build(self)
@@ -337,6 +338,15 @@ def build_snapshot(version: int, documents: NetworkDocuments) -> NetworkSnapshot
         {sku: item.components for sku, item in documents.items.items() if item.components},
         tuple(rule for _, rule in sorted(documents.sourcing_rules.items())),
     )
+
+
+def with_items(
+    before: NetworkSnapshot, version: int, documents: NetworkDocuments
+) -> NetworkSnapshot:
+    """``documents``, which differ from those before in their items alone, so that what is derived
+    of the rest stands. Cost: a look at each item."""
+    bundles = {sku: item.components for sku, item in documents.items.items() if item.components}
+    return replace(before, version=version, documents=documents, bundles=bundles)
 
 
 def _group_ids_by_node(groups: Iterable[NodeGroup]) -> dict[str, tuple[str, ...]]:

@@ -70,7 +70,8 @@ class SupplyServiceServicer:
         """Sets positions to absolute counts. A row that changes nothing writes no event.
 
         Idempotent by `source` and `source_sequence`: send the same call again after OUTCOME_UNKNOWN or
-        UNAVAILABLE; rows already applied answer UNCHANGED.
+        UNAVAILABLE. A position takes the count of one report once; sent again it answers UNCHANGED, and
+        units that left meanwhile stay gone. Its safety stock is set each time.
 
         Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (some rows may have been applied;
         send it again), OUTCOME_UNKNOWN (send it again).

@@ -43,7 +43,8 @@ class SupplyServiceStub:
     """Sets positions to absolute counts. A row that changes nothing writes no event.
 
     Idempotent by `source` and `source_sequence`: send the same call again after OUTCOME_UNKNOWN or
-    UNAVAILABLE; rows already applied answer UNCHANGED.
+    UNAVAILABLE. A position takes the count of one report once; sent again it answers UNCHANGED, and
+    units that left meanwhile stay gone. Its safety stock is set each time.
 
     Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (some rows may have been applied;
     send it again), OUTCOME_UNKNOWN (send it again).
@@ -87,7 +88,8 @@ class SupplyServiceAsyncStub(SupplyServiceStub):
     """Sets positions to absolute counts. A row that changes nothing writes no event.
 
     Idempotent by `source` and `source_sequence`: send the same call again after OUTCOME_UNKNOWN or
-    UNAVAILABLE; rows already applied answer UNCHANGED.
+    UNAVAILABLE. A position takes the count of one report once; sent again it answers UNCHANGED, and
+    units that left meanwhile stay gone. Its safety stock is set each time.
 
     Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (some rows may have been applied;
     send it again), OUTCOME_UNKNOWN (send it again).
@@ -134,7 +136,8 @@ class SupplyServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sets positions to absolute counts. A row that changes nothing writes no event.
 
         Idempotent by `source` and `source_sequence`: send the same call again after OUTCOME_UNKNOWN or
-        UNAVAILABLE; rows already applied answer UNCHANGED.
+        UNAVAILABLE. A position takes the count of one report once; sent again it answers UNCHANGED, and
+        units that left meanwhile stay gone. Its safety stock is set each time.
 
         Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (some rows may have been applied;
         send it again), OUTCOME_UNKNOWN (send it again).

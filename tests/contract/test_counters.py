@@ -26,6 +26,34 @@ async def test_a_cancel_gives_back_its_own_units_and_nobody_elses(world: World) 
     await world.check()
 
 
+async def test_a_report_counts_a_position_once(world: World) -> None:
+    """Sent again after units left, it sets nothing back and writes no event; a safety stock by a
+    new rule is taken. What is owed stays owed; the next report counts."""
+    shard = world.shard("A")
+
+    async def report(on_hand: int, sequence: int, safety: int = -1) -> tuple[int, int]:
+        row = SupplyRow("A", "n1", "", on_hand, safety, "erp", sequence)
+        reply = (await world.index.sync_supply(shard, [row], TIMEOUT))[0]
+        return reply.outcome, reply.on_hand
+
+    async def adjust(key: str, delta: int, sale: int = 0) -> None:
+        row = AdjustRow("A", "n1", "", delta, key, "x", sale=sale)
+        await world.index.adjust_supply(shard, [row], TIMEOUT)
+
+    assert await report(5, 1) == (Outcome.DONE, 5)
+    await adjust("left", -2)
+    before = (await world.index.read_positions(shard, ["A"], TIMEOUT))[0]
+    assert await report(5, 1) == (Outcome.UNCHANGED, 3)
+    assert (await world.index.read_positions(shard, ["A"], TIMEOUT))[0] == before
+
+    await adjust("till", -4, sale=1)
+    assert await report(5, 1, safety=1) == (Outcome.DONE, 0)
+    _, _, images = await world.index.read_positions(shard, ["A"], TIMEOUT)
+    assert images[0][0].row[:4] == (0, 1, 0, 1)
+
+    assert await report(5, 2) == (Outcome.DONE, 5)
+
+
 async def test_a_change_of_stock_is_applied_once_a_key(world: World) -> None:
     """The same key and body again tells the first answer; another body is refused."""
     await world.stock(A=5)

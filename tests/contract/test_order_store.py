@@ -329,6 +329,11 @@ async def test_the_network_version_rises_only_with_changes(order_store: OrderSto
     assert await order_store.upsert_network("node", {"n1": '{"a": 2}', "n2": "{}"}) == 2
     assert await order_store.upsert_network("lane", {"n1": "{}"}) == 3
 
+    assert {k: sorted(v) for k, v in (await order_store.network(1)).documents.items()} == {
+        "lane": ["n1"],
+        "node": ["n1"],
+    }
+    assert await order_store.network(3) == (3, {})
     network = await order_store.network()
 
     assert network.version == await order_store.network_version() == 3

@@ -69,7 +69,7 @@ async def test_a_folder_is_checked_loaded_and_loaded_again_for_nothing(
     assert await cursors(served) == first
 
     write_folder(folder, supply=FILES["supply.csv"].replace("40,3", "41,3"))
-    code, answer = load(served, folder, "--source-sequence", str(2**50))
+    code, answer = load(served, folder, "--source-sequence", str(2**50 + 1))
     assert answer["loaded"]["supply"] == {"applied": 1, "unchanged": 3}
     moved = await cursors(served)
     assert sum(row[2] for row in moved) == sum(row[2] for row in first) + 1

@@ -16,7 +16,7 @@ SKUS = 500
 
 
 def rows(first: int, on_hand: int, count: int = SKUS) -> list[SupplyRow]:
-    return [SupplyRow(f"sku-{first + n}", "node", "", on_hand, 0, "erp", 1) for n in range(count)]
+    return [SupplyRow(f"sku-{first + n}", "node", "", on_hand, 0, "", 0) for n in range(count)]
 
 
 async def at(index: ClusterAtsIndex, shard: int) -> Position:

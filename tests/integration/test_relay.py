@@ -128,7 +128,7 @@ async def test_what_the_order_store_lacks_is_never_trimmed(
 
 
 async def _supply(index: ClusterAtsIndex, shard: int, *, count: int, on_hand: int = 100) -> None:
-    rows = [SupplyRow(f"sku{shard}-{i}", "node", "", on_hand, 0, "erp", 1) for i in range(count)]
+    rows = [SupplyRow(f"sku{shard}-{i}", "node", "", on_hand, 0, "", 0) for i in range(count)]
     await index.sync_supply(shard, rows, TIMEOUT)
 
 

@@ -67,6 +67,24 @@ MUTANTS = (
         ("tests/unit/test_bundles.py::test_bundles_hold_no_bundles_from_either_side",),
         "A bundle inside a bundle would be looked for as stock, and neither could be sold.",
     ),
+    Mutant(
+        "report_counted_again",
+        f"{LUA}/supply.lua",
+        "  if step[6] ~= '' and not moved then on_hand, owed = row[ON_HAND], row[SOLD_SHORT] end\n",
+        "",
+        (COUNTERS + "test_a_report_counts_a_position_once",),
+        "A feed sent again after units left would put them back on the shelf, and sell them twice.",
+    ),
+    Mutant(
+        "followed_blindly",
+        "promise_svc/adapters/network_source.py",
+        "            before, self._followed = self._followed, None\n",
+        "            before = self._followed\n",
+        (
+            "tests/unit/test_network_source.py::test_after_a_look_that_failed_the_network_is_read_whole",
+        ),
+        "After a restore of the order store, nodes that are no longer there would go on selling.",
+    ),
     # -- sourcing rules
     Mutant(
         "rule_excludes_nothing",

@@ -40,6 +40,7 @@ class FakeOrderStore:
         self._positions: dict[int, dict[tuple[str, str, str], tuple[Position, PositionImage]]] = {}
         self._legs: dict[int, dict[str, tuple[Position, LegRecord]]] = {}
         self._documents: dict[str, dict[str, str]] = {}
+        self._changed: dict[tuple[str, str], int] = {}
         self._version = 0
         self._identity: ClusterIdentity | None = None
         self._quote_key = b""
@@ -134,9 +135,14 @@ class FakeOrderStore:
     async def last_events(self, shard: int, limit: int) -> list[StoredEvent]:
         return (await self.read_events(shard, START, len(self.events)))[::-1][:limit]
 
-    async def network(self) -> StoredNetwork:
+    async def network(self, after: int = 0) -> StoredNetwork:
         self._fail()
-        found = StoredNetwork(self._version, {k: dict(v) for k, v in self._documents.items()})
+        changed: dict[str, dict[str, str]] = {}
+        for kind, documents in self._documents.items():
+            for document_id, document in documents.items():
+                if self._changed[kind, document_id] > after:
+                    changed.setdefault(kind, {})[document_id] = document
+        found = StoredNetwork(self._version, changed)
         await asyncio.sleep(0)  # what was read may be old by the time it is used
         return found
 
@@ -161,6 +167,9 @@ class FakeOrderStore:
         if any(old.get(key) != value for key, value in parsed.items()):
             self._documents[kind] = old | parsed
             self._version += 1
+            for key, value in parsed.items():
+                if old.get(key) != value:
+                    self._changed[kind, key] = self._version
         self._fail_after()
         return self._version
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import Callable
 from datetime import date, time
 
 import pytest
@@ -10,11 +12,22 @@ import pytest
 from promise_svc.adapters.network_source import (
     NetworkSource,
     decode_document,
+    decode_network,
     encode_document,
     id_of,
     kind_of,
 )
-from promise_svc.domain.network import Document, Item, NodeGroup, NodeStatus
+from promise_svc.application.ports import StoredNetwork
+from promise_svc.domain.network import (
+    BundleComponent,
+    Document,
+    Item,
+    NetworkSnapshot,
+    NodeGroup,
+    NodeStatus,
+    SourcingRule,
+)
+from promise_svc.domain.routes import Routes
 from promise_svc.errors import InvariantBroken, Unavailable
 from tests.support.fake_ats_reader import FakeClock
 from tests.support.fake_order_store import FakeOrderStore
@@ -108,6 +121,72 @@ async def test_an_edit_swaps_the_whole_snapshot_and_an_idle_look_keeps_it() -> N
     after = await source.refresh()
 
     assert (before.switched_on("DC1"), after.switched_on("DC1")) == (True, False)
+
+
+def seen(network: NetworkSnapshot) -> tuple[object, ...]:
+    """What callers see of a network, through each of its indices."""
+    dc1 = network.documents.nodes["DC1"]
+    return (
+        network.version,
+        network.documents,
+        network.bundles,
+        network.sourcing_rules,
+        [network.node_group_ids(node_id) for node_id in sorted(network.documents.nodes)],
+        network.lanes("DC1", "US", "94107"),
+        list(network.derived(Routes).lanes(dc1, "US", "94107")),
+        network.derived(Routes).nodes_of,
+        network.nodes_within(41.0, -87.6, 2_000_000),
+    )
+
+
+async def test_a_followed_network_is_the_one_a_whole_read_gives(rng: random.Random) -> None:
+    """Edit by edit of any kind, indices included; and only what changed is read."""
+    store = await stored(*DOCUMENTS)
+    source = NetworkSource(store, FakeClock(1000))
+    await source.refresh()
+    edits: list[Callable[[int], Document]] = [
+        lambda n: Item(sku=f"S{n % 3}", shard_key=f"k{n}"),
+        lambda n: Item(sku="SET", components=(BundleComponent("S", 1 + n % 5),)),
+        lambda n: a_node(f"DC{n % 3}", latitude=30.0 + n),
+        lambda n: NodeGroup(node_group_id="g", node_ids=("DC1", f"DC{n % 3}")),
+        lambda n: a_lane("g", postal_prefix=str(n), from_group=True),
+        lambda n: SourcingRule(rule_id=f"r{n % 2}", priority=n % 9),
+    ]
+    read: list[int] = []
+    whole = store.network
+
+    async def counted(after: int = 0) -> StoredNetwork:
+        found = await whole(after)
+        read.append(sum(map(len, found.documents.values())))
+        return found
+
+    store.network = counted  # type: ignore[method-assign]
+    for number in range(40):
+        document = rng.choice(edits)(number)
+        await store.upsert_network(kind_of(document), {id_of(document): encode_document(document)})
+        if number % 3:
+            continue
+        followed = await source.refresh()
+        expected = decode_network(await whole())
+        assert seen(followed) == seen(expected)
+    assert max(read) <= 3
+
+
+async def test_after_a_look_that_failed_the_network_is_read_whole() -> None:
+    """The order store may have been set back meanwhile, and have come to a higher version since."""
+    store = await stored(*DOCUMENTS)
+    source = NetworkSource(store, FakeClock(1000))
+    await source.refresh()
+    store.fail_next = Unavailable("away")
+    with pytest.raises(Unavailable):
+        await source.refresh()
+
+    restored = await stored(*DOCUMENTS[:1], *[a_node(f"N{n}") for n in range(20)])
+    source._store = restored
+    after = await source.refresh()
+
+    assert after.documents == decode_network(await restored.network()).documents
+    assert set(after.documents.items) == set()
 
 
 async def test_before_the_first_read_there_is_no_network() -> None:

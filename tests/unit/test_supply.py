@@ -198,7 +198,7 @@ async def test_a_position_without_an_item_is_known(world: World) -> None:
     ledger = world.index.ledgers[shard_of("old", SHARDS)]
     ledger.sync_supply([SupplyRow("old", "n2", "", 3, -1, "erp", 1)], world.index.now_ms)
 
-    assert await world.sync(count("old", 4, "n2")) == [Outcome.APPLIED]
+    assert await world.sync(count("old", 4, "n2"), sequence=2) == [Outcome.APPLIED]
 
 
 async def test_a_change_is_applied_once_a_key(world: World) -> None:

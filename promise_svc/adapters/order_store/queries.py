@@ -175,7 +175,7 @@ KEEP_QUOTE_KEY = "INSERT INTO quote_key (key) VALUES ($1) ON CONFLICT DO NOTHING
 
 READ_NETWORK = """
 SELECT v.version, d.kind, d.id, d.document::text
-FROM network_version v LEFT JOIN network_documents d ON true
+FROM network_version v LEFT JOIN network_documents d ON d.version > $1
 """
 
 READ_NETWORK_VERSION = "SELECT version FROM network_version"

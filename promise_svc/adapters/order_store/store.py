@@ -198,10 +198,10 @@ class PostgresOrderStore:
             for epoch, sequence, payload in rows
         ]
 
-    async def network(self) -> StoredNetwork:
-        """All documents and the version they add up to, in one snapshot."""
+    async def network(self, after: int = 0) -> StoredNetwork:
+        """See ``OrderStore.network``; documents and version in one snapshot."""
         async with borrowed(self._pool, self._timeout) as connection:
-            rows = await connection.fetch(queries.READ_NETWORK)
+            rows = await connection.fetch(queries.READ_NETWORK, after)
         documents: dict[str, dict[str, str]] = {}
         for _, kind, document_id, document in rows:
             if kind is not None:

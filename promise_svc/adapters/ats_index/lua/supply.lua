@@ -15,10 +15,13 @@ local function sync_row(step)
     return supply_reply(STALE_SEQUENCE, known)
   end
   local safety = step[5] < 0 and row[SAFETY] or step[5]
-  local same = known and row[ON_HAND] == step[4] and row[SAFETY] == safety and row[SOLD_SHORT] == 0
   local moved = row[SOURCE] ~= step[6] or row[SOURCE_SEQUENCE] ~= step[7]
-  row[COMMITTED], row[SOLD_SHORT] = row[COMMITTED] - row[SOLD_SHORT], 0
-  row[ON_HAND], row[SAFETY], row[SOURCE], row[SOURCE_SEQUENCE] = step[4], safety, step[6], step[7]
+  local on_hand, owed = step[4], 0
+  -- This report was counted before: what left since then has left.
+  if step[6] ~= '' and not moved then on_hand, owed = row[ON_HAND], row[SOLD_SHORT] end
+  local same = known and row[ON_HAND] == on_hand and row[SAFETY] == safety and row[SOLD_SHORT] == owed
+  row[COMMITTED], row[SOLD_SHORT] = row[COMMITTED] - row[SOLD_SHORT] + owed, owed
+  row[ON_HAND], row[SAFETY], row[SOURCE], row[SOURCE_SEQUENCE] = on_hand, safety, step[6], step[7]
   if not same then
     touch_row(sku, node, bucket, row)
   elseif moved then
