@@ -187,7 +187,9 @@ class Service:
             shard_count=self._cluster.shard_count,
             window_ms=self._cluster.idempotency_window_seconds * 1000,
             outbox_kept=self._cluster.outbox_events_kept,
+            observer=self.metrics.index,
         )
+        self.metrics.index.watch(lambda: self.index.lost_node_count)
         self._closing.callback(self.index.close)
         modes = {self._process.reserve_durability, self._process.confirm_durability}
         await self.index.start(fsync=modes != {"memory"})

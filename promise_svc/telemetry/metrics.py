@@ -199,6 +199,18 @@ class IndexMetrics:
             "Positions in which index and order store disagreed at the last comparison",
             registry=registry,
         )
+        self._log = EventLog("promise_svc.index")
+        self._refused = Counter(
+            "promise_index_calls_refused_total",
+            "Calls not sent to an index node: it is AWAY or STALLED, or its QUEUE_FULL",
+            ["why"],
+            registry=registry,
+        )
+        self._lost_nodes = Gauge(
+            "promise_index_nodes_lost",
+            "Index nodes to which nothing is sent at the moment: away or stalled",
+            registry=registry,
+        )
 
     def resolved(self, state: str, claim_count: int = 1) -> None:
         """``state`` is the claim's state before, by name."""
@@ -212,6 +224,19 @@ class IndexMetrics:
 
     def compared(self, drift_count: int) -> None:
         self._drift.set(drift_count)
+
+    def refused(self, why: str) -> None:
+        self._refused.labels(why).inc()
+
+    def lost(self, node: str, why: str) -> None:
+        self._log.warning("index node lost", address=node, reason=why)
+
+    def found(self, node: str) -> None:
+        self._log.info("index node is back", address=node)
+
+    def watch(self, lost_node_count: Callable[[], float]) -> None:
+        """Ask this whenever somebody scrapes."""
+        self._lost_nodes.set_function(lost_node_count)
 
 
 class SupplyMetrics:

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from promise_svc.adapters.ats_index.coalescer import Lane
+from promise_svc.adapters.ats_index.coalescer import IN_FLIGHT_MAX, STEPS_MAX, Lane
 from promise_svc.adapters.ats_index.connection import GONE_SECONDS, Access, Connection, Node
 from promise_svc.adapters.ats_index.index import ClusterAtsIndex
 from promise_svc.adapters.ats_index.news import NewsChannels
 from promise_svc.adapters.ats_index.topology import Topology, parse_urls
 from promise_svc.adapters.embedded.folder import free_port
 from promise_svc.adapters.embedded.valkey import server_path
-from promise_svc.errors import EngineRefused, Unavailable
+from promise_svc.errors import EngineRefused, OutcomeUnknown, Unavailable
 
 ACCESS = Access(password="secret", connect_timeout=0.2)
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -102,6 +102,95 @@ async def test_a_lane_keeps_trying_and_serves_once_the_node_is_well(handler: Han
             await lane._connected.wait()
         assert await lane.command((b"PING",), 2.0) == b"OK"
         lane.close()
+
+
+async def test_a_node_that_lets_us_in_and_says_nothing_is_away() -> None:
+    """Also without a password to check: a process that hangs accepts connections."""
+    async with listening(FakeNode(hangs)) as node:
+        with pytest.raises(Unavailable):
+            await Connection.open(node, Access(connect_timeout=0.1))
+
+
+async def test_a_stalled_node_is_not_waited_for_and_its_first_word_is_enough() -> None:
+    """What was sent before is unknown; what comes while it is silent is refused at once and never
+    sent, for its caller will ask again; the answer that is late opens the way."""
+    talk, go_on = Talk(), asyncio.Event()
+
+    async def stalls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"PING\r\n")
+        writer.write(b"+PONG\r\n")
+        talk.heard += await reader.read(1000)
+        await go_on.wait()
+        writer.write(b"*1\r\n+late\r\n")
+        while more := await reader.read(1000):
+            talk.heard += more
+            writer.write(b"*1\r\n+well\r\n")
+        writer.close()
+
+    async with listening(FakeNode(stalls)) as node, contextlib.AsyncExitStack() as cleanup:
+        lane = Lane(node, Access(), talk)
+        # However it ends, nobody is left talking.
+        cleanup.callback(go_on.set)
+        cleanup.callback(lane.close)
+        with pytest.raises(OutcomeUnknown):
+            await lane.call(b"f", "create", b"k", [b"first"], 0.2, True)
+        await asyncio.wait_for(talk.lost_one.wait(), 5)
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(lane.call(b"f", "create", b"k", [b"second"], 60, True), 0.1)
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(lane.command((b"GET",), 60), 0.1)
+        go_on.set()
+        await asyncio.wait_for(talk.found_one.wait(), 5)
+
+        assert await lane.call(b"f", "create", b"k", [b"third"], 5, True) == [b"well"]
+        assert b"first" in talk.heard and b"third" in talk.heard
+        assert b"second" not in talk.heard and b"GET" not in talk.heard
+        assert talk.refusals == ["STALLED", "STALLED"]
+
+
+async def test_what_waits_for_its_turn_is_refused_when_the_node_stalls() -> None:
+    """It was never sent: nobody is told that its outcome is unknown, and nobody waits a minute."""
+    talk = Talk()
+
+    async def stalls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"PING\r\n")
+        writer.write(b"+PONG\r\n")
+        await reader.read()
+        writer.close()
+
+    async with listening(FakeNode(stalls)) as node:
+        lane = Lane(node, Access(), talk)
+        calls = [
+            asyncio.create_task(lane.call(b"f", "create", b"k", [b"x"] * STEPS_MAX, 60, True))
+            for _ in range(IN_FLIGHT_MAX + 2)
+        ]
+        await asyncio.wait(calls, timeout=3, return_when=asyncio.FIRST_EXCEPTION)
+        await asyncio.sleep(0)
+        refused = [call for call in calls if call.done()]
+        lane.close()
+        await asyncio.wait(calls)
+
+    assert len(refused) == 2
+    assert all(isinstance(call.exception(), Unavailable) for call in refused)
+    assert all(isinstance(call.exception(), OutcomeUnknown) for call in set(calls) - set(refused))
+
+
+class Talk:
+    """What a node heard, and what was told of it."""
+
+    def __init__(self) -> None:
+        self.heard = b""
+        self.refusals: list[str] = []
+        self.lost_one, self.found_one = asyncio.Event(), asyncio.Event()
+
+    def refused(self, why: str) -> None:
+        self.refusals.append(why)
+
+    def lost(self, node: str, why: str) -> None:
+        self.lost_one.set()
+
+    def found(self, node: str) -> None:
+        self.found_one.set()
 
 
 async def test_a_node_that_throws_us_out_at_once_is_not_stormed() -> None:

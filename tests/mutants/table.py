@@ -942,6 +942,48 @@ MUTANTS = (
         ),
         "Shoppers who went away would fill the house until nobody gets in.",
     ),
+    # -- an index node that hangs
+    Mutant(
+        "stalled_and_waited_for",
+        "promise_svc/adapters/ats_index/coalescer.py",
+        "        if self.breaker.why:\n",
+        '        if self.breaker.why == "AWAY":\n',
+        (
+            "tests/integration/test_connection.py"
+            "::test_a_stalled_node_is_not_waited_for_and_its_first_word_is_enough",
+        ),
+        "Every shopper would wait out the deadline while one machine is sick.",
+    ),
+    Mutant(
+        "one_silent_look",
+        "promise_svc/adapters/ats_index/breaker.py",
+        "        self._silent_looks = self._silent_looks + 1 if silent else 0\n",
+        "        self._silent_looks += silent\n",
+        ("tests/unit/test_breaker.py::test_a_word_in_between_begins_the_count_anew",),
+        "A node that is only slow would be given up now and then.",
+    ),
+    Mutant(
+        "queue_kept_when_stalled",
+        "promise_svc/adapters/ats_index/coalescer.py",
+        '            self._refuse_queued("STALLED")\n',
+        "            pass\n",
+        (
+            "tests/integration/test_connection.py"
+            "::test_what_waits_for_its_turn_is_refused_when_the_node_stalls",
+        ),
+        "Calls that were never sent would wait for a node that does not answer.",
+    ),
+    Mutant(
+        "let_in_is_enough",
+        "promise_svc/adapters/ats_index/connection.py",
+        '                await connection.send([("PING",)])[0]\n',
+        "                pass\n",
+        (
+            "tests/integration/test_connection.py"
+            "::test_a_node_that_lets_us_in_and_says_nothing_is_away",
+        ),
+        "After a reconnect to a node that hangs everybody would wait for it again.",
+    ),
     # -- the processes of one host
     Mutant(
         "orphans",

@@ -6,6 +6,8 @@ The server, Valkey and PostgreSQL are this module's own processes; each test lea
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
@@ -116,6 +118,35 @@ async def test_without_the_index_pages_are_answered_and_say_so_and_nothing_is_so
         assert await shop.figures(sku) == (5, 2, 0)
 
 
+async def test_an_index_that_hangs_keeps_nobody_waiting_and_is_used_again_at_its_first_word(
+    host: FaultyHost,
+) -> None:
+    """SIGSTOP for two and a half seconds, as a full disk or a sick machine does it. Who was under
+    way hears when it goes on; who comes later is told at once that nothing was done, while the
+    page is answered; then all of them are held, once each, when they ask again."""
+    async with ready(host) as shop:
+        sku = await shop.stock(dc=50)
+        orders = [a_hold((sku, 1, "dc")) for _ in range(12)]
+        pausing = asyncio.create_task(asyncio.to_thread(host.pause, "valkey", 2.5))
+        await until_refused(lambda: shop.ats(sku))
+        waits = []
+        for order in orders[:6]:
+            began = time.monotonic()
+            refused = await error_of(shop.create(order))
+            waits.append(time.monotonic() - began)
+            assert reason_of_error(refused) == "UNAVAILABLE"
+        (page,) = await shop.look(sku, consistency=types_pb2.Consistency())
+        still = not pausing.done()
+        await pausing
+        replies = [await until_answered(lambda o=order: shop.create(o)) for order in orders]  # type: ignore[misc]
+
+        assert still, "the pause was too short to show anything"
+        assert page.ats == 50
+        assert max(waits) < 0.5, waits
+        assert {reply.outcome for reply in replies} == {HELD}
+        assert await shop.figures(sku) == (50, 12, 0)
+
+
 async def test_without_the_order_store_units_are_still_held_and_no_sale_is_acknowledged(
     host: FaultyHost,
 ) -> None:
@@ -164,6 +195,18 @@ async def until_answered(call: Callable[[], Awaitable[Reply]]) -> Reply:
             except grpc.aio.AioRpcError as error:
                 assert reason_of_error(error) in NOTHING_DONE | UNKNOWN, error
                 await asyncio.sleep(0.1)
+
+
+async def until_refused(call: Callable[[], Awaitable[object]]) -> None:
+    """Ask, and do not wait for it, until the answer is that nothing was done."""
+    async with asyncio.timeout(RETRY_SECONDS):
+        while True:
+            try:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(call(), 0.1)
+            except grpc.aio.AioRpcError as error:
+                if reason_of_error(error) == "UNAVAILABLE":
+                    return
 
 
 async def error_of(call: Awaitable[object]) -> grpc.aio.AioRpcError:

@@ -335,6 +335,7 @@ _COMMANDS: dict[str, Callable[[Session, list[Any]], Any]] = {
     "FCALL": Session.fcall,
     "XRANGE": Session.xrange,
     "SSUBSCRIBE": Session.subscribe,
+    "PING": lambda session, command: b"PONG",
     "SPUBLISH": Session.publish,
     "GET": Session.get,
     "SET": Session.set,

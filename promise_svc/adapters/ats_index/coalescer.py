@@ -16,6 +16,7 @@ from functools import partial
 from heapq import heappop, heappush
 from typing import Any
 
+from promise_svc.adapters.ats_index.breaker import WATCH_SECONDS, Breaker, NodeObserver, Why
 from promise_svc.adapters.ats_index.connection import (
     Access,
     Command,
@@ -77,8 +78,10 @@ class _Batch:
 class Lane:
     """The way to one node: its connection, what waits for it, what is under way."""
 
-    def __init__(self, node: Node, access: Access) -> None:
+    def __init__(self, node: Node, access: Access, observer: NodeObserver | None = None) -> None:
         self.node = node
+        self.breaker = Breaker(node, observer)
+        self._looking: asyncio.TimerHandle | None = None
         self._access = access
         self._connection: Connection | None = None
         self._gathering: dict[tuple[bytes, bytes], _Batch] = {}
@@ -131,9 +134,12 @@ class Lane:
         settle: Callable[[Reply], None],
     ) -> None:
         """``call`` without a task and a timer of its own: ``settle`` gives ``done`` its result, by
-        the loop's time ``deadline`` or it fails. Unavailable where the queue is full."""
+        the loop's time ``deadline`` or it fails. Unavailable where nothing is sent: the queue is
+        full, the node stalled."""
         if self._queued + len(args) > QUEUED_STEPS_MAX:
-            raise Unavailable("the queue to the index is full", node=str(self.node))
+            raise self.breaker.refusal("QUEUE_FULL")
+        if self.breaker.why:
+            raise self.breaker.refusal(self.breaker.why)
         call = _Call(args, done, settle)
         self._enqueue(call, function, verb, key, steps)
         self._calls += 1
@@ -162,16 +168,17 @@ class Lane:
             async with asyncio.timeout(timeout):
                 if not self._connected.is_set():
                     await self._wait_connected()
-                if self._connection is None:
-                    raise Unavailable(f"index node {self.node.host}:{self.node.port} is away")
+                if self._connection is None or self.breaker.why:
+                    raise self.breaker.refusal(self.breaker.why or "AWAY")
                 return await self._connection.send([command])[0]
         except (TimeoutError, OutcomeUnknown):
             raise Unavailable("the index did not answer a read in time") from None
 
     def close(self) -> None:
         self._closing = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._looking):
+            if timer is not None:
+                timer.cancel()
         if self._connecting is not None:
             self._connecting.cancel()
         if self._connection is not None:
@@ -199,7 +206,7 @@ class Lane:
     def _flush(self) -> None:
         self._scheduled = False
         if self._connection is None:
-            self._refuse_queued()
+            self._refuse_queued("AWAY")
             return
         batches: list[_Batch] = []
         for queue in self._queues:
@@ -237,6 +244,8 @@ class Lane:
         if any(self._queues):
             self._schedule()
         error = future.exception()
+        if self.breaker.why and error is None:
+            self.breaker.close()
         if error is not None:
             assert isinstance(error, PromiseServiceError)
             _fail(batch, error)
@@ -252,13 +261,25 @@ class Lane:
             if not call.done.done():
                 call.settle(part)
 
-    def _refuse_queued(self) -> None:
-        error = Unavailable(f"index node {self.node.host}:{self.node.port} is away")
+    def _refuse_queued(self, why: Why) -> None:
         self._gathering.clear()
         self._queued = 0
         for queue in self._queues:
             while queue:
-                _fail(queue.popleft(), error)
+                _fail(queue.popleft(), self.breaker.refusal(why))
+
+    def _look(self) -> None:
+        """Look whether the node says anything while answers are due."""
+        connection = self._connection
+        if connection is None:
+            return
+        if self.breaker.look(silent=connection.waiting and not connection.heard):
+            self._refuse_queued("STALLED")
+        if connection.heard:
+            self.breaker.close()
+        connection.heard = False
+        loop = asyncio.get_running_loop()
+        self._looking = loop.call_later(WATCH_SECONDS, self._look)
 
     # connecting
 
@@ -271,7 +292,7 @@ class Lane:
         if not self._tried.is_set():
             await self._tried.wait()
         if not self._connected.is_set():
-            raise Unavailable(f"index node {self.node.host}:{self.node.port} is away")
+            raise self.breaker.refusal("AWAY")
 
     async def _keep_connected(self) -> None:
         delay, longest = _RECONNECT_SECONDS
@@ -279,19 +300,25 @@ class Lane:
             try:
                 connection = await Connection.open(self.node, self._access)
             except PromiseServiceError:
+                self.breaker.open("AWAY")
                 self._tried.set()
                 await asyncio.sleep(delay * random.uniform(0.5, 1.5))
                 delay = min(longest, delay * 2)
                 continue
             self._connection = connection
             opened = asyncio.get_running_loop().time()
+            self.breaker.close()
             self._connected.set()
             self._tried.set()
+            self._look()
             with suppress(asyncio.CancelledError):
                 await asyncio.shield(connection.closed)
             self._connected.clear()
             self._connection = None
-            self._refuse_queued()
+            if self._looking is not None:
+                self._looking.cancel()
+            self.breaker.open("AWAY")
+            self._refuse_queued("AWAY")
             # A node that lets us in and throws us out again is no better than one that is away.
             lived = asyncio.get_running_loop().time() - opened
             delay = _RECONNECT_SECONDS[0] if lived > longest else min(longest, delay * 2)

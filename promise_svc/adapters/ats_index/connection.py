@@ -56,6 +56,13 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._on_push = on_push
         self._open = False
+        self.heard = False
+        """Set by every byte that comes in; whoever watches sets it back."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether an answer is still to come."""
+        return bool(self._waiting)
 
     @classmethod
     async def open(
@@ -73,8 +80,10 @@ class Connection(asyncio.Protocol):
                     lambda: connection, node.host, node.port, ssl=access.tls
                 )
                 await connection._authenticate(access)
+                # A process that hangs lets everybody in; so does one that loads, and says so.
+                await connection.send([("PING",)])[0]
         except (OSError, TimeoutError, OutcomeUnknown) as error:
-            # AUTH changes nothing: its outcome need not be known.
+            # Neither changes anything: the outcome need not be known.
             raise Unavailable(
                 f"no connection to index node {node.host}:{node.port}: {type(error).__name__}"
             ) from error
@@ -127,6 +136,7 @@ class Connection(asyncio.Protocol):
         _notice_loss(transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
+        self.heard = True
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not False:
             if self._on_push is not None and not self._waiting:

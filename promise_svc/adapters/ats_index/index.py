@@ -9,6 +9,7 @@ from functools import partial
 import hiredis
 
 from promise_svc.adapters.ats_index import codec
+from promise_svc.adapters.ats_index.breaker import NodeObserver
 from promise_svc.adapters.ats_index.coalescer import Lane
 from promise_svc.adapters.ats_index.connection import Access, Node, Reply
 from promise_svc.adapters.ats_index.functions import library
@@ -89,12 +90,14 @@ class ClusterAtsIndex:
         shard_count: int,
         window_ms: int,
         outbox_kept: int,
+        observer: NodeObserver | None = None,
     ) -> None:
         self.shard_count = shard_count
         self.keys = Keys(key_prefix, shard_count)
         self.topology = topology
         self.recover: Callable[[int], Awaitable[None]] | None = None
         self._access = access
+        self._observer = observer
         self._library = library(window_ms)
         self._outbox_kept = outbox_kept
         self._seen = [START] * shard_count
@@ -110,6 +113,12 @@ class ClusterAtsIndex:
         await self.topology.refresh()
         await self.topology.check(fsync=fsync)
         await self.topology.load(self._library)
+
+    @property
+    def lost_node_count(self) -> int:
+        """Nodes to which nothing is sent at the moment."""
+        lanes = (self._lanes.get(node) for node in self.topology.primaries)
+        return sum(lane is not None and lane.breaker.why is not None for lane in lanes)
 
     def close(self) -> None:
         for task in self._repeating:
@@ -422,10 +431,10 @@ class ClusterAtsIndex:
         """
         code = text.split(" ", 1)[0]
         if code in _MOVED:
-            await self._refresh()
+            await _within(deadline, self._refresh())
             return Unavailable(f"the index moved shard {shard}: {code}")
         if "Function not found" in text:
-            await self.topology.load(self._library)
+            await _within(deadline, self.topology.load(self._library))
             return Unavailable(f"shard {shard} lost its Functions")
         if code == "NOT_SERVING":
             error = NotServing(f"shard {shard} awaits a takeover", shard=shard)
@@ -470,7 +479,7 @@ class ClusterAtsIndex:
         node = self.topology.node_of(slot)
         lane = self._lanes.get(node)
         if lane is None:
-            lane = self._lanes[node] = Lane(node, self._access)
+            lane = self._lanes[node] = Lane(node, self._access, self._observer)
         return lane
 
     async def _refresh(self) -> None:
@@ -479,6 +488,15 @@ class ClusterAtsIndex:
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.ensure_future(self.topology.refresh())
         await asyncio.shield(self._refreshing)
+
+
+async def _within(deadline: float, work: Awaitable[None]) -> None:
+    """Wait for a repair as long as the caller has time; Unavailable then, for nothing ran."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            await work
+    except TimeoutError:
+        raise Unavailable("the index did not come right in time") from None
 
 
 def _text(reply: Reply) -> str:
