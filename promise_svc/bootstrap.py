@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
-import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -242,7 +241,7 @@ class Service:
                 relay.wake(news.shard)
 
         self.news.subscribe(hear)
-        drift = DriftWatch(self.index, self.store, _drifted, random.Random())
+        drift = DriftWatch(self.index, self.store, _drifted)
         turns = itertools.cycle(range(shard_count))
 
         async def look(_: int) -> int:

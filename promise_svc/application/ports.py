@@ -5,7 +5,7 @@ Adapters translate: nothing but ``promise_svc.errors`` crosses a port.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from promise_svc.domain.events import PositionImage, StoredEvent
@@ -316,6 +316,13 @@ class OrderStore(Protocol):
     async def read_events(self, shard: int, after: Position, limit: int) -> list[StoredEvent]: ...
     async def read_positions(self, shard: int) -> tuple[Position, list[PositionImage]]:
         """All positions of a shard and the cursor they stand at, in one snapshot."""
+        ...
+
+    async def read_some_positions(
+        self, shard: int, after_sku: str, sku_limit: int, skus: Collection[str]
+    ) -> tuple[Position, list[PositionImage]]:
+        """Of the first ``sku_limit`` SKUs after one, by their bytes, and of ``skus``; with the
+        cursor they stand at, in one snapshot. Cost: theirs."""
         ...
 
     async def read_shard(self, shard: int) -> StoredShard:

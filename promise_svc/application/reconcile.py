@@ -7,7 +7,6 @@ cursor is, before and after. A busy shard gives no verdict.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,12 +35,13 @@ class DriftWatch:
     """Visits shards; ``drift_count`` adds up the last verdict of each."""
 
     def __init__(
-        self, index: AtsIndex, store: OrderStore, on_drift: OnDrift, chance: random.Random
+        self, index: AtsIndex, store: OrderStore, on_drift: OnDrift, sample_skus: int = SAMPLE_SKUS
     ) -> None:
         self._index = index
         self._store = store
         self._on_drift = on_drift
-        self._chance = chance
+        self._sample_skus = sample_skus
+        self._last_sku: dict[int, str] = {}
         self._found: dict[int, int] = {}
         self._suspects: dict[int, frozenset[PositionKey]] = {}
 
@@ -51,23 +51,29 @@ class DriftWatch:
         return sum(self._found.values())
 
     async def visit(self, shard: int) -> int:
-        """Look at a sample of one shard; how many of its positions are adrift.
+        """Look at the next SKUs of one shard, in turn; how many positions looked at are adrift.
 
         A difference counts when the next look still sees it: a hold that is due and not yet swept
         differs for a moment, rightly.
         """
-        cursor, stored = await self._store.read_positions(shard)
+        suspects = self._suspects.get(shard, frozenset())
+        suspected = {key.sku for key in suspects}
+        after = self._last_sku.get(shard, "")
+        cursor, stored = await self._store.read_some_positions(
+            shard, after, self._sample_skus, suspected
+        )
         by_sku: dict[str, list[PositionImage]] = defaultdict(list)
         for image in stored:
             by_sku[image.sku].append(image)
-        suspects = self._suspects.get(shard, frozenset())
-        chosen = {key.sku for key in suspects}
-        others = sorted(by_sku.keys() - chosen)
-        chosen.update(self._chance.sample(others, min(SAMPLE_SKUS, len(others))))
-        skus = sorted(chosen)
+        skus = sorted(by_sku.keys() | suspected)
         at, _, found = await self._index.read_positions(shard, skus, _TIMEOUT)
         if at != cursor:
             return self._found.get(shard, 0)
+        # Suspects may lie far beyond the SKUs whose turn it was. Short of a full sample the shard's
+        # last SKU was among those: then it begins anew.
+        later = sorted((sku for sku in by_sku if sku.encode() > after.encode()), key=str.encode)
+        whole = len(later) >= self._sample_skus
+        self._last_sku[shard] = later[self._sample_skus - 1] if whole else ""
         different: dict[PositionKey, tuple[StockPosition, StockPosition | None]] = {}
         for sku, images in zip(skus, found, strict=True):
             kept = {PositionKey(*image[:3]): image.row for image in by_sku[sku]}

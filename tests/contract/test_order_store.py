@@ -100,6 +100,27 @@ async def test_an_append_moves_the_cursor_and_keeps_the_bytes(order_store: Order
     assert await order_store.read_events(3, at, 10) == []
 
 
+async def test_some_positions_are_those_of_the_next_skus_and_of_the_named_ones(
+    order_store: OrderStore,
+) -> None:
+    """By the bytes of the SKU, with the cursor, also of none."""
+    history = History(3)
+    skus = ["B", "a", "b", "c-1", "c1", "zz"]
+    events = [history.start_epoch(), *(history.sync(sku, 1) for sku in reversed(skus))]
+    at = await order_store.append(3, START, events)
+
+    async def read(after: str, limit: int, *named: str) -> list[str]:
+        cursor, rows = await order_store.read_some_positions(3, after, limit, named)
+        assert cursor == at
+        return sorted((row.sku for row in rows), key=str.encode)
+
+    assert await read("", 3) == ["B", "a", "b"]
+    assert await read("b", 10) == ["c-1", "c1", "zz"]
+    assert await read("b", 1, "zz", "B", "unknown", "c-1") == ["B", "c-1", "zz"]
+    assert await read("zz", 2) == []
+    assert await order_store.read_some_positions(4, "", 5, ["a"]) == (START, [])
+
+
 async def test_an_empty_append_changes_nothing(order_store: OrderStore) -> None:
     """No events, no move."""
     assert await order_store.append(3, START, []) == START

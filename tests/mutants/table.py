@@ -942,6 +942,14 @@ MUTANTS = (
         ),
         "Shoppers who went away would fill the house until nobody gets in.",
     ),
+    Mutant(
+        "drift_skips_skus",
+        "promise_svc/application/reconcile.py",
+        'later[self._sample_skus - 1] if whole else ""',
+        'later[-1] if whole else ""',
+        ("tests/unit/test_drift.py::test_every_sku_has_its_turn",),
+        "After one difference the watch would never look at the SKUs before it.",
+    ),
     # -- an index node that hangs
     Mutant(
         "stalled_and_waited_for",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from promise_svc.application.ports import (
     ClusterIdentity,
@@ -98,6 +98,14 @@ class FakeOrderStore:
         self._fail()
         images = [image for _, image in self._positions.get(shard, {}).values()]
         return self._cursors.get(shard, START), images
+
+    async def read_some_positions(
+        self, shard: int, after_sku: str, sku_limit: int, skus: Collection[str]
+    ) -> tuple[Position, list[PositionImage]]:
+        at, images = await self.read_positions(shard)
+        later = {image.sku for image in images if image.sku.encode() > after_sku.encode()}
+        wanted = {*sorted(later, key=str.encode)[:sku_limit], *skus}
+        return at, [image for image in images if image.sku in wanted]
 
     async def read_shard(self, shard: int) -> StoredShard:
         at, images = await self.read_positions(shard)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import random
+from collections import Counter
+
+import pytest
 
 from promise_svc.application.reconcile import DriftWatch
 from promise_svc.application.relay import Relay
@@ -25,13 +27,13 @@ class Quiet:
 class World:
     """One shard with forty SKUs, carried to the order store."""
 
-    def __init__(self) -> None:
+    def __init__(self, sample_skus: int = 200) -> None:
         self.index = FakeAtsIndex(8)
         self.index.serve_all()
         self.store = FakeOrderStore()
         self.told: list[tuple[int, PositionKey, StockPosition, StockPosition | None]] = []
         self.watch = DriftWatch(
-            self.index, self.store, lambda *drift: self.told.append(drift), random.Random(7)
+            self.index, self.store, lambda *drift: self.told.append(drift), sample_skus
         )
 
     async def stocked(self) -> None:
@@ -79,3 +81,28 @@ async def test_a_shard_ahead_of_the_order_store_gives_no_verdict() -> None:
     await world.index.sync_supply(SHARD, [row], 1.0)
 
     assert [await world.watch.visit(SHARD) for _ in range(3)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("sample_skus", [1, 7, 39, 40, 41])
+async def test_every_sku_has_its_turn(sample_skus: int) -> None:
+    """Forty SKUs, so many a look: after a round each was looked at; one that differs is looked at
+    again at once, and the round goes on where it was. The next round begins anew."""
+    world = World(sample_skus)
+    await world.stocked()
+    key = world.tamper(6)
+    asked: list[tuple[str, ...]] = []
+    read = world.index.read_positions
+
+    async def heard(shard, skus, timeout):
+        asked.append(tuple(skus))
+        return await read(shard, skus, timeout)
+
+    world.index.read_positions = heard  # type: ignore[method-assign]
+    looks = 40 // sample_skus + 1
+    seen = [await world.watch.visit(SHARD) for _ in range(2 * looks)]
+
+    counts = Counter(sku for skus in asked for sku in skus)
+    assert set(counts) == {f"s{number}" for number in range(40)}
+    assert all(count == 2 for sku, count in counts.items() if sku != key.sku)
+    assert max(map(len, asked)) <= sample_skus + 1
+    assert 1 in seen and seen[-1] == 1

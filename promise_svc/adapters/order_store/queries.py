@@ -144,14 +144,28 @@ ORDER BY reservation_id LIMIT $3
 
 READ_LEGS_IN = "SELECT reservation_id, leg FROM legs WHERE shard = $1 AND state = ANY($2::int[])"
 
-READ_POSITIONS = """
-SELECT c.epoch, c.sequence, sku, node_id, bucket, on_hand, committed, held, safety_stock,
+_AT_CURSOR = """
+SELECT c.epoch, c.sequence, p.sku, node_id, bucket, on_hand, committed, held, safety_stock,
        confirmed_total, cancelled_total, fulfilled_total, source, source_sequence, multi_hold_ms,
        sold_short
-FROM cursors c LEFT JOIN positions p USING (shard)
-WHERE shard = $1
 """
 # One statement is one snapshot: cursor and positions agree.
+
+READ_POSITIONS = f"{_AT_CURSOR} FROM cursors c LEFT JOIN positions p USING (shard) WHERE shard = $1"
+
+READ_SOME_POSITIONS = f"""
+WITH chosen AS (
+    (SELECT DISTINCT sku FROM positions WHERE shard = $1 AND sku > $2 ORDER BY sku LIMIT $3)
+    UNION SELECT unnest($4::text[])
+)
+{_AT_CURSOR}
+FROM cursors c LEFT JOIN (
+    chosen CROSS JOIN LATERAL
+    (SELECT * FROM positions WHERE shard = $1 AND sku = chosen.sku OFFSET 0) p
+) ON true
+WHERE c.shard = $1
+"""
+# OFFSET 0 keeps it to a look-up a SKU: planned as a join, it reads the whole shard.
 
 READ_LEGS = "SELECT reservation_id, leg FROM legs WHERE shard = $1"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Self
 
 import asyncpg
@@ -137,6 +137,16 @@ class PostgresOrderStore:
         """All positions of ``shard`` in no order, and the cursor they stand at."""
         async with borrowed(self._pool, self._timeout) as connection:
             rows = await connection.fetch(queries.READ_POSITIONS, shard)
+        return _positions(rows)
+
+    async def read_some_positions(
+        self, shard: int, after_sku: str, sku_limit: int, skus: Collection[str]
+    ) -> tuple[Position, list[PositionImage]]:
+        """See ``OrderStore.read_some_positions``."""
+        async with borrowed(self._pool, self._timeout) as connection:
+            rows = await connection.fetch(
+                queries.READ_SOME_POSITIONS, shard, after_sku, sku_limit, list(skus)
+            )
         return _positions(rows)
 
     async def read_shard(self, shard: int) -> StoredShard:
