@@ -108,6 +108,9 @@ _CONFIRM_MODES = {**_RESERVE_MODES, "recorded": DurabilityMode.RECORDED}
 
 _log = EventLog("promise_svc")
 
+_TOGETHER_SECONDS = 0.5
+"""Shards taken over within it are told in one line of the log."""
+
 
 class _Loop(Protocol):
     async def run(self, stop: asyncio.Event) -> None: ...
@@ -141,6 +144,8 @@ class Service:
         self._stop = asyncio.Event()
         self._tasks = OwnedTasks()
         self._clock = SystemClock()
+        self._new_epochs: dict[int, int] = {}
+        """Of shards taken over that the log does not tell of yet."""
 
     async def __aenter__(self) -> Service:
         try:
@@ -395,8 +400,17 @@ class Service:
         )
 
     def _taken_over(self, shard: int, at: Position) -> None:
+        """Shards come in crowds, at a start or a failover: one line tells of those that came
+        together."""
         self.metrics.index.taken_over(shard)
-        _log.info("shard taken over", shard=shard, epoch=at.epoch)
+        if not self._new_epochs:
+            asyncio.get_running_loop().call_later(_TOGETHER_SECONDS, self._tell_taken_over)
+        self._new_epochs[shard] = at.epoch
+
+    def _tell_taken_over(self) -> None:
+        epochs = " ".join(f"{shard}:{epoch}" for shard, epoch in sorted(self._new_epochs.items()))
+        _log.info("shards taken over", shard_count=len(self._new_epochs), epochs=epochs)
+        self._new_epochs.clear()
 
 
 class _ResolverObserver:

@@ -12,6 +12,7 @@ the same key.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import secrets
 import time
@@ -41,6 +42,8 @@ SHARD_COUNT = 64
 
 DEADLINE_SECONDS = 10.0
 """Of a call with all its attempts; one attempt gets half, for a connection may die silently."""
+
+CONNECT_SECONDS = 5.0
 
 BACKOFF_SECONDS = 0.05
 BACKOFF_SECONDS_MAX = 2.0
@@ -97,6 +100,7 @@ class PromiseClient:
 
         ``token`` is the caller's; without ``credentials`` it travels in plain sight.
         """
+        self._target = target
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._channel = (
             grpc.aio.insecure_channel(target, options=_OPTIONS)
@@ -119,6 +123,24 @@ class PromiseClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    async def connect(self, seconds: float = CONNECT_SECONDS) -> None:
+        """Wait until connected. CallFailed as soon as an attempt fails: nothing listens there, or
+        it speaks no TLS, or only that. Calls need none of this; they wait for a connection."""
+        ready = grpc.ChannelConnectivity.READY
+        failed = (
+            grpc.ChannelConnectivity.TRANSIENT_FAILURE,
+            grpc.ChannelConnectivity.SHUTDOWN,
+        )
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while (state := self._channel.get_state(try_to_connect=True)) not in failed:
+                    if state is ready:
+                        return
+                    await self._channel.wait_for_state_change(state)
+        raise CallFailed(
+            f"cannot connect to {self._target}", reason="", code=grpc.StatusCode.UNAVAILABLE
+        )
 
     async def close(self) -> None:
         """Cut the connection; calls under way fail."""

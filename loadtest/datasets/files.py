@@ -17,12 +17,26 @@ def rows_of(path: Path, encoding: str = "utf-8") -> Iterator[dict[str, str]]:
         yield from csv.DictReader(file)
 
 
-def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> int:
-    """Write a CSV file; how many rows it got."""
+SHIPPING = "node_id fulfillment_method cutoff_time handling_business_days"
+GROUPS = "node_group_id node_id"
+SUPPLY = "sku node_id on_hand"
+ZONES = "node_group_id country postal_prefix zone"
+ZONE_TRANSIT = "carrier_service zone transit_business_days_min transit_business_days_max base_cost"
+"""Columns that several sets have."""
+
+Rows = Iterable[Sequence[object]]
+
+
+def write_files(out: Path, files: Mapping[str, tuple[str, Rows]]) -> dict[str, int]:
+    """Write CSV files: name -> (columns, rows); how many rows each got."""
+    return {name: _write(out / name, *file) for name, file in files.items()}
+
+
+def _write(path: Path, columns: str, rows: Rows) -> int:
     count = 0
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
+        writer.writerow(columns.split())
         for row in rows:
             writer.writerow(["" if value is None else value for value in row])
             count += 1

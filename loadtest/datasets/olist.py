@@ -21,7 +21,19 @@ from pathlib import Path
 import holidays
 import tzfpy
 
-from loadtest.datasets.files import WEEK, rows_of, shortest_prefixes, write_calendars, write_rows
+from loadtest.datasets.files import (
+    GROUPS,
+    SHIPPING,
+    SUPPLY,
+    WEEK,
+    ZONE_TRANSIT,
+    ZONES,
+    Rows,
+    rows_of,
+    shortest_prefixes,
+    write_calendars,
+    write_files,
+)
 
 SCARCE_SHARE = 0.05
 """Of the products sold in the month: they have 60 % of what was asked for."""
@@ -147,7 +159,7 @@ def convert(
         **_write_nodes(source, out, sellers, _handling(history, moved, days)),
         **_write_items(source, out, skus),
         **_write_lanes(out, orders, sellers, _transit(history, moved, days, states)),
-        "supply.csv": _write_supply(out, offers, random.Random(seed)),
+        **_write_supply(out, offers, random.Random(seed)),
     }
     about = {"month": month, "shift_days": moved.shift_days}
     (out / "replay.json").write_text(json.dumps(about))
@@ -239,19 +251,15 @@ def _write_nodes(
         days = handling.get(name, handling[""])
         methods.append((name, "SHIP_TO_ADDRESS", CUTOFF, days))
         groups.append((f"from-{state}", name))
-    header = ("node_id", "node_type", "country", "region", "postal_code", "latitude", "longitude",
-              "time_zone", "calendar_id")  # fmt: skip
-    return {
-        "nodes.csv": write_rows(out / "nodes.csv", header, nodes),
-        "methods.csv": write_rows(
-            out / "methods.csv",
-            ("node_id", "fulfillment_method", "cutoff_time", "handling_business_days"),
-            methods,
-        ),
-        "node_groups.csv": write_rows(
-            out / "node_groups.csv", ("node_group_id", "node_id"), sorted(groups)
-        ),
+    columns = (
+        "node_id node_type country region postal_code latitude longitude time_zone calendar_id"
+    )
+    files: dict[str, tuple[str, Rows]] = {
+        "nodes.csv": (columns, nodes),
+        "methods.csv": (SHIPPING, methods),
+        "node_groups.csv": (GROUPS, sorted(groups)),
     }
+    return write_files(out, files)
 
 
 def _write_items(source: Path, out: Path, skus: set[str] | None) -> dict[str, int]:
@@ -264,9 +272,8 @@ def _write_items(source: Path, out: Path, skus: set[str] | None) -> dict[str, in
             millimeters = [10 * int(float(side)) if side else 0 for side in sides]
             yield row["product_id"], name, int(float(weight or 0)), *millimeters
 
-    header = ("sku", "name", "weight_grams", "length_millimeters", "width_millimeters",
-              "height_millimeters")  # fmt: skip
-    return {"items.csv": write_rows(out / "items.csv", header, rows())}
+    columns = "sku name weight_grams length_millimeters width_millimeters height_millimeters"
+    return write_files(out, {"items.csv": (columns, rows())})
 
 
 def _write_lanes(
@@ -293,25 +300,20 @@ def _write_lanes(
             keys = ((origin, state), ("", state), ("", ""))
             fewest, most, cost = next(transit[key] for key in keys if key in transit)
             times.append((CARRIER, f"{origin}-{state}", fewest, most, cost))
-    return {
-        "carrier_services.csv": write_rows(
-            out / "carrier_services.csv",
-            ("carrier_service", "calendar_id", "currency_code", "base_cost"),
+    files: dict[str, tuple[str, Rows]] = {
+        "carrier_services.csv": (
+            "carrier_service calendar_id currency_code base_cost",
             [(CARRIER, "br-week", "BRL", 20)],
         ),
-        "zones.csv": write_rows(
-            out / "zones.csv", ("node_group_id", "country", "postal_prefix", "zone"), zones
-        ),
-        "zone_transit.csv": write_rows(
-            out / "zone_transit.csv",
-            ("carrier_service", "zone", "transit_business_days_min", "transit_business_days_max",
-             "base_cost"),
-            times,
-        ),
-    }  # fmt: skip
+        "zones.csv": (ZONES, zones),
+        "zone_transit.csv": (ZONE_TRANSIT, times),
+    }
+    return write_files(out, files)
 
 
-def _write_supply(out: Path, asked: Mapping[tuple[str, str], int], rng: random.Random) -> int:
+def _write_supply(
+    out: Path, asked: Mapping[tuple[str, str], int], rng: random.Random
+) -> dict[str, int]:
     """``asked``: units the replayed orders want of each offer."""
     sold = sorted({sku for (sku, _), units in asked.items() if units})
     scarce = set(rng.sample(sold, round(SCARCE_SHARE * len(sold))))
@@ -322,7 +324,7 @@ def _write_supply(out: Path, asked: Mapping[tuple[str, str], int], rng: random.R
         return int(SCARCE_STOCK * wanted) if sku in scarce else math.ceil(MARGIN * wanted)
 
     rows = [(sku, node, units(sku, wanted)) for (sku, node), wanted in sorted(asked.items())]
-    return write_rows(out / "supply.csv", ("sku", "node_id", "on_hand"), rows)
+    return write_files(out, {"supply.csv": (SUPPLY, rows)})
 
 
 def _time(text: str) -> datetime | None:

@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 
-from loadtest.datasets.files import WEEK, rows_of, write_calendars, write_rows
+from loadtest.datasets.files import (
+    SHIPPING,
+    SUPPLY,
+    WEEK,
+    Rows,
+    rows_of,
+    write_calendars,
+    write_files,
+)
 
 NODE = "uk-dc"
 _GOODS = re.compile(r"\d{5}[A-Za-z]{0,2}")
@@ -66,22 +74,14 @@ def convert(source: Path, out: Path, *, today: date) -> dict[str, int]:
     for invoice in read_invoices(source)[0]:
         if not invoice.cancellation:
             sold += invoice.units()
-    return {
-        "calendars.toml": write_calendars(out / "calendars.toml", {"uk-week": (WEEK, ())}),
-        "nodes.csv": write_rows(
-            out / "nodes.csv",
-            ("node_id", "node_type", "country", "latitude", "longitude", "time_zone",
-             "calendar_id"),
+    files: dict[str, tuple[str, Rows]] = {
+        "nodes.csv": (
+            "node_id node_type country latitude longitude time_zone calendar_id",
             [(NODE, "DISTRIBUTION_CENTER", "GB", 51.5, -0.1, "Europe/London", "uk-week")],
         ),
-        "methods.csv": write_rows(
-            out / "methods.csv",
-            ("node_id", "fulfillment_method", "cutoff_time", "handling_business_days"),
-            [(NODE, "SHIP_TO_ADDRESS", "16:00", 1)],
-        ),
-        "items.csv": write_rows(out / "items.csv", ("sku",), [(sku,) for sku in sorted(sold)]),
-        "supply.csv": write_rows(
-            out / "supply.csv", ("sku", "node_id", "on_hand"),
-            [(sku, NODE, units) for sku, units in sorted(sold.items())],
-        ),
-    }  # fmt: skip
+        "methods.csv": (SHIPPING, [(NODE, "SHIP_TO_ADDRESS", "16:00", 1)]),
+        "items.csv": ("sku", [(sku,) for sku in sorted(sold)]),
+        "supply.csv": (SUPPLY, [(sku, NODE, units) for sku, units in sorted(sold.items())]),
+    }
+    calendars = write_calendars(out / "calendars.toml", {"uk-week": (WEEK, ())})
+    return {"calendars.toml": calendars, **write_files(out, files)}

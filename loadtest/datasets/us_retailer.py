@@ -18,12 +18,17 @@ import tzfpy
 
 from loadtest.datasets.files import (
     EVERY_DAY,
+    GROUPS,
     SIX_DAYS,
+    SUPPLY,
     WEEK,
+    ZONE_TRANSIT,
+    ZONES,
+    Rows,
     rows_of,
     shortest_prefixes,
     write_calendars,
-    write_rows,
+    write_files,
 )
 from promise_svc.demo.geography import OUTLYING, Place, load_places
 
@@ -59,43 +64,40 @@ def convert(
         day for day, name in holidays.country_holidays("US", years=years).items()
         if name == "Thanksgiving Day"
     }  # fmt: skip
-    header = ("node_id", "name", "node_type", "country", "region", "postal_code", "latitude",
-              "longitude", "time_zone", "calendar_id")  # fmt: skip
     groups = defaultdict(list)
     for name, _, _, _, _, code, *_ in centers:
         groups[f"zip3-{str(code)[:3]}"].append(name)
     groups["stores"] = [store[0][0] for store in stores]
-    counts = {
-        "calendars.toml": write_calendars(
-            out / "calendars.toml",
-            {"stores": (EVERY_DAY, closed), "centers": (SIX_DAYS, federal),
-             "carrier": (WEEK, federal)},
+    skus = [f"sku-{number:06d}" for number in range(sku_count)]
+    node_ids = [store[0][0] for store in stores], [center[0] for center in centers]
+    calendars = {
+        "stores": (EVERY_DAY, closed),
+        "centers": (SIX_DAYS, federal),
+        "carrier": (WEEK, federal),
+    }
+    origins = [group for group in sorted(groups) if group != "stores"]
+    files: dict[str, tuple[str, Rows]] = {
+        "nodes.csv": (
+            "node_id name node_type country region postal_code latitude longitude time_zone "
+            "calendar_id",
+            [*centers, *(store[0] for store in stores)],
         ),
-        "nodes.csv": write_rows(out / "nodes.csv", header, [*centers, *(s[0] for s in stores)]),
-        "methods.csv": write_rows(
-            out / "methods.csv",
-            ("node_id", "fulfillment_method", "cutoff_time", "opening_time",
-             "handling_business_days", "handling_minutes"),
+        "methods.csv": (
+            "node_id fulfillment_method cutoff_time opening_time handling_business_days "
+            "handling_minutes",
             _methods(centers, stores),
         ),
-        "node_groups.csv": write_rows(
-            out / "node_groups.csv", ("node_group_id", "node_id"),
+        "node_groups.csv": (
+            GROUPS,
             [(group, name) for group, names in sorted(groups.items()) for name in names],
         ),
-        **_write_lanes(source, out, [group for group in sorted(groups) if group != "stores"]),
-    }  # fmt: skip
-    skus = [f"sku-{number:06d}" for number in range(sku_count)]
-    counts["items.csv"] = write_rows(
-        out / "items.csv", ("sku", "weight_grams", "handling_class"), _items(skus, rng)
-    )
-    node_ids = [store[0][0] for store in stores], [center[0] for center in centers]
-    counts["supply.csv"] = write_rows(
-        out / "supply.csv", ("sku", "node_id", "on_hand"), _supply(skus, *node_ids, rng)
-    )
-    counts["safety_stock_rules.csv"] = write_rows(
-        out / "safety_stock_rules.csv", ("node_group_id", "units"), [("stores", 1)]
-    )
-    return counts
+        **_lanes(source, origins),
+        "items.csv": ("sku weight_grams handling_class", _items(skus, rng)),
+        "supply.csv": (SUPPLY, _supply(skus, *node_ids, rng)),
+        "safety_stock_rules.csv": ("node_type units", [("STORE", 1)]),
+    }
+    count = write_calendars(out / "calendars.toml", calendars)
+    return {"calendars.toml": count, **write_files(out, files)}
 
 
 Row = tuple[object, ...]
@@ -148,7 +150,7 @@ def _methods(centers: Iterable[Row], stores: Iterable[tuple[Row, Hours]]) -> Ite
             yield store[0], method, cutoff, opening, "", PICKUP_MINUTES
 
 
-def _write_lanes(source: Path, out: Path, groups: Sequence[str]) -> dict[str, int]:
+def _lanes(source: Path, groups: Sequence[str]) -> dict[str, tuple[str, Rows]]:
     wanted = {group.removeprefix("zip3-") for group in groups}
     zones: dict[str, dict[str, str]] = defaultdict(dict)
     for row in rows_of(source / "carrier_zones/usps_zone3_2018.csv.gz"):
@@ -162,21 +164,13 @@ def _write_lanes(source: Path, out: Path, groups: Sequence[str]) -> dict[str, in
     times = [("ground", zone, *standard) for zone, standard in TRANSIT.items()]
     times += [("air", zone, *AIR) for zone in AIR_ZONES]
     return {
-        "carrier_services.csv": write_rows(
-            out / "carrier_services.csv",
-            ("carrier_service", "calendar_id", "currency_code", "base_cost", "cost_per_kilogram"),
+        "carrier_services.csv": (
+            "carrier_service calendar_id currency_code base_cost cost_per_kilogram",
             [("ground", "carrier", "USD", "5.99", "0.60"), ("air", "carrier", "USD", "19.99", "3")],
         ),
-        "zones.csv": write_rows(
-            out / "zones.csv", ("node_group_id", "country", "postal_prefix", "zone"), rows
-        ),
-        "zone_transit.csv": write_rows(
-            out / "zone_transit.csv",
-            ("carrier_service", "zone", "transit_business_days_min", "transit_business_days_max",
-             "base_cost"),
-            times,
-        ),
-    }  # fmt: skip
+        "zones.csv": (ZONES, rows),
+        "zone_transit.csv": (ZONE_TRANSIT, times),
+    }
 
 
 def _items(skus: Sequence[str], rng: random.Random) -> Iterator[Row]:

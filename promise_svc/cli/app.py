@@ -2,6 +2,7 @@
 
 import sys
 
+import grpc
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -15,12 +16,17 @@ from promise_svc.cli import (
     rebuild,
     reconcile,
     relay,
+    replay,
     serve,
     token,
     verify,
     version,
 )
+from promise_svc.client import CallFailed
 from promise_svc.errors import PromiseServiceError
+
+SERVICE_AWAY = 3
+"""What a command ends with when the service cannot be reached."""
 
 app = typer.Typer(
     name="promise-svc",
@@ -40,13 +46,15 @@ for command in (
     explain.explain, reconcile.reconcile, rebuild.rebuild, version.version,
 ):  # fmt: skip
     app.command()(command)
+app.command(context_settings=replay.PASSED_ON)(replay.replay)
 app.command(hidden=True)(child.child)
 
 
 def main() -> None:
     """Run the command that the arguments name.
 
-    A refusal of ours ends in one line and code 1; anything else is a fault and shows its trace.
+    A refusal of ours ends in one line and code 1, a service that cannot be reached in code 3;
+    anything else is a fault and shows its trace.
     """
     try:
         app()
@@ -54,4 +62,5 @@ def main() -> None:
         console = Console(stderr=True)
         text = Text(f"promise-svc: {error.message}", "red")
         console.print(text, highlight=False, soft_wrap=True)  # one line, however narrow
-        sys.exit(1)
+        away = isinstance(error, CallFailed) and error.code is grpc.StatusCode.UNAVAILABLE
+        sys.exit(SERVICE_AWAY if away else 1)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import NamedTuple
 
 from promise_svc import __version__, hotpath
@@ -15,6 +16,7 @@ from promise_svc.adapters.order_store.pool import PoolConfig
 from promise_svc.adapters.order_store.store import PostgresOrderStore
 from promise_svc.adapters.order_store.vitals import read_vitals
 from promise_svc.application.identity import refuse_foreign
+from promise_svc.application.ports import AtsIndex
 from promise_svc.config import ClusterConfig, ProcessConfig
 from promise_svc.domain.sharding import START, Position
 from promise_svc.errors import EngineRefused, PromiseServiceError
@@ -26,6 +28,10 @@ CLOCK_MS_MAX = 5_000
 LAG_EVENTS_GOOD = 10_000
 MEMORY_SHARE_GOOD = 0.8
 CONNECTION_SHARE_GOOD = 0.8
+UNRESOLVED_SECONDS = 3.0
+"""A reservation left by a dead worker is finished within it where a server runs."""
+
+_CLAIMS_MAX = 1_000
 _TIMEOUT = 5.0
 
 
@@ -200,6 +206,8 @@ async def check_shards(cluster: ClusterConfig, process: ProcessConfig) -> AsyncI
         yield ok("cluster", f"index and order store belong together, {cluster.shard_count} shards")
         metas = [await index.read_meta(shard, _TIMEOUT) for shard in range(cluster.shard_count)]
         cursors = await store.cursors()
+        serving = [shard for shard, meta in enumerate(metas) if meta.owner == meta.process]
+        unresolved = await unresolved_claims(index, serving)
     except PromiseServiceError as error:
         yield Check("cluster", "fail", error.message, "name the engines that belong together")
         return
@@ -216,6 +224,7 @@ async def check_shards(cluster: ClusterConfig, process: ProcessConfig) -> AsyncI
         )
     else:
         yield ok("shards", f"all {len(metas)} serve")
+    yield _resolved(unresolved)
     behind = sum(
         _events_between(cursors.get(shard, START), meta.at) for shard, meta in enumerate(metas)
     )
@@ -228,6 +237,34 @@ async def check_shards(cluster: ClusterConfig, process: ProcessConfig) -> AsyncI
         )
     else:
         yield ok("relay", f"{behind:,} events on their way")
+
+
+async def unresolved_claims(
+    index: AtsIndex, shards: Sequence[int], seconds: float = UNRESOLVED_SECONDS
+) -> list[str]:
+    """Reservations whose end is overdue, and still is so many seconds later."""
+    found: set[str] | None = None
+    for wait in (0.0, seconds):
+        await asyncio.sleep(wait)
+        claims = [await index.open_claims(shard, _CLAIMS_MAX, _TIMEOUT) for shard in shards]
+        names = {claim.reservation_id for some in claims for claim in some}
+        found = names if found is None else found & names
+        if not found:
+            break
+    return sorted(found or ())
+
+
+def _resolved(unresolved: Sequence[str]) -> Check:
+    if not unresolved:
+        return ok("reservations", "none waits for its end")
+    return Check(
+        "reservations",
+        "warn",
+        f"{len(unresolved):,} wait for a server to finish or abort them: "
+        + ", ".join(unresolved[:5]),
+        "a server or `promise-svc relay` must run, and its log says why one cannot be finished: a "
+        "shard of it is away, or verify names the leg that contradicts it",
+    )
 
 
 def _events_between(stored: Position, at: Position) -> int:

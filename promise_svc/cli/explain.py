@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -12,8 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 
-from promise_svc.cli.options import TARGET, AsJson, CaFile, Target, Token, client_of
-from promise_svc.client import PromiseClient
+from promise_svc.cli.options import TARGET, AsJson, CaFile, Connect, Target, Token, connected
 from promise_svc.v1 import availability_service_pb2 as pb
 
 EXPLAIN_SECONDS_MAX = 30.0
@@ -49,7 +48,7 @@ def explain(
     The answer to "why is this 0?". Reads the shard that decides and the order store.
     """
     request = pb.ExplainAvailabilityRequest(sku=sku, node_id=node_id, limit=limit)
-    story = asyncio.run(_ask(lambda: client_of(target, ca_file, token), request))
+    story = asyncio.run(_ask(partial(connected, target, ca_file, token), request))
     if as_json:
         print(json.dumps(MessageToDict(story, always_print_fields_with_no_presence=True)))
     else:
@@ -57,7 +56,7 @@ def explain(
 
 
 async def _ask(
-    connect: Callable[[], PromiseClient], request: pb.ExplainAvailabilityRequest
+    connect: Connect, request: pb.ExplainAvailabilityRequest
 ) -> pb.ExplainAvailabilityResponse:
     async with connect() as client:
         return await client.call(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from promise_svc.cli.options import TARGET, AsJson, CaFile, Target, Token, client_of
-from promise_svc.client import PromiseClient
+from promise_svc.cli.options import TARGET, AsJson, CaFile, Connect, Target, Token, connected
 from promise_svc.load.folder import Folder, read_folder
 from promise_svc.load.rows import Refusal
 from promise_svc.load.send import Loaded, send_folder
@@ -48,9 +46,8 @@ def load(
     read = read_folder(folder, source=source, source_sequence=source_sequence)
     loaded = Loaded()
     if not read.refusals and not dry_run:
-        # Made where it is used: a channel belongs to the event loop it was made in.
-        client = partial(client_of, target, ca_file, token)
-        loaded = asyncio.run(_send(client, read, source, console))
+        connect = partial(connected, target, ca_file, token)
+        loaded = asyncio.run(_send(connect, read, source, console))
     refusals = read.refusals or loaded.refusals
     if as_json:
         print(json.dumps(_answer(read, loaded, refusals)))
@@ -68,9 +65,7 @@ def load(
         raise typer.Exit(1)
 
 
-async def _send(
-    connect: Callable[[], PromiseClient], folder: Folder, source: str, console: Console
-) -> Loaded:
+async def _send(connect: Connect, folder: Folder, source: str, console: Console) -> Loaded:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeElapsedColumn())  # fmt: skip
     async with connect() as client:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,7 @@ import grpc
 import typer
 
 from promise_svc.cli.settings import load_settings
-from promise_svc.client import PromiseClient
+from promise_svc.client import CallFailed, PromiseClient
 from promise_svc.config import ClusterConfig
 from promise_svc.errors import ConfigError
 
@@ -33,10 +35,25 @@ OrderStoreUrl = Annotated[str | None, typer.Option(help="postgresql:// URL of th
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead.")]
 
 
-def client_of(target: str, ca_file: Path | None, token: str) -> PromiseClient:
-    """A client; to be made within the event loop that uses it."""
+Connect = Callable[[], AbstractAsyncContextManager[PromiseClient]]
+"""To be called within the event loop that uses the client: a channel belongs to its loop."""
+
+
+@asynccontextmanager
+async def connected(target: str, ca_file: Path | None, token: str) -> AsyncIterator[PromiseClient]:
+    """A client that is connected. CallFailed at once where nothing answers."""
     credentials = grpc.ssl_channel_credentials(ca_file.read_bytes()) if ca_file else None
-    return PromiseClient(target, credentials=credentials, token=token)
+    async with PromiseClient(target, credentials=credentials, token=token) as client:
+        try:
+            await client.connect()
+        except CallFailed as error:
+            raise CallFailed(
+                f"nothing answers at {target}: is the service running there (promise-svc serve), "
+                "and does --target say where? A service with TLS wants --ca-file",
+                reason=error.reason,
+                code=error.code,
+            ) from error
+        yield client
 
 
 def engines_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -17,13 +17,14 @@ from promise_svc.bootstrap import open_audit
 from promise_svc.cli.options import (
     AsJson,
     CaFile,
+    Connect,
     IndexUrls,
     OrderStoreUrl,
+    Target,
     Token,
-    client_of,
+    connected,
     engines_of,
 )
-from promise_svc.client import PromiseClient
 from promise_svc.config import ClusterConfig
 from promise_svc.rpc.convert.admin import verify_to
 from promise_svc.v1 import admin_service_pb2 as pb
@@ -35,9 +36,7 @@ VERIFY_SECONDS_MAX = 600.0
 def verify(
     index_url: IndexUrls = None,
     order_store_url: OrderStoreUrl = None,
-    target: Annotated[
-        str, typer.Option(help="host:port of a service to ask instead of reading the engines.")
-    ] = "",
+    target: Target = "",
     ca_file: CaFile = None,
     token: Token = "",
     findings: Annotated[
@@ -47,12 +46,13 @@ def verify(
 ) -> None:
     """Audit the index, the order store, and one against the other. Changes nothing.
 
+    With --target the service does it, else the engines are read from here.
     URLs may also come from PROMISE_INDEX_URLS and PROMISE_ORDER_STORE_URL. The service must run,
     or legs that are still on their way to follow their claims stay where they are. Ends with code
     1 when something does not balance.
     """
     if target:
-        message = asyncio.run(_ask(lambda: client_of(target, ca_file, token), findings))
+        message = asyncio.run(_ask(partial(connected, target, ca_file, token), findings))
         rows = _counts(message)
     else:
         engines = engines_of("verify", index_url, order_store_url)
@@ -66,7 +66,7 @@ def verify(
         raise typer.Exit(1)
 
 
-async def _ask(connect: Callable[[], PromiseClient], findings_max: int) -> pb.VerifyResponse:
+async def _ask(connect: Connect, findings_max: int) -> pb.VerifyResponse:
     async with connect() as client:
         request = pb.VerifyRequest(max_findings=findings_max)
         return await client.call(client.admin.Verify, request, deadline_seconds=VERIFY_SECONDS_MAX)

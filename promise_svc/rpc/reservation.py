@@ -101,7 +101,8 @@ class ReservationServicer:
     async def ListReservations(
         self, request: pb.ListReservationsRequest, call: Call
     ) -> pb.ListReservationsResponse:
-        return list_to(await self._lister.list(list_from(request)))
+        query = list_from(request)
+        return list_to(query, await self._lister.list(query))
 
     async def ConfirmReservation(
         self, request: pb.ConfirmReservationRequest, call: Call

@@ -42,6 +42,9 @@ class LogFields(TypedDict, total=False):
     event_count: int
     token_count: int
     position_count: int
+    shard_count: int
+    epochs: str
+    """``shard:epoch`` of each, by shard."""
     drift_count: int
     seconds: float
     attempt: int

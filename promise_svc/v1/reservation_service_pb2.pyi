@@ -678,7 +678,9 @@ class ListReservationsRequest(_message.Message):
     others follow.
     """
     page_token: _builtins.str
-    """`next_page_token` of the page before, with all other fields as they were. Optional."""
+    """`next_page_token` of the page before, with all other fields but `page_size` as they were: a token
+    of another list is refused. Optional.
+    """
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___Reservation.State.ValueType]:
         """Only these states, each at most once. Optional; empty means all."""

@@ -4,12 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import promise_svc
 from promise_svc.hotpath import NATIVE_FRONT
+from tests.support.folders import write_folder
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -47,6 +49,32 @@ def test_an_unknown_command_is_refused() -> None:
 
     assert answer.returncode == 2
     assert "sell" in answer.stderr
+
+
+@pytest.mark.parametrize("command", ["load", "explain", "verify"])
+def test_a_service_that_is_not_there_is_told_at_once(tmp_path: Path, command: str) -> None:
+    """One line with the address and what to look at, and a code of its own; no waiting."""
+    arguments = {
+        "load": [str(write_folder(tmp_path / "folder"))],
+        "explain": ["sku-1", "dc-1"],
+        "verify": [],
+    }
+    begun = time.monotonic()
+
+    answer = run(command, *arguments[command], "--target", "127.0.0.1:1")
+
+    assert answer.returncode == 3
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("promise-svc: UNAVAILABLE: nothing answers at 127.0.0.1:1: ")
+    assert time.monotonic() - begun < 10
+
+
+def test_replay_is_handed_to_the_load_test() -> None:
+    """With its arguments, --help among them."""
+    answer = run("replay", "olist", "--help", COLUMNS="200")
+
+    assert answer.returncode == 0
+    assert "--speed" in answer.stdout
 
 
 @pytest.mark.parametrize("name", ["listen", "metrics_listen"])

@@ -85,6 +85,16 @@ MUTANTS = (
         ),
         "After a restore of the order store, nodes that are no longer there would go on selling.",
     ),
+    Mutant(
+        "page_of_another_list",
+        "promise_svc/rpc/convert/reservation_list.py",
+        "        if name != _name(query):\n",
+        "        if not name:\n",
+        (
+            "tests/unit/test_reservation_list.py::test_a_page_token_is_good_for_its_own_list_and_no_other",
+        ),
+        "One shopper's second page would begin where another's first ended, and leave out some.",
+    ),
     # -- sourcing rules
     Mutant(
         "rule_excludes_nothing",

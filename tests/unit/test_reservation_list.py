@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from promise_svc.application.reservation_body import Body, encode_body
 from promise_svc.application.reservation_list import ListQuery, ListReply, ReservationLister
 from promise_svc.domain.network import FulfillmentMethod
 from promise_svc.domain.reservation import State
 from promise_svc.domain.sharding import START
+from promise_svc.errors import InvalidRequest
+from promise_svc.rpc.convert.reservation_list import list_from, list_to
+from promise_svc.v1 import reservation_service_pb2 as pb
 from tests.support.fake_ats_reader import FakeClock
 from tests.support.fake_order_store import FakeOrderStore
 from tests.support.stored_events import History
@@ -70,3 +75,28 @@ async def test_the_answer_says_by_how_much_the_order_store_is_behind() -> None:
     assert (behind.freshness.as_of_ms, behind.freshness.age_ms) == (10, 5_990)
     assert behind.freshness.degraded
     assert states_of(behind) == {"r0": State.HELD}
+
+
+def a_page(token: str = "", **changed: object) -> pb.ListReservationsRequest:
+    values = {"owner_id": "owner", "states": [1, 2], "page_token": token, **changed}
+    return pb.ListReservationsRequest(**values)  # type: ignore[arg-type]
+
+
+async def test_a_page_token_is_good_for_its_own_list_and_no_other() -> None:
+    """Whatever the page's size and the order of states; another list's is refused by name."""
+    query = list_from(a_page())
+    token = list_to(query, await listed(State.HELD, State.HELD, page_size=1)).next_page_token
+
+    again = list_from(a_page(token, page_size=7, states=[2, 1]))
+
+    assert (again.after, again.page_size) == ("r0", 7)
+    others: list[dict[str, object]] = [
+        {"owner_id": "else"}, {"order_reference": "order"}, {"states": [1]}, {"states": []},
+    ]  # fmt: skip
+    for other in others:
+        with pytest.raises(InvalidRequest) as refused:
+            list_from(a_page(token, **other))
+        assert [v[:2] for v in refused.value.violations] == [("page_token", "DOES_NOT_FIT")]
+    for wrong in ("r0", token.partition("/")[0] + "/", token[:8] + "/r 0"):
+        with pytest.raises(InvalidRequest):
+            list_from(a_page(wrong))
