@@ -139,8 +139,15 @@ cdef extern from "nghttp2/nghttp2.h":
         int (*)(nghttp2_session*, int32_t, uint32_t, void*) noexcept,
     )
 
-    int nghttp2_session_server_new2(
-        nghttp2_session**, nghttp2_session_callbacks*, void*, nghttp2_option*
+    ctypedef struct nghttp2_mem:
+        void* mem_user_data
+        void* (*malloc)(size_t, void*) noexcept
+        void (*free)(void*, void*) noexcept
+        void* (*calloc)(size_t, size_t, void*) noexcept
+        void* (*realloc)(void*, size_t, void*) noexcept
+
+    int nghttp2_session_server_new3(
+        nghttp2_session**, nghttp2_session_callbacks*, void*, nghttp2_option*, nghttp2_mem*
     )
     void nghttp2_session_del(nghttp2_session*)
     ssize_t nghttp2_session_mem_recv(nghttp2_session*, const uint8_t*, size_t)

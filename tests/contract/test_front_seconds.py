@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
+import pytest
+
+from promise_svc.rpc import transport_native
 from promise_svc.rpc.transport import TransportOptions
 from tests.support.fronts import REPLIES, UNARY, bytes_front
-from tests.support.raw_http2 import message, raw_caller
+from tests.support.raw_http2 import RawCaller, message, raw_caller
 
 # The front looks at its limits once a second.
 WITHIN_SECONDS = 6.0
@@ -52,6 +56,28 @@ async def test_an_old_connection_is_drained_and_its_calls_end_by_themselves() ->
 
         assert (await caller.answer(stream)).status == 0
         await caller.until(lambda: caller.closed, WITHIN_SECONDS)
+
+
+async def test_connections_of_one_age_are_not_drained_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Callers that came together after a restart do not all come back together."""
+    monkeypatch.setattr(transport_native, "TICK_SECONDS", 0.01)
+    loop = asyncio.get_running_loop()
+    options = TransportOptions(connection_age_seconds_max=1)
+    async with bytes_front("native", options) as front, AsyncExitStack() as stack:
+        began = loop.time()
+        callers = [await stack.enter_async_context(raw_caller(front.port)) for _ in range(40)]
+        made = loop.time()
+
+        async def age(caller: RawCaller) -> float:
+            await caller.until(lambda: caller.goaway, WITHIN_SECONDS)
+            return loop.time()
+
+        drained = await asyncio.gather(*map(age, callers))
+
+    assert min(drained) - made > 0.85 and max(drained) - began > 0.99
+    assert max(drained) - min(drained) > 0.1
 
 
 async def test_a_call_that_was_on_its_way_when_a_drain_began_is_answered() -> None:
