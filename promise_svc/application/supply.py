@@ -60,6 +60,7 @@ class SupplyOutcome(IntEnum):
     BUNDLE = 25
     UNKNOWN_NODE = 30
     STALE_SEQUENCE = 40
+    ALREADY_ARRIVED = 45
     BELOW_ZERO = 50
     QUANTITY_TOO_LARGE = 60
 
@@ -73,6 +74,8 @@ class SupplyCount(NamedTuple):
     on_hand: int
     safety_stock: int = KEEP_SAFETY_STOCK
     """KEEP_SAFETY_STOCK leaves it as it is."""
+    arrival_ms: int = 0
+    """As in ``SupplyRow``."""
 
 
 class SupplyDelta(NamedTuple):
@@ -118,6 +121,7 @@ _OUTCOMES = {
     Outcome.STALE_SEQUENCE: SupplyOutcome.STALE_SEQUENCE,
     Outcome.BELOW_ZERO: SupplyOutcome.BELOW_ZERO,
     Outcome.ABOVE_MAXIMUM: SupplyOutcome.QUANTITY_TOO_LARGE,
+    Outcome.ALREADY_ARRIVED: SupplyOutcome.ALREADY_ARRIVED,
 }
 
 _RowT = TypeVar("_RowT", SupplyRow, AdjustRow)
@@ -165,7 +169,7 @@ class SupplyWriter:
         other shards are applied. ``timeout`` in seconds is for all of it. Cost: a round trip,
         another where a SKU has no item.
         """
-        sent = [SupplyRow(*row, source, source_sequence) for row in rows]
+        sent = [SupplyRow(*row[:5], source, source_sequence, row.arrival_ms) for row in rows]
         return await self._tasks.shielded(self._apply(sent, self._index.sync_supply, timeout))
 
     async def adjust(

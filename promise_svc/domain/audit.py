@@ -224,7 +224,8 @@ def _figures(row: StockPosition | None) -> str:
         return "none"
     return (
         f"on_hand={row.on_hand} committed={row.committed} held={row.held} "
-        f"safety_stock={row.safety_stock} totals={row[4:7]} sold_short={row.sold_short}"
+        f"safety_stock={row.safety_stock} totals={row[4:7]} sold_short={row.sold_short} "
+        f"arrival_ms={row.arrival_ms}"
     )
 
 

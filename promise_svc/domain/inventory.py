@@ -15,6 +15,10 @@ ID_LENGTH_MAX = 64
 """Longest SKU, node id or other identifier, in bytes."""
 
 
+ARRIVED = -1
+"""``arrival_ms`` of a bucket that is here."""
+
+
 class PositionKey(NamedTuple):
     """Where a quantity lives. ``bucket`` is empty for stock here now, else a ``supply_id``."""
 
@@ -44,6 +48,23 @@ class StockPosition(NamedTuple):
     """Units sold elsewhere that on hand did not cover; part of ``committed``, so that they are owed
     wherever demand is read. The next receipt pays them, the next count forgets them; above 0 only
     while ``on_hand`` is 0."""
+    arrival_ms: int = 0
+    """Of a bucket: when it is expected, ms since 1970; 0 for not known; ARRIVED once it is here,
+    for good. Before, ``on_hand`` less ``safety_stock`` is what may be sold of it; then ``on_hand``
+    is what its holds and orders have of it at most: the rest is stock here now."""
+
+
+def passed_on(bucket: StockPosition, here: StockPosition) -> tuple[StockPosition, StockPosition]:
+    """A bucket that is here, and stock here now at its node, after the units that nobody holds or
+    has bought went from the one to the other: first to what was sold short."""
+    spare = bucket.on_hand - bucket.committed - bucket.held
+    spare = max(0, min(spare, QUANTITY_MAX - here.on_hand))
+    paid = min(here.sold_short, spare)
+    return bucket._replace(on_hand=bucket.on_hand - spare), here._replace(
+        on_hand=here.on_hand + spare - paid,
+        committed=here.committed - paid,
+        sold_short=here.sold_short - paid,
+    )
 
 
 def ats(on_hand: int, committed: int, reserved: int, safety_stock: int) -> int:

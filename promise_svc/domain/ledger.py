@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from promise_svc.domain.events import Event, EventType, PositionImage
-from promise_svc.domain.inventory import QUANTITY_MAX, PositionKey, StockPosition, ats, shortage
+from promise_svc.domain.inventory import (
+    ARRIVED,
+    QUANTITY_MAX,
+    PositionKey,
+    StockPosition,
+    ats,
+    passed_on,
+    shortage,
+)
 from promise_svc.domain.reservation import (
     CONTENDED_MS,
     DOUBT_MS,
@@ -327,11 +335,17 @@ class ShardLedger:
                 for line in leg.lines:
                     key = PositionKey(*line[:3])
                     due[key] = due.get(key, 0) + line.quantity
-        return [
-            PositionImage(*key, row._replace(held=row.held - due.get(key, 0)))
-            for key, row in sorted(self.positions.items())
+        rows = {
+            key: row._replace(held=row.held - due.get(key, 0))
+            for key, row in self.positions.items()
             if key.sku == sku
-        ]
+        }
+        for key in [key for key, row in rows.items() if row.arrival_ms == ARRIVED]:
+            place = key._replace(bucket="")
+            row, here = passed_on(rows[key], rows.get(place, StockPosition()))
+            if row != rows[key]:
+                rows[key], rows[place] = row, here
+        return [PositionImage(*key, row) for key, row in sorted(rows.items())]
 
     def open_claims(self, now_ms: int, limit: int) -> list[tuple[str, ClaimRecord]]:
         """Claims whose resolve time has come, oldest first."""
@@ -663,6 +677,7 @@ class ShardLedger:
         for line in leg.lines:
             key = PositionKey(*line[:3])
             self._set_position(key, _moved(self.positions[key], leg.state, target, line.quantity))
+            self._pass_on(key)
         moved = leg._replace(state=target)
         self._set_leg(rid, moved)
         return moved
@@ -681,6 +696,7 @@ class ShardLedger:
             old = before.get(key, LegLine(*key, 0))
             if old != line:
                 self._set_position(key, _changed(self.positions[key], old, line, committed))
+                self._pass_on(key)
         moved = _conformed(leg, step)
         self._set_leg(rid, moved)
         return moved
@@ -707,24 +723,31 @@ class ShardLedger:
         behind, owed = old.source_sequence - row.source_sequence, 0
         if row.source and row.source == old.source and behind > 0:
             return self._supply_reply(Outcome.STALE_SEQUENCE, key)
-        if row.source and row.source == old.source and behind == 0:
+        if old.arrival_ms == ARRIVED:
+            again = row.arrival_ms == ARRIVED
+            return self._supply_reply(Outcome.UNCHANGED if again else Outcome.ALREADY_ARRIVED, key)
+        arrival_ms = (row.arrival_ms or old.arrival_ms) if row.bucket else 0
+        arrives = arrival_ms == ARRIVED
+        if row.source and row.source == old.source and behind == 0 and not arrives:
             # This report was counted before: what left since then has left.
             row, owed = row._replace(on_hand=old.on_hand), old.sold_short
         safety_stock = old.safety_stock if row.safety_stock < 0 else row.safety_stock
         new = old._replace(
             on_hand=row.on_hand,
             committed=old.committed - old.sold_short + owed,
-            safety_stock=safety_stock,
+            safety_stock=0 if arrives else safety_stock,
             source=row.source,
             source_sequence=row.source_sequence,
             sold_short=owed,
+            arrival_ms=arrival_ms,
         )
-        same = (*old[:4], old.sold_short) == (*new[:4], owed)
+        same = (*old[:4], old.sold_short, old.arrival_ms) == (*new[:4], owed, arrival_ms)
         if known is not None and same:
             # The sequence is kept so that an older row is still recognised; that is no event.
             self.positions[key] = new
             return self._supply_reply(Outcome.UNCHANGED, key)
         self._set_position(key, new)
+        self._pass_on(key)
         return self._supply_reply(Outcome.DONE, key)
 
     def _adjust_row(self, row: AdjustRow) -> SupplyReply:
@@ -747,6 +770,7 @@ class ShardLedger:
         if max(new.on_hand, new.sold_short) > QUANTITY_MAX:
             return self._supply_reply(Outcome.ABOVE_MAXIMUM, key)
         self._set_position(key, new)
+        self._pass_on(key)
         self._emit(row.idempotency_key, kind, row.body_hash)
         reply = self._supply_reply(Outcome.DONE, key)
         answer = reply.on_hand, reply.ats, reply.shortage
@@ -762,6 +786,17 @@ class ShardLedger:
         assert row.held >= 0 and row.committed >= 0 and row.on_hand >= 0, (key, row)
         self.positions[key] = row
         self._touched_positions[key] = None
+
+    def _pass_on(self, key: PositionKey) -> None:
+        """Units of a bucket that is here belong to its holds and orders; the rest is stock here
+        now. Holds stay where they are."""
+        old, place = self.positions[key], key._replace(bucket="")
+        if old.arrival_ms != ARRIVED:
+            return
+        row, here = passed_on(old, self.positions.get(place, StockPosition()))
+        if row != old:
+            self._set_position(key, row)
+            self._set_position(place, here)
 
     def _set_leg(self, rid: str, leg: LegRecord) -> None:
         self.legs[rid] = self._touched_leg = leg

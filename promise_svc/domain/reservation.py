@@ -224,6 +224,7 @@ class Outcome(IntEnum):
     ABOVE_MAXIMUM = 20
     REVISION_DIFFERS = 21
     NEEDS_REVISION = 22
+    ALREADY_ARRIVED = 23
 
 
 class ClaimDraft(NamedTuple):
@@ -370,6 +371,9 @@ class SupplyRow(NamedTuple):
     safety_stock: int
     source: str
     source_sequence: int
+    arrival_ms: int = 0
+    """Of a bucket: when it is expected, ms since 1970; 0 leaves it as it is; ARRIVED says that it
+    is here, ``on_hand`` being what came."""
 
 
 class AdjustRow(NamedTuple):
@@ -392,7 +396,7 @@ class AdjustRow(NamedTuple):
 
 class SupplyReply(NamedTuple):
     """Outcome for one supply row: DONE, UNCHANGED, STALE_SEQUENCE, REPEATED, BODY_DIFFERS,
-    WINDOW_PASSED, BELOW_ZERO or ABOVE_MAXIMUM, and the position after it."""
+    WINDOW_PASSED, BELOW_ZERO, ABOVE_MAXIMUM or ALREADY_ARRIVED, and the position after it."""
 
     outcome: int
     on_hand: int

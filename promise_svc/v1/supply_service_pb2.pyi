@@ -47,6 +47,10 @@ class _SupplyOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SupplyO
     """The network has no such node."""
     SUPPLY_OUTCOME_STALE_SEQUENCE: _SupplyOutcome.ValueType  # 40
     """The position took a report of this source with a higher number before (SyncSupply only)."""
+    SUPPLY_OUTCOME_ALREADY_ARRIVED: _SupplyOutcome.ValueType  # 45
+    """The bucket was reported as arrived before: what is left of it is counted as stock here now, and
+    this row is not applied (SyncSupply only).
+    """
     SUPPLY_OUTCOME_BELOW_ZERO: _SupplyOutcome.ValueType  # 50
     """The change would take more than is on hand (AdjustSupply only)."""
     SUPPLY_OUTCOME_QUANTITY_TOO_LARGE: _SupplyOutcome.ValueType  # 60
@@ -79,6 +83,10 @@ SUPPLY_OUTCOME_UNKNOWN_NODE: SupplyOutcome.ValueType  # 30
 """The network has no such node."""
 SUPPLY_OUTCOME_STALE_SEQUENCE: SupplyOutcome.ValueType  # 40
 """The position took a report of this source with a higher number before (SyncSupply only)."""
+SUPPLY_OUTCOME_ALREADY_ARRIVED: SupplyOutcome.ValueType  # 45
+"""The bucket was reported as arrived before: what is left of it is counted as stock here now, and
+this row is not applied (SyncSupply only).
+"""
 SUPPLY_OUTCOME_BELOW_ZERO: SupplyOutcome.ValueType  # 50
 """The change would take more than is on hand (AdjustSupply only)."""
 SUPPLY_OUTCOME_QUANTITY_TOO_LARGE: SupplyOutcome.ValueType  # 60
@@ -133,22 +141,38 @@ class SupplyRow(_message.Message):
     BUCKET_FIELD_NUMBER: _builtins.int
     ON_HAND_FIELD_NUMBER: _builtins.int
     SAFETY_STOCK_FIELD_NUMBER: _builtins.int
+    ARRIVAL_TIME_FIELD_NUMBER: _builtins.int
+    ARRIVED_FIELD_NUMBER: _builtins.int
     sku: _builtins.str
     """The SKU. Required."""
     node_id: _builtins.str
     """The node. Required."""
     bucket: _builtins.str
-    """Empty for stock here now; else the `supply_id` of supply not here yet, which ATS does not
-    count.
+    """Empty for stock here now; else the `supply_id` of supply not here yet (a purchase-order line, a
+    transfer), which ATS does not count.
     """
     on_hand: _builtins.int
     """Sellable units physically at the node, 0 to 2147483647. Damaged and quarantined units are the
-    feed's to leave out.
+    feed's to leave out, and so is what an arrived bucket still has for its holds and orders. Of a
+    bucket not here yet: the units expected, of which all but its `safety_stock` may be sold on
+    backorder or pre-order: that is its limit. With `arrived`: the units that came.
     """
     safety_stock: _builtins.int
     """Units withheld from sale by rule, 0 to 2147483647. Optional; left out keeps the position's, 0
     for a new one.
     """
+    arrived: _builtins.bool
+    """True says that the bucket is here, once and for good: holds and orders on it stay and are owed
+    `on_hand` units first; the rest, and what they give back later, is stock here now. Later counts of
+    the bucket are ALREADY_ARRIVED; AdjustSupply corrects it. Refused without `bucket`.
+    """
+    @_builtins.property
+    def arrival_time(self) -> _timestamp_pb2.Timestamp:
+        """When the bucket is expected at the node; may change with every report. Optional; left out keeps
+        the bucket's. A bucket without one is promised to nobody. Refused without
+        `bucket`, and with `arrived`.
+        """
+
     def __init__(
         self,
         *,
@@ -157,10 +181,12 @@ class SupplyRow(_message.Message):
         bucket: _builtins.str = ...,
         on_hand: _builtins.int = ...,
         safety_stock: _builtins.int | None = ...,
+        arrival_time: _timestamp_pb2.Timestamp | None = ...,
+        arrived: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_safety_stock", b"_safety_stock", "safety_stock", b"safety_stock"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_safety_stock", b"_safety_stock", "arrival_time", b"arrival_time", "safety_stock", b"safety_stock"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_safety_stock", b"_safety_stock", "bucket", b"bucket", "node_id", b"node_id", "on_hand", b"on_hand", "safety_stock", b"safety_stock", "sku", b"sku"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_safety_stock", b"_safety_stock", "arrival_time", b"arrival_time", "arrived", b"arrived", "bucket", b"bucket", "node_id", b"node_id", "on_hand", b"on_hand", "safety_stock", b"safety_stock", "sku", b"sku"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__safety_stock: _TypeAlias = _typing.Literal["safety_stock"]  # noqa: Y015
     _WhichOneofArgType__safety_stock: _TypeAlias = _typing.Literal["_safety_stock", b"_safety_stock"]  # noqa: Y015

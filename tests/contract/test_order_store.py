@@ -305,7 +305,7 @@ async def test_the_largest_numbers_fit(order_store: OrderStore) -> None:
     start = history.start_epoch()
     row = StockPosition(
         *[QUANTITY_MAX] * 4, *[2**53] * 3, source="s" * 64, source_sequence=2**53,
-        multi_hold_ms=2**53, sold_short=QUANTITY_MAX,
+        multi_hold_ms=2**53, sold_short=QUANTITY_MAX, arrival_ms=-1,
     )  # fmt: skip
     image = PositionImage("sku", "node", "", row)
     event = history.next(Event(EventType.SUPPLY_SYNCED, 2**53, "", positions=(image,)))

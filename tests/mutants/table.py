@@ -70,8 +70,8 @@ MUTANTS = (
     Mutant(
         "report_counted_again",
         f"{LUA}/supply.lua",
-        "  if step[6] ~= '' and not moved then on_hand, owed = row[ON_HAND], row[SOLD_SHORT] end\n",
-        "",
+        "if step[6] ~= '' and not moved and arrival ~= ARRIVED then",
+        "if false then",
         (COUNTERS + "test_a_report_counts_a_position_once",),
         "A feed sent again after units left would put them back on the shelf, and sell them twice.",
     ),
@@ -1136,6 +1136,26 @@ MUTANTS = (
         "            if demand > _granted(before) and demand > supply + 1:\n",
         ("tests/unit/test_verify.py::test_an_event_that_granted_too_much_is_found",),
         "The one incident that matters would not be told.",
+    ),
+    # -- supply on its way
+    Mutant(
+        "arrived_units_stay",
+        "promise_svc/adapters/ats_index/lua/prelude.lua",
+        "  if row[ARRIVAL_MS] ~= ARRIVED then return end\n",
+        "  if true then return end\n",
+        (
+            "tests/contract/test_inbound.py::"
+            "test_an_arrival_leaves_holds_where_they_are_and_frees_the_rest",
+        ),
+        "A delivery would stand on the floor and be sold to nobody.",
+    ),
+    Mutant(
+        "arrives_twice",
+        "promise_svc/adapters/ats_index/lua/supply.lua",
+        "  if row[ARRIVAL_MS] == ARRIVED then\n",
+        "  if false then\n",
+        ("tests/contract/test_inbound.py::test_a_bucket_arrives_once",),
+        "A receipt sent again would sell one delivery twice.",
     ),
     # -- loading, listing, rebuilding, and who calls
     Mutant(

@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from promise_svc.domain.inventory import ARRIVED
 from promise_svc.domain.network import FulfillmentMethod
 from promise_svc.errors import InvalidRequest
 from promise_svc.rpc.convert.fields import VIOLATIONS_MAX
@@ -304,6 +305,34 @@ def test_a_name_stands_once(build: Any, path: str, names: list[str]) -> None:
 
     wanted = {(f"{path}[1].{name}".rstrip("."), "DUPLICATE") for name in names}
     assert complaints(request) == wanted
+
+
+@pytest.mark.parametrize(
+    ("bucket", "arrived", "arrival_s", "refused"),
+    [
+        ("po-1", False, 5, ""),
+        ("po-1", True, None, ""),
+        ("po-1", False, -5, "arrival_time"),
+        ("po-1", False, 2**40, "arrival_time"),
+        ("po-1", True, 5, "arrival_time"),
+        ("", False, 5, "arrival_time"),
+        ("", True, None, "arrived"),
+    ],
+)
+def test_only_a_bucket_arrives_and_it_is_expected_or_here(
+    bucket: str, arrived: bool, arrival_s: int | None, refused: str
+) -> None:
+    """Stock here now has no date, nor has what is here; dates lie within reason."""
+    request = a_sync()
+    request.rows[0].bucket, request.rows[0].arrived = bucket, arrived
+    if arrival_s is not None:
+        request.rows[0].arrival_time.seconds = arrival_s
+
+    told = complaints(request)
+
+    assert {path for path, _ in told} == ({f"rows[0].{refused}"} if refused else set())
+    if not refused:
+        assert decode(request).rows[0].arrival_ms == (ARRIVED if arrived else 5_000)
 
 
 def test_the_same_sku_may_stand_on_several_lines() -> None:

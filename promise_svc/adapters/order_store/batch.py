@@ -25,7 +25,7 @@ _body_decoder = msgspec.json.Decoder(_Body)
 
 _RESERVATION_COLUMNS = 12
 _LEG_COLUMNS = 6
-_POSITION_COLUMNS = 17
+_POSITION_COLUMNS = 18
 
 
 class Batch(NamedTuple):

@@ -14,7 +14,7 @@ from promise_svc.application.supply import (
     SupplyDelta,
     SupplyResult,
 )
-from promise_svc.domain.inventory import QUANTITY_MAX
+from promise_svc.domain.inventory import ARRIVED, QUANTITY_MAX
 from promise_svc.rpc.convert.fields import Fields
 from promise_svc.rpc.convert.types import create_ms_from, number_of
 from promise_svc.v1 import supply_service_pb2 as pb
@@ -22,6 +22,10 @@ from promise_svc.v1 import supply_service_pb2 as pb
 REASON_BYTES_MAX = 256
 SOURCE_SEQUENCE_MAX = 2**53
 """The shards count in doubles, which are exact up to here."""
+
+
+ARRIVAL_MS_MAX = 4_102_444_800_000
+"""2100-01-01: far beyond what calendars give dates for."""
 
 
 class SyncValues(NamedTuple):
@@ -64,7 +68,8 @@ def sync_from(request: pb.SyncSupplyRequest) -> SyncValues:
         safety_stock = KEEP_SAFETY_STOCK
         if row.HasField("safety_stock"):
             safety_stock = fields.quantity(f"{path}.safety_stock", row.safety_stock, 0)
-        rows.append(SupplyCount(*position, row.on_hand, safety_stock))
+        arrival_ms = _arrival_from(fields, path, row)
+        rows.append(SupplyCount(*position, row.on_hand, safety_stock, arrival_ms))
     fields.done()
     return SyncValues(request.source, request.source_sequence, tuple(rows))
 
@@ -102,6 +107,19 @@ def sale_from(request: pb.RecordSaleRequest, now_ms: int) -> SaleValues:
         lines.append(SaleLine(line.sku, line.node_id, line.quantity))
     fields.done()
     return SaleValues(request.sale_id, create_ms, tuple(lines))
+
+
+def _arrival_from(fields: Fields, path: str, row: pb.SupplyRow) -> int:
+    named = "arrived" if row.arrived else "arrival_time" if row.HasField("arrival_time") else ""
+    if named and not row.bucket:
+        fields.complain(f"{path}.{named}", "NOT_ALLOWED", "needs a bucket")
+    if row.arrived and row.HasField("arrival_time"):
+        fields.complain(f"{path}.arrival_time", "NOT_ALLOWED", "must be empty with arrived")
+    if row.arrived:
+        return ARRIVED
+    if not row.HasField("arrival_time"):
+        return 0
+    return fields.time_ms(f"{path}.arrival_time", row.arrival_time, 1, ARRIVAL_MS_MAX)
 
 
 def _position_from(

@@ -20,7 +20,7 @@ local DONE, REPEATED, EXISTS, BODY_DIFFERS, WINDOW_PASSED = 1, 2, 3, 4, 5
 local STALE_ATTEMPT, UNSETTLED, OTHER_PLAN, RESOLVED, INSUFFICIENT = 6, 7, 8, 9, 10
 local NETWORK_CHANGED, MISSING, NEEDS_PINS, NEEDS_FOLLOW, REFUSED = 11, 12, 14, 15, 16
 local UNCHANGED, STALE_SEQUENCE, BELOW_ZERO, ABOVE_MAXIMUM, REVISION_DIFFERS = 17, 18, 19, 20, 21
-local NEEDS_REVISION = 22
+local NEEDS_REVISION, ALREADY_ARRIVED = 22, 23
 
 -- Fields of the records, in the order of the NamedTuples.
 local L_STATE, L_ATTEMPT, L_PLAN, L_EXPIRE, L_MULTI, L_LINES, L_CHANGE = 2, 3, 4, 5, 6, 7, 8
@@ -30,9 +30,10 @@ local C_LEGS, C_BODY, C_EPOCH, C_SEQUENCE, C_SETTLED, C_CHANGE = 9, 10, 11, 12, 
 local C_REACQUIRED, C_REPLACES, C_REPLACED, C_SUCCESSOR, C_SUCCESSOR_ATTEMPT = 15, 16, 17, 18, 19
 local ON_HAND, COMMITTED, HELD_UNITS, SAFETY, CONFIRMED_TOTAL, CANCELLED_TOTAL = 1, 2, 3, 4, 5, 6
 local FULFILLED_TOTAL = 7
-local SOURCE, SOURCE_SEQUENCE, MULTI_HOLD_MS, SOLD_SHORT = 8, 9, 10, 11
+local SOURCE, SOURCE_SEQUENCE, MULTI_HOLD_MS, SOLD_SHORT, ARRIVAL_MS = 8, 9, 10, 11, 12
 
 local QUANTITY_MAX = 2147483647
+local ARRIVED = -1
 local RESOLVE_AFTER_MS = 2000
 local DOUBT_MS = 10000
 local CONTENDED_MS = 250
@@ -113,7 +114,7 @@ local function get_row(sku, node, bucket)
     local raw = call('HGET', S.base .. 'p:' .. sku, node .. '\t' .. bucket)
     row = raw and unpack_(raw) or false
     -- Rows of the layout before end one field earlier.
-    if row and not row[SOLD_SHORT] then row[SOLD_SHORT] = 0 end
+    if row and not row[ARRIVAL_MS] then row[SOLD_SHORT], row[ARRIVAL_MS] = row[SOLD_SHORT] or 0, 0 end
     S.rows[id] = row
   end
   return row
@@ -129,6 +130,25 @@ local function touch_row(sku, node, bucket, row)
     touched[#touched + 1] = {sku, node, bucket, row}
   end
   S.row_dirty[id] = {sku, node .. '\t' .. bucket, row}
+end
+
+local function new_row() return {0, 0, 0, 0, 0, 0, 0, '', 0, 0, 0, 0} end
+
+-- What nobody has of a bucket that is here becomes stock here now; says how much did.
+local function passed_on(row, here)
+  local spare = math.min(row[ON_HAND] - row[COMMITTED] - row[HELD_UNITS], QUANTITY_MAX - here[ON_HAND])
+  if spare <= 0 then return 0 end
+  local paid = math.min(here[SOLD_SHORT] or 0, spare)
+  row[ON_HAND] = row[ON_HAND] - spare
+  here[ON_HAND], here[COMMITTED] = here[ON_HAND] + spare - paid, here[COMMITTED] - paid
+  here[SOLD_SHORT] = (here[SOLD_SHORT] or 0) - paid
+  return spare
+end
+
+local function pass_on(sku, node, row)
+  if row[ARRIVAL_MS] ~= ARRIVED then return end
+  local here = get_row(sku, node, '') or new_row()
+  if passed_on(row, here) > 0 then touch_row(sku, node, '', here) end
 end
 
 local function left(row)
@@ -258,6 +278,7 @@ local function move_leg(rid, leg, target)
     end
     if row[HELD_UNITS] < 0 or row[COMMITTED] < 0 then error('INVARIANT_BROKEN counters below zero') end
     touch_row(line[1], line[2], line[3], row)
+    pass_on(line[1], line[2], row)
   end
   local moved = copy(leg)
   moved[L_STATE] = target

@@ -28,13 +28,14 @@ end), {'no-writes'})
 -- read_positions: ARGV SKUs; reply [epoch, sequence, time], then the images of each SKU with due
 -- holds given back.
 local read_sku = reading(function(sku)
-  local images, by_field = {}, {}
+  local images, by_field, arrived = {}, {}, {}
   local flat = call('HGETALL', S.base .. 'p:' .. sku)
   for i = 1, #flat, 2 do
     local node, bucket = string.match(flat[i], '^([^\t]*)\t(.*)$')
     local image = {sku, node, bucket, unpack_(flat[i + 1])}
     images[#images + 1] = image
     by_field[flat[i]] = image[4]
+    if image[4][ARRIVAL_MS] == ARRIVED then arrived[#arrived + 1] = image end
   end
   for _, rid in ipairs(call('ZRANGEBYSCORE', S.base .. 'd:' .. sku, '-inf', S.time)) do
     for _, line in ipairs(get_leg(rid)[L_LINES]) do
@@ -42,6 +43,14 @@ local read_sku = reading(function(sku)
         local row = by_field[line[2] .. '\t' .. line[3]]
         row[HELD_UNITS] = row[HELD_UNITS] - line[4]
       end
+    end
+  end
+  for _, image in ipairs(arrived) do
+    local field = image[2] .. '\t'
+    local here = by_field[field] or new_row()
+    if passed_on(image[4], here) > 0 and not by_field[field] then
+      by_field[field] = here
+      images[#images + 1] = {sku, image[2], '', here}
     end
   end
   return pack(images)

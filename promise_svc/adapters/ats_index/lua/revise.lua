@@ -67,6 +67,7 @@ local function change_row(line, old, committed)
   end
   if row[HELD_UNITS] < 0 or row[COMMITTED] < 0 then error('INVARIANT_BROKEN counters below zero') end
   touch_row(line[1], line[2], line[3], row)
+  pass_on(line[1], line[2], row)
 end
 
 local function conform_leg(rid, leg, target, change, expire, lines)

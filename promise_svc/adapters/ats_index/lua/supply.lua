@@ -10,20 +10,27 @@ local function sync_row(step)
   local sku, node, bucket = step[1], step[2], step[3]
   local row = get_row(sku, node, bucket)
   local known = row
-  row = row or {0, 0, 0, 0, 0, 0, 0, '', 0, 0, 0}
+  row = row or new_row()
   if step[6] ~= '' and step[6] == row[SOURCE] and step[7] < row[SOURCE_SEQUENCE] then
     return supply_reply(STALE_SEQUENCE, known)
   end
-  local safety = step[5] < 0 and row[SAFETY] or step[5]
+  if row[ARRIVAL_MS] == ARRIVED then
+    return supply_reply(step[8] == ARRIVED and UNCHANGED or ALREADY_ARRIVED, row)
+  end
+  local arrival = bucket ~= '' and (step[8] ~= 0 and step[8] or row[ARRIVAL_MS]) or 0
+  local safety = arrival == ARRIVED and 0 or step[5] < 0 and row[SAFETY] or step[5]
   local moved = row[SOURCE] ~= step[6] or row[SOURCE_SEQUENCE] ~= step[7]
   local on_hand, owed = step[4], 0
   -- This report was counted before: what left since then has left.
-  if step[6] ~= '' and not moved then on_hand, owed = row[ON_HAND], row[SOLD_SHORT] end
+  if step[6] ~= '' and not moved and arrival ~= ARRIVED then on_hand, owed = row[ON_HAND], row[SOLD_SHORT] end
   local same = known and row[ON_HAND] == on_hand and row[SAFETY] == safety and row[SOLD_SHORT] == owed
+    and row[ARRIVAL_MS] == arrival
   row[COMMITTED], row[SOLD_SHORT] = row[COMMITTED] - row[SOLD_SHORT] + owed, owed
   row[ON_HAND], row[SAFETY], row[SOURCE], row[SOURCE_SEQUENCE] = on_hand, safety, step[6], step[7]
+  row[ARRIVAL_MS] = arrival
   if not same then
     touch_row(sku, node, bucket, row)
+    pass_on(sku, node, row)
   elseif moved then
     S.row_dirty[row_id(sku, node, bucket)] = {sku, node .. '\t' .. bucket, row}
   end
@@ -70,13 +77,14 @@ local function adjust_row(step)
     keep_adjustment(key, {step[6], 0, 0, 0})
     return {DONE, 0, 0, S.epoch, S.sequence, 0}
   end
-  local row = known or {0, 0, 0, 0, 0, 0, 0, '', 0, 0, 0}
+  local row = known or new_row()
   local covered, owed = taken(row, step[4], sale)
   local on_hand, sold_short = row[ON_HAND] - covered, row[SOLD_SHORT] + owed
   if on_hand < 0 then return supply_reply(BELOW_ZERO, known) end
   if on_hand > QUANTITY_MAX or sold_short > QUANTITY_MAX then return supply_reply(ABOVE_MAXIMUM, known) end
   row[ON_HAND], row[COMMITTED], row[SOLD_SHORT] = on_hand, row[COMMITTED] + owed, sold_short
   touch_row(step[1], step[2], step[3], row)
+  pass_on(step[1], step[2], row)
   emit(step[5], kind, step[6])
   local done = supply_reply(DONE, row)
   keep_adjustment(key, {step[6], done[2], done[3], done[6]})
