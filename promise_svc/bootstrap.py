@@ -176,6 +176,7 @@ class Service:
             self.network = NetworkSource(self.store, self._clock)
             await self.network.refresh()
             self.network.start()
+            self.metrics.watch_network(lambda: self.network.age_ms() / 1000)
             self._closing.push_async_callback(self.network.close)
             self.table = AtsTable(self._cluster.shard_count)
             await self._follow()
@@ -485,7 +486,7 @@ def _loop_failed(
     if isinstance(error, InvariantBroken):
         observer.stopped(shard, error.reason, error.message, reservation_id)
     elif isinstance(error, PromiseServiceError):
-        observer.failed(shard, error.reason)
+        observer.failed(shard, error.reason, error.message)
     else:
         observer.faulted(shard, error, reservation_id)
 

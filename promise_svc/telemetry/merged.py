@@ -23,6 +23,7 @@ GREATEST = frozenset(
         "promise_drift_positions",
         "promise_feed_catching_up_shards",
         "promise_index_nodes_lost",
+        "promise_network_age_seconds",
         "promise_relay_lag_events",
         "promise_relay_lag_seconds",
         "promise_table_age_seconds",

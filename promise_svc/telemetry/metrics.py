@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from time import monotonic
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from promise_svc.telemetry.call_metrics import CallMetrics
 from promise_svc.telemetry.logs import EventLog, LogFields
+
+TELL_SECONDS = 60.0
+"""A loop's failures of one reason are logged so often: sixty-four shards fail together."""
 
 
 class Metrics:
@@ -37,6 +41,11 @@ class Metrics:
             ["loop", "reason"],
             registry=self.registry,
         )
+        self._network_age = Gauge(
+            "promise_network_age_seconds",
+            "Age of the network as last compared with the order store; seconds while that is well",
+            registry=self.registry,
+        )
         self._build = Gauge(
             "promise_build_info",
             "1; compiled is false where the slow specifications run",
@@ -58,6 +67,10 @@ class Metrics:
     def loop(self, name: str) -> LoopMetrics:
         """The observer of one background loop."""
         return LoopMetrics(name, self._loop_failures, self._loop_stops)
+
+    def watch_network(self, age_seconds: Callable[[], float]) -> None:
+        """Ask this whenever somebody scrapes."""
+        self._network_age.set_function(age_seconds)
 
     def describe(self, version: str, compiled: bool) -> None:
         """Say what runs."""
@@ -265,9 +278,18 @@ class LoopMetrics:
         self._name = name
         self._failures = failures
         self._stops = stops
+        self._told: dict[str, float] = {}
 
-    def failed(self, shard: int, reason: str) -> None:
+    def failed(self, shard: int, reason: str, error: str = "") -> None:
+        """Something is away: counted each time, said once a minute."""
         self._failures.labels(self._name, reason).inc()
+        now = monotonic()
+        if now - self._told.get(reason, -TELL_SECONDS) >= TELL_SECONDS:
+            self._told[reason] = now
+            self._log.warning(
+                "a background loop fails and tries again",
+                shard=shard, loop=self._name, reason=reason, error=error,
+            )  # fmt: skip
 
     def faulted(self, shard: int, error: Exception, reservation_id: str | None = None) -> None:
         """A bug: counted as INTERNAL and logged with its traceback."""

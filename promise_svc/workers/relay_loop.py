@@ -24,8 +24,12 @@ JITTER = 0.25
 class LoopObserver(Protocol):
     """Who counts."""
 
-    def failed(self, shard: int, reason: str) -> None:
+    def failed(self, shard: int, reason: str, error: str) -> None:
         """A drain failed with this reason code and will be tried again."""
+        ...
+
+    def faulted(self, shard: int, error: Exception) -> None:
+        """The same of a bug."""
         ...
 
     def stopped(self, shard: int, reason: str) -> None:
@@ -132,16 +136,17 @@ class RelayLoop:
             self._stopped[shard] = error.reason
             self._observer.stopped(shard, error.reason)
         except PromiseServiceError as error:
-            self._retry_later(shard, error.reason)
-        except Exception:  # a bug must not end the loop for the other shards; it is counted
-            self._retry_later(shard, "INTERNAL")
+            self._observer.failed(shard, error.reason, error.message)
+            self._retry_later(shard)
+        except Exception as error:  # a bug must not end the loop for the other shards
+            self._observer.faulted(shard, error)
+            self._retry_later(shard)
         else:
             self._back_off.pop(shard, None)
             if drained.more:
                 self._again.add(shard)
 
-    def _retry_later(self, shard: int, reason: str) -> None:
-        self._observer.failed(shard, reason)
+    def _retry_later(self, shard: int) -> None:
         self._again.discard(shard)
         seconds = self._back_off.get(shard, BACK_OFF_SECONDS_MIN)
         self._back_off[shard] = min(2 * seconds, BACK_OFF_SECONDS_MAX)

@@ -89,8 +89,12 @@ class Observed:
     def alarmed(self, shard: int, error: PromiseServiceError) -> None:
         self.alarms.append((shard, error.reason))
 
-    def failed(self, shard: int, reason: str) -> None:
+    def failed(self, shard: int, reason: str, error: str) -> None:
         self.failures.append((shard, reason))
+        self.seen.set()
+
+    def faulted(self, shard: int, error: Exception) -> None:
+        self.failures.append((shard, "INTERNAL"))
         self.seen.set()
 
     def stopped(self, shard: int, reason: str) -> None:

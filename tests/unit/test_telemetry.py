@@ -331,3 +331,28 @@ def test_a_wrong_traceparent_is_replaced(value: str | bytes) -> None:
     assert found != TRACE
     assert len(found) == 32
     assert int(found, 16) > 0
+
+
+def test_what_a_loop_meets_is_said_in_words_once_a_minute(
+    log_lines: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixty-four shards fail together and again: each is counted, one line says why; another reason
+    has a line of its own, and after a minute it is said again."""
+    now = 1_000.0
+    monkeypatch.setattr("promise_svc.telemetry.metrics.monotonic", lambda: now)
+    metrics = Metrics()
+    loop = metrics.loop("relay")
+    for shard in range(64):
+        loop.failed(shard, "UNAVAILABLE", "the disk is full")
+    loop.failed(0, "DEADLINE_EXCEEDED", "slow")
+    now += 61
+    loop.failed(1, "UNAVAILABLE", "the disk is full")
+
+    lines = [json.loads(line) for line in log_lines.getvalue().splitlines()]
+    assert [(line["reason"], line["error"]) for line in lines] == [
+        ("UNAVAILABLE", "the disk is full"),
+        ("DEADLINE_EXCEEDED", "slow"),
+        ("UNAVAILABLE", "the disk is full"),
+    ]
+    failures = value(metrics, "promise_loop_failures_total", loop="relay", reason="UNAVAILABLE")
+    assert failures == 65
