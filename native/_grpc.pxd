@@ -67,6 +67,10 @@ cdef class Front:
     cdef double now
     """As of the last tick: enough for limits of seconds."""
 
+    cdef readonly dict limit_hits
+    """How often each limit was met, by its name."""
+
+    cdef int hit(self, str limit) except -1
     cdef int arm_expiry(self) except -1
     cdef uint64_t next_random(self) noexcept
 
@@ -113,7 +117,7 @@ cdef class Connection:
 
     cdef int flush(self) except -1
     cdef int mark_dirty(self) except -1
-    cdef int spend(self) noexcept
+    cdef int spend(self) except -1
     cdef int close_calls(self, uint32_t error) except -1
     cdef int ask_for_last(self) except -1
     cdef int finish_goaway(self) except -1

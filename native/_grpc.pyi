@@ -31,6 +31,7 @@ class Front:
     loop: asyncio.AbstractEventLoop
     connections: set[Connection]
     unfinished_bytes: int
+    limit_hits: dict[str, int]
     def __init__(
         self,
         *,

@@ -544,6 +544,7 @@ cdef class Front:
         self.idle_seconds_max = idle_seconds_max
         self.request_seconds_max = request_seconds_max
         self.connections = set()
+        self.limit_hits = {}
         self.dirty = []
         self.inbox = bytearray(INBOX_BYTES)
         self.inbox_view = memoryview(self.inbox)
@@ -553,6 +554,10 @@ cdef class Front:
     def connection(self):
         """The protocol of a new connection."""
         return ServerConnection(self)
+
+    cdef int hit(self, str limit) except -1:
+        self.limit_hits[limit] = self.limit_hits.get(limit, 0) + 1
+        return 0
 
     def drain(self):
         """Drain every connection, also those that are still being made."""
@@ -639,9 +644,11 @@ cdef class Connection:
         cdef nghttp2_settings_entry settings[3]
         self.transport = transport
         secured = transport.get_extra_info("ssl_object")
-        if len(front.connections) >= front.connections_max or (
-            secured is not None and secured.selected_alpn_protocol() != "h2"
-        ):
+        if len(front.connections) >= front.connections_max:
+            front.hit("CONNECTIONS")
+            transport.abort()
+            return
+        if secured is not None and secured.selected_alpn_protocol() != "h2":
             transport.abort()
             return
         self.secured = secured
@@ -790,10 +797,11 @@ cdef class Connection:
         self.front.dirty.append(self)
         return 0
 
-    cdef int spend(self) noexcept:
+    cdef int spend(self) except -1:
         """Count a frame that costs us and carries nothing; too many of them end it."""
         self.patience -= 1
         if self.patience == 0:
+            self.front.hit("EMPTY_FRAMES")
             nghttp2_session_terminate_session(self.session, NGHTTP2_ENHANCE_YOUR_CALM)
         return 0
 
@@ -809,6 +817,7 @@ cdef class Connection:
         self.peer_pinged_at = now
         if self.ping_strikes > PING_STRIKES_MAX:
             self.ping_strikes = 0
+            self.front.hit("PINGS")
             nghttp2_submit_goaway(
                 self.session, NGHTTP2_FLAG_NONE,
                 nghttp2_session_get_last_proc_stream_id(self.session),
@@ -854,9 +863,11 @@ cdef class Connection:
             return 0
         self.patience = min(self.patience + PATIENCE_SECOND, <int>PATIENCE)
         if not self.settled and now - self.made_at > HANDSHAKE_SECONDS:
+            front.hit("HANDSHAKE_SECONDS")
             self.transport.abort()
             return 0
         if self.write_paused and now - self.paused_since > front.keepalive_timeout_seconds:
+            front.hit("REPLY_SECONDS")
             self.transport.abort()
             return 0
         if self.read_count != self.read_count_seen:
@@ -875,12 +886,14 @@ cdef class Connection:
             if call.finished:
                 # The caller does not take its reply.
                 if now - call.finished_at > front.request_seconds_max:
+                    front.hit("REPLY_SECONDS")
                     call.cut(NGHTTP2_CANCEL)
             elif (
                 not call.remote_done
                 and now - call.began > front.request_seconds_max
                 and (call.method is None or not call.method.request_streaming)
             ):
+                front.hit("REQUEST_SECONDS")
                 call.refuse(DEADLINE_EXCEEDED, "the request took too long to arrive")
             call = call.next
         if self.goaway_at > 0:
@@ -1210,6 +1223,7 @@ cdef class Call:
         cdef nghttp2_vec path
         cdef bytes key
         if self.metadata_bytes > front.metadata_bytes_max:
+            front.hit("METADATA_BYTES")
             return self.finish(
                 RESOURCE_EXHAUSTED,
                 f"metadata of {self.metadata_bytes} bytes; at most {front.metadata_bytes_max}",
@@ -1288,8 +1302,10 @@ cdef class Call:
         if self.prefix[0] == 1 and self.encoding == IDENTITY:
             return self.refuse(INTERNAL, "a compressed message, but no grpc-encoding")
         if self.body_size > front.message_bytes_max:
+            front.hit("MESSAGE_BYTES")
             return self.refuse(RESOURCE_EXHAUSTED, self.too_long(self.body_size))
         if front.unfinished_bytes + self.body_size > front.unfinished_bytes_max:
+            front.hit("UNFINISHED_BYTES")
             return self.refuse(RESOURCE_EXHAUSTED, "too many requests are being received")
         self.counted_bytes = self.body_size
         front.unfinished_bytes += self.body_size
@@ -1321,6 +1337,7 @@ cdef class Call:
         if found is None:
             self.refuse(INTERNAL, "a message could not be decompressed")
         elif PyBytes_GET_SIZE(found) > size_max:
+            self.connection.front.hit("MESSAGE_BYTES")
             self.refuse(RESOURCE_EXHAUSTED, self.too_long(PyBytes_GET_SIZE(found)))
             found = None
         return found
@@ -1454,6 +1471,7 @@ cdef class Call:
         if PyBytes_GET_SIZE(encoded) > self.connection.front.message_bytes_max:
             return self.finish(RESOURCE_EXHAUSTED, self.too_long(PyBytes_GET_SIZE(encoded)))
         if self.connection.unsent_bytes > UNSENT_BYTES_MAX:
+            self.connection.front.hit("UNREAD_BYTES")
             return self.finish(RESOURCE_EXHAUSTED, "the caller does not read its replies")
         self.ending = True
         self.finished = True

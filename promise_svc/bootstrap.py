@@ -582,7 +582,8 @@ async def serving(
     if process.tokens_file:
         tokens = Tokens(process.tokens_file, service.metrics.file("tokens"))
     admission = Admission(process.calls_in_flight_max)
-    service.metrics.calls.watch(lambda: admission.waiting_count)
+    transport = _transport(process, port_shared, service.metrics.file("certificate"))
+    service.metrics.calls.watch(lambda: admission.waiting_count, lambda: transport.limit_hits)
     guard = Guard(
         admission,
         CallRecorder(service.metrics.calls, _log),
@@ -590,7 +591,7 @@ async def serving(
         tokens=tokens,
     )
     server = Server(
-        _transport(process, port_shared, service.metrics.file("certificate")),
+        transport,
         guard,
         service.servicers,
         reflect=process.reflection,

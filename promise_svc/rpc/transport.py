@@ -78,6 +78,11 @@ class Transport(Protocol):
         """
         ...
 
+    @property
+    def limit_hits(self) -> Mapping[str, int]:
+        """How often each limit of ``TransportOptions`` was met, by name; empty where unknown."""
+        ...
+
     async def drain(self, grace_seconds: float) -> None:
         """Refuse new calls, let those in flight end, cut off what is left after the grace."""
         ...

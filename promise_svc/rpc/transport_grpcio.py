@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -22,6 +23,9 @@ class GrpcioTransport:
         self._credentials = None
         if options.tls:
             self._credentials = Certificates(options.tls, options.tls_refused).credentials()
+
+    limit_hits: Mapping[str, int] = MappingProxyType({})
+    """gRPC does not tell them."""
 
     def add_generic_rpc_handlers(
         self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]

@@ -89,6 +89,10 @@ class NativeTransport:
             request_seconds_max=options.request_seconds_max,
         )
 
+    @property
+    def limit_hits(self) -> Mapping[str, int]:
+        return self._front.limit_hits
+
     def add_generic_rpc_handlers(
         self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]
     ) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -54,11 +54,15 @@ class CallMetrics(Collector):
     def __init__(self, registry: CollectorRegistry) -> None:
         self._tallies = _Tallies()
         self._waiting_count: Callable[[], int] = lambda: 0
+        self._limit_hits: Callable[[], Mapping[str, int]] = dict
         registry.register(self)
 
-    def watch(self, waiting_count: Callable[[], int]) -> None:
-        """Ask this whenever somebody scrapes."""
+    def watch(
+        self, waiting_count: Callable[[], int], limit_hits: Callable[[], Mapping[str, int]]
+    ) -> None:
+        """Ask these whenever somebody scrapes."""
         self._waiting_count = waiting_count
+        self._limit_hits = limit_hits
 
     def answered(self, method: str, seconds: float) -> None:
         """A call began and ended at once, with OK."""
@@ -124,7 +128,14 @@ class CallMetrics(Collector):
             "promise_calls_waiting", "Calls that wait for a turn of the event loop"
         )
         waiting.add_metric([], self._waiting_count())
-        yield from (calls, took, in_flight, clamped, shed, waiting)
+        hits = CounterMetricFamily(
+            "promise_front_limit_hits",
+            "Calls refused and connections cut off by a limit of the front",
+            labels=["limit"],
+        )
+        for limit, count in self._limit_hits().items():
+            hits.add_metric([limit], count)
+        yield from (calls, took, in_flight, clamped, shed, waiting, hits)
 
 
 def _cumulated(buckets: list[int]) -> list[tuple[str, float]]:

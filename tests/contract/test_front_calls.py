@@ -306,6 +306,8 @@ async def test_a_message_over_the_limit_is_refused_either_way(front: BytesFront)
     front.behaviors.unary = much
     reply_error = await error_of(front.unary())
 
+    if front.name == "native":
+        assert front.transport.limit_hits == {"MESSAGE_BYTES": 1}
     assert request_error.code() is reply_error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert await front.channel.unary_stream(REPLIES)(b"on").read() == b"on"
 

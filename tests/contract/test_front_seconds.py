@@ -139,6 +139,7 @@ async def test_a_request_that_never_ends_is_refused() -> None:
         caller.send(endless, message(b"on"), end=True)
 
         assert answer.status == 4
+        assert front.transport.limit_hits == {"REQUEST_SECONDS": 1}
         assert (await caller.answer(endless)).body == message(b"on")
 
 

@@ -129,6 +129,9 @@ async def test_a_flood_is_cut_off_while_the_good_caller_is_served(
     assert slowest < GOOD_CALL_SECONDS_MAX
     if caller.goaway is not None:
         assert caller.goaway.error_code != 0
+        if caller.goaway.error_code == ENHANCE_YOUR_CALM:
+            assert front.transport.limit_hits.keys() <= {"EMPTY_FRAMES", "PINGS"}
+            assert front.transport.limit_hits
 
 
 async def test_calls_that_end_give_patience_back(front: BytesFront) -> None:
@@ -153,6 +156,7 @@ async def test_a_silent_connection_that_pings_is_told_too_many(front: BytesFront
     assert caller.goaway is not None
     assert caller.goaway.error_code == ENHANCE_YOUR_CALM
     assert caller.goaway.additional_data == b"too_many_pings"
+    assert front.transport.limit_hits == {"PINGS": 1}
 
 
 async def test_requests_being_received_are_bounded_together() -> None:
@@ -170,6 +174,7 @@ async def test_requests_being_received_are_bounded_together() -> None:
         after = await caller.answer(caller.call(UNARY, b"x"))
 
     assert (answer.status, after.status) == (8, 0)
+    assert front.transport.limit_hits == {"UNFINISHED_BYTES": 1}
 
 
 async def test_more_connections_than_allowed_are_closed() -> None:
@@ -180,6 +185,7 @@ async def test_more_connections_than_allowed_are_closed() -> None:
             assert (await second.answer(second.call(UNARY, b"x"))).status == 0
             async with raw_caller(front.port) as third:
                 await third.until(lambda: third.closed)
+            assert front.transport.limit_hits == {"CONNECTIONS": 1}
             assert (await first.answer(first.call(UNARY, b"x"))).status == 0
         assert await front.unary(b"on", wait_for_ready=True, timeout=10) == b"on"
 

@@ -960,6 +960,14 @@ MUTANTS = (
         ("tests/unit/test_drift.py::test_every_sku_has_its_turn",),
         "After one difference the watch would never look at the SKUs before it.",
     ),
+    Mutant(
+        "loop_faults_unsaid",
+        "promise_svc/telemetry/metrics.py",
+        "        if now - self._told.get(reason, -TELL_SECONDS) >= TELL_SECONDS:\n",
+        "        if now - self._told.get(reason, now) >= TELL_SECONDS:\n",
+        ("tests/unit/test_telemetry.py::test_what_a_loop_meets_is_said_in_words_once_a_minute",),
+        "Whoever is called at night would see that something fails and not what.",
+    ),
     # -- an index node that hangs
     Mutant(
         "stalled_and_waited_for",

@@ -111,7 +111,7 @@ def test_every_observer_counts_what_it_is_told() -> None:
     metrics.describe("0.1.0", compiled=True)
     metrics.calls.clamped("M")
     metrics.calls.shed("M", "reserve", "TURN")
-    metrics.calls.watch(lambda: 3)
+    metrics.calls.watch(lambda: 3, lambda: {"PINGS": 2})
     metrics.relay.carried(3, 12, 99)
     metrics.relay.fenced(3)
     metrics.feed.loaded(0, "index")
@@ -131,6 +131,7 @@ def test_every_observer_counts_what_it_is_told() -> None:
         == 1
     )
     assert value(metrics, "promise_calls_waiting") == 3
+    assert value(metrics, "promise_front_limit_hits_total", limit="PINGS") == 2
     assert value(metrics, "promise_relay_events_total") == 12
     assert value(metrics, "promise_relay_fenced_total") == 1
     assert value(metrics, "promise_table_loads_total", source="index") == 1
