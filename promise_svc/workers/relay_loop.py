@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 from typing import Protocol
 
 from promise_svc.application.relay import Relay
@@ -19,6 +18,9 @@ BACK_OFF_SECONDS_MAX = 1.0
 
 JITTER = 0.25
 """Every wait is varied by up to this share, so that processes do not fall into step."""
+
+_STOP = -1
+"""No shard: wakes a worker that has nothing to do."""
 
 
 class LoopObserver(Protocol):
@@ -59,14 +61,13 @@ class RelayLoop:
         self._concurrency = concurrency
         self._poll_seconds = poll_seconds
         self._random = jitter or random.Random()
-        self._due: deque[int] = deque()
+        self._due: asyncio.Queue[int] = asyncio.Queue()
         self._queued: set[int] = set()
         self._draining: set[int] = set()
         self._again: set[int] = set()
         self._back_off: dict[int, float] = {}
         self._waiting: dict[int, asyncio.TimerHandle] = {}
         self._stopped: dict[int, str] = {}
-        self._wanted = asyncio.Event()
 
     @property
     def stopped(self) -> dict[int, str]:
@@ -84,8 +85,7 @@ class RelayLoop:
             self._again.add(shard)
             return
         self._queued.add(shard)
-        self._due.append(shard)
-        self._wanted.set()
+        self._due.put_nowait(shard)
 
     def resume(self, shard: int) -> None:
         """Try a stopped shard again, after somebody has looked."""
@@ -99,7 +99,8 @@ class RelayLoop:
             workers = [tasks.create_task(self._work(stop)) for _ in range(self._concurrency)]
             await stop.wait()
             poller.cancel()
-            self._wanted.set()
+            for _ in workers:
+                self._due.put_nowait(_STOP)
             await asyncio.wait(workers)
             for timer in self._waiting.values():
                 timer.cancel()
@@ -113,12 +114,9 @@ class RelayLoop:
 
     async def _work(self, stop: asyncio.Event) -> None:
         while True:
-            while not self._due and not stop.is_set():
-                self._wanted.clear()
-                await self._wanted.wait()
+            shard = await self._due.get()
             if stop.is_set():
                 return
-            shard = self._due.popleft()
             self._queued.discard(shard)
             self._draining.add(shard)
             try:

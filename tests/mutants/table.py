@@ -1123,8 +1123,8 @@ MUTANTS = (
     Mutant(
         "recorded_waits_for_nothing",
         "promise_svc/adapters/ats_index/news.py",
-        "        return durable >= at\n",
-        "        return durable >= at or True\n",
+        "        elif durable >= self.at:\n",
+        "        else:\n",
         (SIMULATOR,),
         "A sale would be told recorded, and be lost with the index.",
     ),
