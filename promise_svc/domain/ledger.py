@@ -587,8 +587,10 @@ class ShardLedger:
         if claim.state not in OPEN:
             return self._reply(Outcome.REFUSED, rid)
         leg = self._leg_now(rid) if self.shard in claim.legs else None
+        # Home's own leg is confirmed as its claim is pinned, like the others: it expires no more.
+        standing = OPEN if claim.state != State.PINNED else OPEN | {State.CONFIRMED}
         lost = self.shard in claim.legs and (
-            leg is None or leg.attempt != claim.attempt or leg.state not in OPEN
+            leg is None or leg.attempt != claim.attempt or leg.state not in standing
         )
         if lost:
             came = leg is not None and leg.attempt == claim.attempt and leg.state != State.ABORTED
@@ -607,7 +609,7 @@ class ShardLedger:
         if claim.state != State.PINNED:
             self._set_claim(rid, claim._replace(state=State.PINNED, settled=0))
             if leg is not None:
-                self._move_leg(rid, leg, State.PINNED)
+                self._move_leg(rid, leg, State.CONFIRMED)
             self.open_until[rid] = self.time_ms + RESOLVE_AFTER_MS
             self._emit(rid)
         return self._reply(Outcome.NEEDS_PINS, rid)

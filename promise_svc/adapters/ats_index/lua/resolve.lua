@@ -20,7 +20,9 @@ local function confirm(rid, claim, pinned)
   local legs = claim[C_LEGS]
   local here = has(legs, S.shard)
   local leg = here and leg_now(rid)
-  if here and (not leg or leg[L_ATTEMPT] ~= claim[C_ATTEMPT] or not OPEN[leg[L_STATE]]) then
+  local stands = leg and leg[L_ATTEMPT] == claim[C_ATTEMPT]
+    and (OPEN[leg[L_STATE]] or claim[C_STATE] == PINNED and leg[L_STATE] == CONFIRMED)
+  if here and not stands then
     local came = leg and leg[L_ATTEMPT] == claim[C_ATTEMPT] and leg[L_STATE] ~= ABORTED
     if claim[C_STATE] ~= HELD and not came then
       if not leg or not ALIVE[leg[L_STATE]] then bar(rid, claim[C_ATTEMPT]) end
@@ -34,7 +36,7 @@ local function confirm(rid, claim, pinned)
   if here and #legs == 1 or followed then return decide(rid, claim, CONFIRMED, followed) end
   if claim[C_STATE] ~= PINNED then
     put_claim(rid, claim, PINNED, 0)
-    if leg then move_leg(rid, leg, PINNED) end
+    if leg then move_leg(rid, leg, CONFIRMED) end
     S.open_at[rid] = S.time + RESOLVE_AFTER_MS
     emit(rid)
   end
