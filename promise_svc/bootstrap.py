@@ -98,6 +98,10 @@ CONNECTION_AGE_SECONDS = 600
 connections would else stay where they are, and a worker that replaced a dead one idle."""
 
 _TAKEOVERS_AT_ONCE = 8
+NOTE_SECONDS = 1.0
+"""How long the note that a hold is complete waits for others, or for the confirm that makes it
+needless; half of the time after which the resolver would look for itself."""
+
 YOUNG_OBJECTS_MAX = 25_000
 """Objects that calls in flight may add before a collection walks them, about 2 ms. Nearly all of
 them go by themselves when their call ends; at Python's 700, a sixth of a reserve's CPU was this."""
@@ -242,8 +246,7 @@ class Service:
         observer.relay.watch(lag.event_count, self._lag_seconds)
 
         def hear(news: ShardNews) -> None:
-            carrier.hear(news)
-            if news.events:
+            if carrier.hear(news):
                 relay.wake(news.shard)
 
         self.news.subscribe(hear)
@@ -377,6 +380,7 @@ class Service:
             own_writes=self.own_writes,
             tasks=self._tasks,
             store_away=lambda: bool(self.network.problem),
+            note_seconds=NOTE_SECONDS,
         )
         ttl = TtlLimits(
             self._cluster.ttl_default_seconds * 1000, self._cluster.ttl_max_seconds * 1000

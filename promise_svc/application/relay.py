@@ -109,8 +109,9 @@ class Relay:
         self._heard = [_Heard() for _ in range(index.shard_count)]
         self._untold: dict[int, Position] = {}
 
-    def hear(self, news: ShardNews) -> None:
-        """Keep what a shard has just said, for the next drain. Cheap, and may be left out."""
+    def hear(self, news: ShardNews) -> bool:
+        """Keep what a shard has just said, for the next drain; whether there is one to be made.
+        Cheap, and may be left out."""
         heard, events = self._heard[news.shard], news.events
         if events and heard.events and not _follows(heard.events[-1].at, events[0].at):
             heard.events.clear()
@@ -120,6 +121,7 @@ class Relay:
             heard.when = asyncio.get_running_loop().time()
         heard.events.extend(events)
         heard.at = news.at
+        return bool(events) or news.at > self._cursors.get(news.shard, news.at)
 
     async def drain(self, shard: int) -> Drained:
         """Carry what the outbox has, up to ``ROUNDS_MAX`` batches, and mark it durable.

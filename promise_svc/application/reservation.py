@@ -114,9 +114,10 @@ class Reservations:
         own_writes: OwnWrites,
         tasks: OwnedTasks,
         store_away: Callable[[], bool] = lambda: False,
+        note_seconds: float = 0.0,
     ) -> None:
         """``store_away`` tells whether the order store is known to be away: then nothing is begun
-        that would have to wait for it."""
+        that would have to wait for it. ``note_seconds`` as of ``SeveralShards``."""
         self._own_writes = own_writes
         self._index = index
         self._table = table
@@ -124,7 +125,7 @@ class Reservations:
         self._store = store
         self._clock = clock
         self._durability = durability
-        self._shards = SeveralShards(index, tasks)
+        self._shards = SeveralShards(index, tasks, note_seconds)
         self._recorder = Recorder(watch, store_away)
         self.changes = ReservationChanges(
             index=index,

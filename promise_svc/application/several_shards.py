@@ -78,6 +78,9 @@ WRITTEN_MS = 10_000
 BACKGROUND_SECONDS = 5.0
 """Time for what follows a reply; the resolver takes over after that."""
 
+NOTES_MAX = 32
+"""Notes of one function call: a shard's other callers wait for no more than a millisecond."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
@@ -137,9 +140,14 @@ class Revision:
 class SeveralShards:
     """The protocol's two sides: workers that act for a caller, and the resolver."""
 
-    def __init__(self, index: AtsIndex, tasks: OwnedTasks) -> None:
+    def __init__(self, index: AtsIndex, tasks: OwnedTasks, note_seconds: float = 0.0) -> None:
+        """``note_seconds`` is how long home may be left without the note that a hold is complete,
+        so that notes go together, and none where a confirm comes first."""
         self._index = index
         self._tasks = tasks
+        self._note_seconds = note_seconds
+        self._notes: dict[str, tuple[int, SettleStep]] = {}
+        self._noting = False
 
     # -- hold -------------------------------------------------------------------------------
 
@@ -173,11 +181,11 @@ class SeveralShards:
             points = {s: Position(answers[s].epoch, answers[s].sequence) for s in hold.legs}
             if hold.replaces and not await self._takes_place(hold, points, deadline):
                 return HoldReply(outcome=Outcome.REFUSED, claim=claim, epoch=home.epoch)
-            if hold.multi:
-                settled = self._settle(
-                    hold.reservation_id, hold.home, hold.attempt, replaced=bool(hold.replaces)
-                )
+            if hold.replaces:
+                settled = self._settle(hold.reservation_id, hold.home, hold.attempt, replaced=True)
                 self._tasks.start(settled)
+            elif hold.multi:
+                self._note(hold)
             return HoldReply(
                 outcome=Outcome.DONE,
                 claim=claim,
@@ -202,6 +210,32 @@ class SeveralShards:
             rid = hold.reservation_id
             let_go = await self._follow(rid, hold.attempt, State.ABORTED, taken, deadline)
         return replace(_refusal(hold, home, refused), let_go=let_go)
+
+    def _note(self, hold: Hold) -> None:
+        """Have it noted at home, soon, that every leg is held. Whoever asks meanwhile finds it
+        PENDING and looks at the legs; a note that is lost is the resolver's."""
+        step = SettleStep(hold.reservation_id, hold.attempt, State.PENDING)
+        if not self._noting:
+            self._noting = True
+            self._tasks.start(self._send_notes())
+        self._notes[hold.reservation_id] = hold.home, step
+
+    async def _send_notes(self) -> None:
+        try:
+            await asyncio.sleep(self._note_seconds)
+        finally:
+            notes, self._notes, self._noting = self._notes, {}, False
+        by_home: dict[int, list[SettleStep]] = {}
+        for home, step in notes.values():
+            by_home.setdefault(home, []).append(step)
+        await asyncio.gather(
+            *(
+                self._index.settle(home, steps[first : first + NOTES_MAX], BACKGROUND_SECONDS)
+                for home, steps in by_home.items()
+                for first in range(0, len(steps), NOTES_MAX)
+            ),
+            return_exceptions=True,
+        )
 
     # -- replace ----------------------------------------------------------------------------
 
@@ -396,6 +430,7 @@ class SeveralShards:
         the shards of the legs stand that were confirmed now."""
         step = ResolveStep(rid, State.CONFIRMED, 0, revision)
         reply = await self._resolve(rid, home, step, deadline)
+        self._notes.pop(rid, None)
         if reply.outcome != Outcome.NEEDS_PINS:
             return reply, {}
         try:
@@ -443,6 +478,7 @@ class SeveralShards:
         hears; a leg that does not answer is the resolver's."""
         step = ResolveStep(rid, target, 0, revision)
         reply = await self._resolve(rid, home, step, deadline)
+        self._notes.pop(rid, None)
         if reply.outcome == Outcome.REFUSED and reply.state == State.PINNED:
             # A confirm has begun: it comes to its end first.
             await self._confirm_pinned(rid, home, _claim(reply), deadline)
@@ -734,6 +770,7 @@ class SeveralShards:
             if reply.outcome not in _GRANTED:
                 raise OutcomeUnknown(f"reservation {rid} is being decided; ask again")
         step = SettleStep(rid, claim.attempt, State.PENDING, 0, int(bool(claim.replaces)))
+        self._notes.pop(rid, None)
         return (await self._index.settle(home, [step], deadline.left()))[0]
 
     async def _complete_or_abort(

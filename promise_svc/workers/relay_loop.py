@@ -9,8 +9,8 @@ from typing import Protocol
 from promise_svc.application.relay import Relay
 from promise_svc.errors import InvariantBroken, PromiseServiceError
 
-POLL_SECONDS = 0.2
-"""How long an event may lie unseen when its news was lost; costs 5 empty reads a shard a second."""
+POLL_SECONDS = 1.0
+"""How long an event may lie unseen when its news was lost, and the heartbeat after them too."""
 
 BACK_OFF_SECONDS_MIN = 0.05
 BACK_OFF_SECONDS_MAX = 1.0
