@@ -633,6 +633,22 @@ MUTANTS = (
         (RESERVATIONS + "test_a_recorded_confirm_is_answered_only_when_the_order_store_has_it",),
         "A sale would be acknowledged that the loss of the index takes away.",
     ),
+    Mutant(
+        "confirmed_home_leg_taken_for_lost",
+        "promise_svc/domain/ledger.py",
+        "        standing = OPEN if claim.state != State.PINNED else OPEN | {State.CONFIRMED}\n",
+        "        standing = OPEN\n",
+        ("tests/contract/test_reservation_at_home.py",),
+        "Home would expire what it has just pinned, and no confirm over shards would come through.",
+    ),
+    Mutant(
+        "late_note_forgotten",
+        "promise_svc/application/several_shards.py",
+        "            notes, self._notes, self._noting = self._notes, {}, False\n",
+        "            notes, self._notes, self._noting = {}, {}, False\n",
+        ("tests/contract/test_reservation_notes.py",),
+        "Every hold would be looked at by the resolver, leg by leg.",
+    ),
     # -- relay, takeover, order store
     Mutant(
         "marked_before_committed",
