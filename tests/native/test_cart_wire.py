@@ -411,6 +411,8 @@ def test_a_reply_that_is_not_plain_is_left_to_the_specification() -> None:
 
     line = held.reservation.lines[0]
     moved = LineOutcome("l", CreateOutcome.DATE_MOVED, latest_delivery_date=date(2026, 1, 1))
+    for later, _ in plain._OF_HELD:
+        assert plain.create_reply(but(**{later: "what the codec never heard of"})) is None
     for result in (
         but(promised=PromisedPlan((a_shipment(rng),), "USD")),
         but(unheld=(UnheldLine("l", 0, 1, 60, 0, "n"),)),
