@@ -7,9 +7,13 @@ import io
 import json
 import logging
 import math
+import re
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
 
 from promise_svc.errors import Fork, NotFound
 from promise_svc.rpc.observer import CallRecorder
@@ -18,6 +22,7 @@ from promise_svc.telemetry import (
     Metrics,
     MetricsEndpoint,
     RelayLag,
+    SupervisorMetrics,
     TraceParent,
     configure_logs,
     current_trace_id,
@@ -357,3 +362,24 @@ def test_what_a_loop_meets_is_said_in_words_once_a_minute(
     ]
     failures = value(metrics, "promise_loop_failures_total", loop="relay", reason="UNAVAILABLE")
     assert failures == 65
+
+
+def test_the_runbook_names_metrics_that_there_are() -> None:
+    """Nobody should look at night for one that was renamed."""
+    families = [*Metrics().registry.collect(), *_supervised()]
+    known = {name for family in families for name in _names(family)}
+    page = Path("promise_svc/telemetry/README.md").read_text()
+    named = set(re.findall(r"`(promise_[a-z_]+)`", page))
+
+    assert len(named) > 15
+    assert named <= known
+
+
+def _supervised() -> list[Metric]:
+    registry = CollectorRegistry()
+    SupervisorMetrics(registry)
+    return list(registry.collect())
+
+
+def _names(family: Metric) -> set[str]:
+    return {family.name, f"{family.name}_total"} if family.type == "counter" else {family.name}
