@@ -305,6 +305,8 @@ class _CartSourcing:
     def _weighed_options(self, node_ids: list[str]) -> list[tuple[DeliveryOption, ...]]:
         """Options at what they cost, and what rules count on top; equal ones are one tuple."""
         options = self._reach.options(node_ids)
+        if not self._rules.weigh:
+            return options
         weighed: dict[tuple[int, int], tuple[DeliveryOption, ...]] = {}
         for index, node_id in enumerate(node_ids):
             extra = self._rules.cost_micros(node_id)

@@ -41,6 +41,8 @@ class OrderRules:
         self.rules = [rule for rule in snapshot.sourcing_rules if _fits(rule, wanted)]
         """By id. Of those that give one node a priority, the first counts."""
         self._costs = [rule for rule in self.rules if rule.cost_micros]
+        self.weigh = bool(self._costs)
+        """Whether any shipment counts as dearer than it is."""
         self._priorities: dict[str, dict[str, int]] = {}
 
     def max_shipments(self, asked: int) -> int:
