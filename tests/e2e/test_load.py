@@ -13,6 +13,8 @@ import asyncpg
 from promise_svc.client import PromiseClient
 from promise_svc.v1 import admin_service_pb2 as admin_pb
 from promise_svc.v1 import availability_service_pb2 as availability_pb
+from promise_svc.v1 import promise_service_pb2 as promise_pb
+from promise_svc.v1 import reservation_service_pb2 as reservation_pb
 from promise_svc.v1 import types_pb2 as types_pb
 from tests.e2e.conftest import Served
 from tests.support.folders import COUNTS, FILES, write_folder
@@ -109,6 +111,36 @@ async def test_the_client_holds_and_confirms_what_was_loaded(
     assert held.outcome == again.outcome == 1
     assert (held.replayed, again.replayed) == (False, True)
     assert answer.entries[0].ats == (40 - 3) + (2 - 1) - 3
+
+
+async def test_a_loaded_rule_decides_promises_and_holds_and_says_so(
+    served: Served, tmp_path: Path
+) -> None:
+    """Fragile goods are not sent from stores, though the center alone has too few."""
+    assert load(served, write_folder(tmp_path), "--source", "rules")[0] == 0
+    async with PromiseClient(f"127.0.0.1:{served.port}", shard_count=8) as client:
+        cart = promise_pb.PromiseCartRequest(
+            lines=[types_pb.Line(line_id="1", sku="sku-1", quantity=102)],
+            address=types_pb.Address(country="US", postal_code="60606"),
+            explain=True,
+        )
+        refused = await client.call(client.promises.PromiseCart, cart)
+        cart.lines[0].quantity = 100
+        promised = await client.call(client.promises.PromiseCart, cart)
+        hold = client.reservation("fragile", [("sku-1", 102)], country="US", postal_code="60606")
+        held = await client.call(client.reservations.CreateReservation, hold)
+
+    line = refused.unfulfilled_lines[0]
+    assert (line.reason, line.ats) == (promise_pb.UNFULFILLED_REASON_EXCLUDED_BY_RULE, 100)
+    rules = ["fragile-not-from-stores", "stores-last"]
+    told = promised.explanation
+    assert list(told.rule_ids) == [*rules, "two-boxes"]
+    assert told.max_shipments == 2
+    assert [(node.node_id, node.verdict, list(node.rule_ids)) for node in told.nodes] == [
+        ("dc-1", promise_pb.NodeVerdict.VERDICT_CHOSEN, ["two-boxes"]),
+        ("store-1", promise_pb.NodeVerdict.VERDICT_EXCLUDED_BY_RULE, [*rules, "two-boxes"]),
+    ]
+    assert held.outcome == reservation_pb.CREATE_RESERVATION_OUTCOME_EXCLUDED_BY_RULE
 
 
 def test_the_readmes_example_runs_as_it_stands(served: Served, tmp_path: Path) -> None:
