@@ -8,6 +8,8 @@ all other rows belong to one shard, so two appends that meet further down have m
 
 from __future__ import annotations
 
+import re
+
 _MOVED = """
 moved AS (
     INSERT INTO cursors AS c (shard, epoch, sequence)
@@ -101,7 +103,9 @@ new_positions AS (
 
 def _append(on_conflict: str) -> str:
     parts = [_MOVED, _EVENTS.format(on_conflict=on_conflict), _RESERVATIONS, _LEGS, _POSITIONS]
-    return "WITH" + ",".join(parts) + "\nSELECT shard FROM moved"
+    statement = "WITH" + ",".join(parts) + "\nSELECT shard FROM moved"
+    # Arrays of integers come as text; see ``batch``.
+    return re.sub(r"(\$\d+)::((?:big|small)?int\[\])", r"\1::text::\2", statement)
 
 
 APPEND = _append("")
