@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 
-from promise_svc.errors import OutcomeUnknown, PromiseServiceError, Unavailable
+from promise_svc.errors import ConfigError, OutcomeUnknown, PromiseServiceError, Unavailable
 from promise_svc.telemetry import page_of
 
 WORKER = "worker"
@@ -78,7 +78,8 @@ class SupervisorLink:
 
     async def failed(self, error: PromiseServiceError) -> None:
         """Say why this child ends."""
-        temporary = isinstance(error, Unavailable | OutcomeUnknown)
+        # Settings were good when the supervisor began, so a file changed since, and may again.
+        temporary = isinstance(error, Unavailable | OutcomeUnknown | ConfigError)
         await self._say({"failed": error.message, "temporary": temporary})
 
     async def close(self, registry: CollectorRegistry | None = None) -> None:

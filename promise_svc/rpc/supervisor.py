@@ -40,8 +40,8 @@ class Pace:
     stable: float = 10.0
     """A child that worked this long may die once more without being counted with those before."""
     crashes_max: int = 5
-    """So many deaths in a row end the service. A child that lacked an engine is not counted: it is
-    tried again until that comes back."""
+    """So many deaths in a row end the service. A child that lacked an engine, or met a file that
+    cannot be used, is not counted: it is tried again until that is mended."""
     start: float = 900.0
     """For a child to be ready; loading a table of 100 million cells takes minutes."""
     stop: float = 30.0
@@ -64,7 +64,7 @@ class _Slot:
     deaths: int = 0
     """In a row, for the back-off."""
     crashes: int = 0
-    """In a row, less those for lack of an engine."""
+    """In a row, less those for lack of something that may come back."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by who puts another child in."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)

@@ -1044,6 +1044,14 @@ MUTANTS = (
         "Ninety days after the start nobody could buy any more.",
     ),
     Mutant(
+        "broken_file_is_a_crash_loop",
+        "promise_svc/rpc/supervised.py",
+        "isinstance(error, Unavailable | OutcomeUnknown | ConfigError)",
+        "isinstance(error, Unavailable | OutcomeUnknown)",
+        (SUPERVISED + "test_lack_of_what_may_come_back_is_no_crash_loop",),
+        "A typo in the tokens file and one dead worker would end all the others.",
+    ),
+    Mutant(
         "hung_worker_kept",
         SUPERVISOR,
         "        if child.unanswered >= self._pace.silent_max:\n",

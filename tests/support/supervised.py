@@ -93,7 +93,10 @@ class Supervised:
         """Process ids of the supervisor's children by name: worker-1, worker-2, background."""
         found = {}
         for child in psutil.Process(self.process.pid).children():
-            words = child.cmdline()
+            try:
+                words = child.cmdline()
+            except psutil.NoSuchProcess:
+                continue  # it ends at this moment
             if "child" in words:
                 role, number = words[words.index("child") + 1 :][:2]
                 found[f"{role}-{number}" if role == "worker" else role] = child.pid
