@@ -26,6 +26,7 @@ from loadtest.replay.player import Player
 from loadtest.verify import audit_load
 from promise_svc.client import PromiseClient
 from promise_svc.config import ClusterConfig
+from promise_svc.errors import PromiseServiceError
 from promise_svc.load.folder import read_folder
 from promise_svc.load.send import send_folder
 from promise_svc.v1 import admin_service_pb2 as admin_pb
@@ -135,6 +136,7 @@ async def _play(
     with log.open("w", buffering=1) as file, Progress(console=console, transient=True) as progress:
         bar = progress.add_task("replay", total=total)
         async with PromiseClient(target) as client:
+            await client.connect()
             player = Player(
                 client, file, speed=speed, on_progress=lambda count: progress.advance(bar, count)
             )
@@ -180,4 +182,7 @@ def _tell(player: Player, cases: Sequence[Case], console: Console) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    try:
+        app()
+    except PromiseServiceError as error:
+        sys.exit(f"replay: {error.message}")

@@ -92,7 +92,9 @@ def _answer(folder: Folder, loaded: Loaded, refusals: list[Refusal]) -> dict[str
 
 
 def _table(folder: Folder, loaded: Loaded) -> Table:
-    outcomes = ("created", "updated", "applied", "unchanged", "refused")
+    known = ("created", "updated", "applied", "unchanged", "refused")
+    # Only those that happened: all of them are wider than a terminal.
+    outcomes = [o for o in known if any(counts.get(o) for counts in loaded.counts.values())]
     table = Table("", "read", *outcomes)
     table.columns[0].no_wrap = True
     for column in table.columns[1:]:

@@ -265,7 +265,7 @@ def rules(draw: st.DrawFn) -> list[SourcingRule]:
     ]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     rules(),
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=3, max_size=3),
