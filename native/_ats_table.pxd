@@ -16,6 +16,10 @@ cdef enum:
 
 
 
+cdef enum:
+    DATED = 0x80000000  # in a place: the cell beside a bucket's that keeps its arrival as on_hand
+
+
 cdef struct Cell:
     uint64_t place  # interned node id << 32 | interned bucket; bucket 0 is stock here now
     int64_t on_hand
@@ -64,6 +68,7 @@ cdef struct Parsed:  # one checked image; key points into a str that the caller 
     uint64_t hash
     uint32_t key_size
     Cell cell
+    int64_t arrival_ms
 
 
 # Reading: nothing here allocates or touches a Python object.

@@ -4,7 +4,7 @@ from typing import Generic, TypeAlias, TypeVar, final
 _RowT = TypeVar("_RowT")
 _Counters: TypeAlias = tuple[int, int, int, int, *tuple[object, ...]]
 _Image: TypeAlias = tuple[str, str, str, _Counters]
-_RowValues: TypeAlias = tuple[str, str, int, int, int, int]
+_RowValues: TypeAlias = tuple[str, str, int, int, int, int, int]
 
 @final
 class AtsTable(Generic[_RowT]):

@@ -26,6 +26,8 @@ cdef enum:
     SLOT_COUNT_MIN = 8
     WORDS_MIN = 64
     TRACE_COUNT_MIN = 64
+    ARRIVAL_FIELD = 11  # of a StockPosition
+    ARRIVED = -1
 
 cdef int64_t QUANTITY_MAX = 2**31 - 1
 cdef int64_t COUNTER_MAX = 2**53
@@ -214,6 +216,27 @@ cdef int grow_block(ShardMap* map, uint32_t slot) except -1:
     return 0
 
 
+cdef inline int64_t arrival_at(Block* block, uint64_t place) noexcept nogil:
+    """When a bucket arrives: of one that was never told, 0."""
+    cdef uint32_t index = find_cell(block, place | DATED)
+    if <uint32_t>place != 0 and index < block.count:
+        if cells_of(block)[index].place == place | DATED:
+            return cells_of(block)[index].on_hand
+    return 0
+
+
+cdef int put_arrival(ShardMap* map, Parsed* parsed) except -1:
+    """A second cell, for the few positions that are on their way: the others pay nothing."""
+    cdef Parsed dated = parsed[0]
+    dated.cell.place |= DATED
+    dated.cell.on_hand = parsed.arrival_ms
+    dated.cell.committed = dated.cell.held = dated.cell.safety_stock = 0
+    cdef uint64_t count = map.cell_count
+    put(map, &dated)
+    map.cell_count = count
+    return 0
+
+
 cdef int put(ShardMap* map, Parsed* parsed) except -1:
     # At most three quarters of the slots are taken, so that a miss ends soon.
     if (<uint64_t>map.sku_count + 1) * 4 > (<uint64_t>map.slot_mask + 1) * 3:
@@ -238,13 +261,15 @@ cdef int put(ShardMap* map, Parsed* parsed) except -1:
     return 0
 
 
-cdef int64_t read_number(str name, object value, int64_t maximum) except -1:
+cdef int64_t read_number(
+    str name, object value, int64_t maximum, int64_t minimum=0
+) except? -1:
     cdef int overflow = 0
     if not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     cdef int64_t number = PyLong_AsLongLongAndOverflow(value, &overflow)
-    if overflow != 0 or not 0 <= number <= maximum:
-        raise ValueError(f"{name} {value} is outside 0..{maximum}")
+    if overflow != 0 or not minimum <= number <= maximum:
+        raise ValueError(f"{name} {value} is outside {minimum}..{maximum}")
     return number
 
 
@@ -356,6 +381,8 @@ cdef class AtsTable:
         cdef Cell cell
         for i in range(block.count):
             cell = cells_of(block)[i]
+            if cell.place & DATED:
+                continue
             values.append((
                 self.places[<Py_ssize_t>(cell.place >> 32)],
                 self.places[<Py_ssize_t>(cell.place & 0xFFFFFFFF)],
@@ -363,6 +390,7 @@ cdef class AtsTable:
                 cell.committed,
                 cell.held,
                 cell.safety_stock,
+                arrival_at(block, cell.place),
             ))
         cdef object make_row = self.make_row
         return [make_row(row) for row in values]
@@ -603,6 +631,11 @@ cdef class AtsTable:
         parsed.cell.committed = read_number("committed", values[1], COUNTER_MAX)
         parsed.cell.held = read_number("held", values[2], COUNTER_MAX)
         parsed.cell.safety_stock = read_number("safety_stock", values[3], COUNTER_MAX)
+        parsed.arrival_ms = 0
+        if len(values) > ARRIVAL_FIELD and <uint32_t>parsed.cell.place != 0:
+            parsed.arrival_ms = read_number(
+                "arrival_ms", values[ARRIVAL_FIELD], COUNTER_MAX, ARRIVED
+            )
         return 0
 
     cdef int write(self, uint32_t shard, ShardMap* map, int64_t count) except -1:
@@ -615,4 +648,6 @@ cdef class AtsTable:
             if hash % self.shard_count != shard and (i == 0 or hash != self.parsed[i - 1].hash):
                 self.leave_trace(hash, shard)
             put(map, &self.parsed[i])
+            if <uint32_t>self.parsed[i].cell.place != 0:
+                put_arrival(map, &self.parsed[i])
         return 0

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from promise_svc.application.ports import AtsRow
 from promise_svc.application.stock import AsOf, Consistency, Freshness, SkuStock, StockSource
-from promise_svc.domain.inventory import ats, shortage
+from promise_svc.domain.inventory import ARRIVED, ats, shortage
 from promise_svc.domain.network import NetworkSnapshot, Node, NodeStatus
 
 ENTRIES_MAX = 1_000
@@ -29,6 +30,7 @@ class AvailabilityView(IntEnum):
     TOTAL = 1
     NODES = 2
     BREAKDOWN = 3
+    INBOUND = 4
 
 
 class AvailabilityOutcome(IntEnum):
@@ -68,6 +70,15 @@ class NodeAvailability:
     status: NodeStatus
 
 
+class InboundAvailability(NamedTuple):
+    """What may be sold of one bucket before it is here; ``arrival_ms`` 0 where nobody said."""
+
+    node_id: str
+    bucket: str
+    ats: int
+    arrival_ms: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Availability:
     """ATS of one SKU over one scope; figures are 0 and ``as_of`` None unless OK."""
@@ -78,6 +89,7 @@ class Availability:
     ats: int = 0
     nodes: tuple[NodeAvailability, ...] = ()
     as_of: AsOf | None = None
+    inbound: tuple[InboundAvailability, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +216,23 @@ def _answer(
         ats=total,
         nodes=nodes,
         as_of=stock.as_of,
+        inbound=_inbound(snapshot, entry, stock) if view is AvailabilityView.INBOUND else (),
     )
+
+
+def _inbound(
+    snapshot: NetworkSnapshot, entry: AvailabilityQuery, stock: SkuStock
+) -> tuple[InboundAvailability, ...]:
+    """Buckets on their way to the nodes of the scope that are ON and have any left."""
+    expected = [row for row in stock.rows or () if row.bucket and row.arrival_ms != ARRIVED]
+    scope = frozenset(_scope(snapshot, entry, {row.node_id: row for row in expected}))
+    found = [
+        InboundAvailability(row.node_id, row.bucket, ats(*row[2:6]), row.arrival_ms)
+        for row in expected
+        if row.node_id in scope and snapshot.switched_on(row.node_id)
+    ]
+    found.sort(key=lambda x: (not x.arrival_ms, x.arrival_ms, x.node_id, x.bucket))
+    return tuple(x for x in found if x.ats)
 
 
 def unknown_sku(snapshot: NetworkSnapshot, sku: str, stock: SkuStock) -> bool:
@@ -238,7 +266,7 @@ def _scope(
 
 
 def _at_node(node: Node, row: AtsRow | None) -> NodeAvailability:
-    on_hand, committed, held, safety_stock = (0, 0, 0, 0) if row is None else row[2:]
+    on_hand, committed, held, safety_stock = (0, 0, 0, 0) if row is None else row[2:6]
     figures = on_hand, committed, held, safety_stock
     return NodeAvailability(
         node_id=node.node_id,

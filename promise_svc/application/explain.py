@@ -80,8 +80,8 @@ class Story:
     as_of: AsOf
     table_ats: int
     table_freshness: Freshness
-    inbound: tuple[tuple[str, int], ...]
-    """(bucket, units)."""
+    inbound: tuple[tuple[str, StockPosition], ...]
+    """By bucket."""
     standing: tuple[Standing, ...]
     standing_count: int
     happened: tuple[Happening, ...]
@@ -134,11 +134,11 @@ class Explainer:
             status=None if node is None else node.status,
             as_of=AsOf(shard, at, time_ms),
             table_ats=sum(
-                ats(*seen[2:]) for seen in table.rows or ()
+                ats(*seen[2:6]) for seen in table.rows or ()
                 if sold and seen.node_id == node_id and not seen.bucket
             ),
             table_freshness=freshness,
-            inbound=tuple((bucket, r.on_hand) for bucket, r in sorted(here.items()) if bucket),
+            inbound=tuple((bucket, r) for bucket, r in sorted(here.items()) if bucket),
             standing=tuple(standing[:limit]),
             standing_count=len(standing),
             happened=happened,
@@ -153,7 +153,7 @@ class Explainer:
             return ()
         stock = await self._stock.read([p.sku for p in parts], Consistency(strong=True), timeout)
         here = {
-            part: sum(ats(*row[2:]) for row in found.rows or () if row[:2] == (node_id, ""))
+            part: sum(ats(*row[2:6]) for row in found.rows or () if row[:2] == (node_id, ""))
             for part, found in stock.by_sku.items()
         }
         return tuple(ComponentStock(part, quantity, here[part]) for part, quantity in parts)

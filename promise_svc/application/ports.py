@@ -196,6 +196,8 @@ class AtsRow(NamedTuple):
     committed: int
     held: int
     safety_stock: int
+    arrival_ms: int = 0
+    """As in ``StockPosition``."""
 
 
 class AtsReader(Protocol):

@@ -14,9 +14,10 @@ from typing import NamedTuple
 from promise_svc.application.ports import AtsReader, AtsRow, Clock
 from promise_svc.application.stock import Consistency, Freshness, StockSource
 from promise_svc.domain.bundle import BundleLine, exploded, requested_line_id
-from promise_svc.domain.cart import Cart, UnfulfilledLine
+from promise_svc.domain.cart import Cart, PromisedCart, UnfulfilledLine
 from promise_svc.domain.cart import promise_cart as promise
 from promise_svc.domain.delivery import DeliveryPromise, Shipment
+from promise_svc.domain.inbound import InboundUnits, promise_later
 from promise_svc.domain.inventory import ats
 from promise_svc.domain.network import PICKUP_METHODS, FulfillmentMethod, NetworkSnapshot
 from promise_svc.domain.reach import Address, Line, Wanted
@@ -58,6 +59,8 @@ class PromiseCartRequest:
     excluded_node_ids: frozenset[str] = frozenset()
     consistency: Consistency = Consistency()
     explain: bool = False
+    allow_backorder: bool = False
+    """Where stock here now does not do, promise supply on its way, when it has arrived."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +120,8 @@ class CartPromiser:
             max_shipments=request.max_shipments,
             max_options=request.max_options,
         )
-        promised = promise(snapshot, cart)
+        rows = {sku: found.rows or () for sku, found in stock.by_sku.items()}
+        promised = _promised(snapshot, cart, rows if request.allow_backorder else {}, {})
         return PromiseCartReply(
             outcome=_outcome(promised.options, promised.unfulfilled_lines),
             options=promised.options,
@@ -147,8 +151,9 @@ class PlanRequest:
     excluded_node_ids: frozenset[str] = frozenset()
     order_ms: int
     taken: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """(SKU, node) -> units the same reservation takes there by name; they count as gone."""
+    """(SKU, place) -> units the same reservation takes there by name; they count as gone."""
     max_shipments: int = SHIPMENTS_MAX
+    allow_backorder: bool = False
 
 
 class PlannedUnits(NamedTuple):
@@ -196,7 +201,8 @@ def plan(snapshot: NetworkSnapshot, table: AtsReader, request: PlanRequest) -> P
         order_ms=request.order_ms,
         excluded_node_ids=request.excluded_node_ids,
     )
-    stock = {line.sku: _here_now(table.rows(line.sku) or ()) for line in request.lines}
+    rows = {line.sku: table.rows(line.sku) or () for line in request.lines}
+    stock = {sku: _here_now(found) for sku, found in rows.items()}
     for (sku, node_id), quantity in request.taken.items():
         if node_id in stock.get(sku, {}):
             stock[sku][node_id] = max(0, stock[sku][node_id] - quantity)
@@ -207,7 +213,8 @@ def plan(snapshot: NetworkSnapshot, table: AtsReader, request: PlanRequest) -> P
         max_shipments=request.max_shipments,
         max_options=1,
     )
-    promised = promise(snapshot, cart)
+    later = rows if request.allow_backorder else {}
+    promised = _promised(snapshot, cart, later, request.taken)
     shipments: tuple[Shipment, ...] = ()
     if promised.options and not promised.unfulfilled_lines:
         shipments = promised.options[0].shipments
@@ -223,8 +230,8 @@ def planned_units(shipments: Iterable[Shipment]) -> dict[str, tuple[PlannedUnits
     """Line id -> where its units are to be held."""
     units: dict[str, tuple[PlannedUnits, ...]] = {}
     for shipment in shipments:
-        for line_id, _, quantity in shipment.lines:
-            here = PlannedUnits(shipment.node_id, "", quantity)
+        for line_id, _, quantity, bucket in shipment.lines:
+            here = PlannedUnits(shipment.node_id, bucket, quantity)
             units[line_id] = (*units.get(line_id, ()), here)
     return units
 
@@ -275,10 +282,42 @@ def _of_requested(
     return tuple(told.values())
 
 
+def place_of(node_id: str, bucket: str) -> str:
+    """One name for a node, or for a bucket on its way to it."""
+    return f"{node_id}\n{bucket}" if bucket else node_id
+
+
+def inbound_units(
+    rows: Iterable[AtsRow], now_ms: int, sku: str, taken: Mapping[tuple[str, str], int]
+) -> list[InboundUnits]:
+    """What may be sold of a SKU's buckets, earliest first. One without a date, or whose date has
+    passed, is promised to nobody."""
+    found = []
+    for row in rows:
+        if row.bucket and row.arrival_ms > now_ms:
+            units = ats(*row[2:6]) - taken.get((sku, place_of(row.node_id, row.bucket)), 0)
+            if units > 0:
+                found.append(InboundUnits(row.node_id, row.bucket, row.arrival_ms, units))
+    return sorted(found, key=lambda x: (x.arrival_ms, x.node_id, x.bucket))
+
+
+def _promised(
+    snapshot: NetworkSnapshot,
+    cart: Cart,
+    later: Mapping[str, Iterable[AtsRow]],
+    taken: Mapping[tuple[str, str], int],
+) -> PromisedCart:
+    if not later:
+        return promise(snapshot, cart)
+    order_ms = cart.wanted.order_ms
+    inbound = {sku: inbound_units(rows, order_ms, sku, taken) for sku, rows in later.items()}
+    return promise_later(snapshot, cart, inbound)
+
+
 def _here_now(rows: Iterable[AtsRow]) -> dict[str, int]:
     return {
         node_id: ats(on_hand, committed, held, safety_stock)
-        for node_id, bucket, on_hand, committed, held, safety_stock in rows
+        for node_id, bucket, on_hand, committed, held, safety_stock, _ in rows
         if not bucket
     }
 

@@ -88,7 +88,7 @@ class Quote(msgspec.Struct, frozen=True, array_like=True):
         """The lines of the plan, in the order of its shipments."""
         units: dict[tuple[str, str], int] = {}
         for shipment in self.plan.shipments:
-            for line_id, sku, quantity in shipment.lines:
+            for line_id, sku, quantity, _ in shipment.lines:
                 units[line_id, sku] = units.get((line_id, sku), 0) + quantity
         return tuple(Line(*line, quantity) for line, quantity in units.items())
 

@@ -1,10 +1,12 @@
 """From a quote to lines with nodes: exactly the plan it names, or what changed since.
 
-Pure but for the snapshot it is given. Stock is not looked at: the shards decide that.
+Pure but for the snapshot and the table it is given. Of stock, only when supply on its way arrives
+is looked at: how much there is, the shards decide.
 """
 
 from __future__ import annotations
 
+from promise_svc.application.ports import AtsReader
 from promise_svc.application.promise import planned_units
 from promise_svc.application.quote import PromisedPlan, Quote
 from promise_svc.application.reservation_body import ReservationLine
@@ -22,7 +24,7 @@ from promise_svc.hotpath import shard_of
 
 
 def quoted_lines(
-    snapshot: NetworkSnapshot, quote: Quote, shard_count: int, now_ms: int
+    snapshot: NetworkSnapshot, table: AtsReader, quote: Quote, shard_count: int, now_ms: int
 ) -> SourcedLines:
     """The quote's lines at its nodes, or a refusal for each line that cannot be kept.
 
@@ -33,7 +35,11 @@ def quoted_lines(
     shipments: list[Shipment] = []
     refusals: list[LineOutcome] = []
     for shipment in quote.plan.shipments:
-        found = _as_of_now(reach, shipment, now_ms)
+        if shipment.arrival_ms:
+            refusals += _put_off(table, shipment)
+            found = _as_of_now(_reach(snapshot, quote, shipment.arrival_ms), shipment, now_ms)
+        else:
+            found = _as_of_now(reach, shipment, now_ms)
         if isinstance(found, Shipment):
             shipments.append(found)
         else:
@@ -71,6 +77,18 @@ def _reach(snapshot: NetworkSnapshot, quote: Quote, now_ms: int) -> Reach:
         order_ms=now_ms,
     )
     return Reach(snapshot, wanted)
+
+
+def _put_off(table: AtsReader, shipment: Shipment) -> list[LineOutcome]:
+    """Lines whose supply comes later than was promised."""
+    node_id, found = shipment.node_id, []
+    for line in shipment.lines:
+        for row in table.rows(line.sku) or ():
+            here = (row.node_id, row.bucket) == (node_id, line.bucket)
+            if here and row.arrival_ms > shipment.arrival_ms:
+                moved = CreateOutcome.DATE_MOVED
+                found.append(LineOutcome(line.line_id, moved, node_id=node_id))
+    return found
 
 
 def _as_of_now(reach: Reach, shipment: Shipment, now_ms: int) -> Shipment | LineOutcome:

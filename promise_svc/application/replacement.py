@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from promise_svc.application.ports import AtsIndex, OrderStore
+from promise_svc.application.promise import place_of
 from promise_svc.application.reservation_body import Body, decode_body
 from promise_svc.application.several_shards import SeveralShards
 from promise_svc.application.tasks import Deadline
@@ -23,7 +24,7 @@ class OlderHold(NamedTuple):
     reservation_id: str = ""
     attempt: int = 0
     units: Mapping[tuple[str, str], int] = {}
-    """(SKU, node) -> units that only one of the two will have."""
+    """(SKU, place) -> units that only one of the two will have."""
     refusal: CreateOutcome | None = None
 
 
@@ -65,6 +66,6 @@ def _units(body: Body) -> dict[tuple[str, str], int]:
     units: dict[tuple[str, str], int] = {}
     for line in body.lines:
         for planned in line.planned_units:
-            place = (line.sku, planned.node_id)
+            place = (line.sku, place_of(planned.node_id, planned.bucket))
             units[place] = units.get(place, 0) + planned.open_quantity
     return units

@@ -11,6 +11,7 @@ from promise_svc.application.held_stock import look_behind_holds
 from promise_svc.application.hold_policy import reduced
 from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.ports import AtsIndex, AtsReader, Clock, DurabilityWatch, OrderStore
+from promise_svc.application.promise import place_of
 from promise_svc.application.quoted_lines import quoted_lines
 from promise_svc.application.recorded import Recorder
 from promise_svc.application.replacement import OlderHold, older_hold
@@ -43,6 +44,7 @@ from promise_svc.application.transition import (
     transition_outcome,
 )
 from promise_svc.domain.bundle import exploded
+from promise_svc.domain.inventory import ats
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reservation import (
     LINES_MAX,
@@ -283,7 +285,7 @@ class Reservations:
             refusals = tuple(LineOutcome(x.line_id, older.refusal) for x in command.lines)
             return SourcedLines(refusals=refusals, network_version=snapshot.version)
         if command.quote is not None:
-            return quoted_lines(snapshot, command.quote, shard_count, now_ms)
+            return quoted_lines(snapshot, self._table, command.quote, shard_count, now_ms)
         if older.units:
             own = {place: missing.get(place, 0) - units for place, units in older.units.items()}
             missing = {**missing, **own}
@@ -365,10 +367,12 @@ class Reservations:
         wanted, _ = exploded(command.lines, self._network.snapshot().bundles, LINES_MAX)
         named = {(line.sku, line.node_id) for line in wanted if line.node_id}
         for line, shortfall in reply.shortfalls:
-            place = (line.sku, line.node_id)
-            if place in named:
+            place = (line.sku, place_of(line.node_id, line.bucket))
+            if (line.sku, line.node_id) in named and not command.allow_backorder:
                 return False
-            shown = self._table.ats(line.sku, [line.node_id]) + older.units.get(place, 0)
+            rows = self._table.rows(line.sku) or ()
+            here = (x for x in rows if (x.node_id, x.bucket) == (line.node_id, line.bucket))
+            shown = sum(ats(*row[2:6]) for row in here) + older.units.get(place, 0)
             missing[place] = max(0, shown - shortfall.ats)
         return bool(reply.shortfalls)
 
@@ -505,11 +509,11 @@ class Reservations:
         reply: HoldReply,
         mode: DurabilityMode,
     ) -> CreateResult:
-        short = {(line.sku, line.node_id): shortfall for line, shortfall in reply.shortfalls}
+        short = {line[:3]: shortfall for line, shortfall in reply.shortfalls}
         refusals = []
         for line in held.lines:
             for units in line.planned_units:
-                shortfall = short.get((line.sku, units.node_id))
+                shortfall = short.get((line.sku, units.node_id, units.bucket))
                 if shortfall is None:
                     continue
                 known = shortfall.known or self._table.rows(line.sku) is not None

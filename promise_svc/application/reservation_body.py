@@ -101,6 +101,8 @@ class CreateCommand:
     """Promise dates, and keep them with the hold. No line names its node then."""
     replaces: str = ""
     """The owner's older hold, whose place this one takes: one of the two stands."""
+    allow_backorder: bool = False
+    """Where stock here now does not do, hold supply on its way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +205,8 @@ def body_hash(command: CreateCommand) -> str:
 
 
 def _replacing(command: CreateCommand) -> tuple[object, ...]:
-    return ({"replaces": command.replaces},) if command.replaces else ()
+    later: tuple[object, ...] = ({"backorder": True},) if command.allow_backorder else ()
+    return ({"replaces": command.replaces}, *later) if command.replaces else later
 
 
 def _hash(covered: tuple[object, ...]) -> str:

@@ -12,7 +12,13 @@ from datetime import date
 from typing import NamedTuple
 
 from promise_svc.application.ports import AtsReader
-from promise_svc.application.promise import PlannedUnits, PlanRequest, plan
+from promise_svc.application.promise import (
+    PlannedUnits,
+    PlanRequest,
+    inbound_units,
+    place_of,
+    plan,
+)
 from promise_svc.application.quote import PromisedPlan
 from promise_svc.application.reservation_body import (
     CreateCommand,
@@ -72,7 +78,7 @@ def source_lines(
     now_ms: int,
     missing: Mapping[tuple[str, str], int],
 ) -> SourcedLines:
-    """Nodes for every line. ``missing`` are units (SKU, node) that a shard just said the table
+    """Nodes for every line. ``missing`` are units (SKU, place) that a shard just said the table
     still counts and it does not have; below zero, that it has and the table does not count.
     InvalidRequest where method and destination do not fit."""
 
@@ -91,9 +97,13 @@ def source_lines(
         refusal = _refuse_named(snapshot, command, line)
         if refusal is not None:
             refusals.append(LineOutcome(line.line_id, refusal, node_id=line.node_id))
-        place = (line.sku, line.node_id)
-        taken[place] = taken.get(place, 0) + line.quantity
-        placed[line.line_id] = (PlannedUnits(line.node_id, "", line.quantity),)
+        parts: tuple[PlannedUnits, ...] = (PlannedUnits(line.node_id, "", line.quantity),)
+        if command.allow_backorder:
+            parts = _at_node(table, line, taken, now_ms) or parts
+        for part in parts:
+            place = (line.sku, place_of(part.node_id, part.bucket))
+            taken[place] = taken.get(place, 0) + part.quantity
+        placed[line.line_id] = parts
     open_lines = tuple(Line(x.line_id, x.sku, x.quantity) for x in wanted if not x.node_id)
     if open_lines:
         planned = plan(
@@ -109,6 +119,7 @@ def source_lines(
                 order_ms=now_ms,
                 taken=taken,
                 max_shipments=terms.max_shipments if terms else SHIPMENTS_MAX,
+                allow_backorder=command.allow_backorder,
             ),
         )
         refusals += [
@@ -128,6 +139,22 @@ def source_lines(
     return SourcedLines(
         lines=lines, network_version=snapshot.version, promised=promised, bundles=bundles
     )
+
+
+def _at_node(
+    table: AtsReader, line: RequestedLine, taken: Mapping[tuple[str, str], int], now_ms: int
+) -> tuple[PlannedUnits, ...]:
+    """Units at the node that a line names: stock here now, then what arrives first. None where all
+    of it is not enough."""
+    node_id, sku, left = line.node_id, line.sku, line.quantity
+    here = table.ats(sku, [node_id]) - taken.get((sku, node_id), 0)
+    parts = [PlannedUnits(node_id, "", max(0, min(here, left)))]
+    rows = (row for row in table.rows(sku) or () if row.node_id == node_id)
+    for found in inbound_units(rows, now_ms, sku, taken):
+        units = min(found.quantity, left - sum(part.quantity for part in parts))
+        parts.append(PlannedUnits(node_id, found.bucket, units))
+    enough = sum(part.quantity for part in parts) == left
+    return tuple(part for part in parts if part.quantity) if enough else ()
 
 
 def of_requested(

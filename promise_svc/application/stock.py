@@ -258,9 +258,9 @@ class StockSource:
 def _bundled(parts: Sequence[BundleComponent], stock: Mapping[str, SkuStock]) -> SkuStock:
     at_node: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for sku, quantity in parts:
-        for node_id, bucket, *figures in stock[sku].rows or ():
-            if not bucket:
-                at_node[node_id].append((ats(*figures), quantity))
+        for row in stock[sku].rows or ():
+            if not row.bucket:
+                at_node[row.node_id].append((ats(*row[2:6]), quantity))
     rows = [
         AtsRow(node_id, "", bundle_units(units), 0, 0, 0)
         for node_id, units in at_node.items()
@@ -270,5 +270,8 @@ def _bundled(parts: Sequence[BundleComponent], stock: Mapping[str, SkuStock]) ->
 
 
 def _rows(images: Sequence[PositionImage]) -> list[AtsRow] | None:
-    rows = [AtsRow(image.node_id, image.bucket, *image.row[:4]) for image in images]
+    rows = [
+        AtsRow(image.node_id, image.bucket, *image.row[:4], image.row.arrival_ms)
+        for image in images
+    ]
     return rows or None

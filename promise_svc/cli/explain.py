@@ -87,7 +87,16 @@ def _print(story: pb.ExplainAvailabilityResponse, sku: str, node_id: str) -> Non
     if story.source:
         console.print(f"last counted by {story.source}, number {story.source_sequence}")
     for supply in story.inbound:
-        console.print(f"on its way: {supply.on_hand} of {supply.bucket}", markup=False)
+        where = "here, and kept" if supply.arrived else "on its way"
+        until = (
+            f", expected {_time(supply.arrival_time)}" if supply.HasField("arrival_time") else ""
+        )
+        console.print(
+            f"{where}: {supply.on_hand} of {supply.bucket} ({supply.committed} committed, "
+            f"{supply.reserved} reserved, {supply.safety_stock} withheld){until}",
+            markup=False,
+            soft_wrap=True,
+        )
     # Lines, not tables: ids are long, and are what is looked for next.
     if story.reservations:
         console.print(f"{story.reservation_count} reservations keep units:")

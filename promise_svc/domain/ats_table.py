@@ -17,7 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
-from promise_svc.domain.inventory import ID_LENGTH_MAX, QUANTITY_MAX, ats
+from promise_svc.domain.inventory import (
+    ARRIVED,
+    ID_LENGTH_MAX,
+    QUANTITY_MAX,
+    StockPosition,
+    ats,
+)
 from promise_svc.domain.sharding import SHARD_COUNT_MAX, shard_of
 
 COUNTER_MAX = 2**53
@@ -25,11 +31,12 @@ COUNTER_MAX = 2**53
 
 RowT = TypeVar("RowT")
 Counters: TypeAlias = tuple[int, int, int, int, *tuple[object, ...]]
-"""on_hand, committed, held, safety_stock, then anything: a StockPosition is one."""
+"""on_hand, committed, held, safety_stock, then anything: a StockPosition is one, and tells when a
+bucket arrives."""
 Image: TypeAlias = tuple[str, str, str, Counters]
 """sku, node_id, bucket, counters: a PositionImage is one."""
-RowValues: TypeAlias = tuple[str, str, int, int, int, int]
-"""node_id, bucket, on_hand, committed, held, safety_stock."""
+RowValues: TypeAlias = tuple[str, str, int, int, int, int, int]
+"""node_id, bucket, on_hand, committed, held, safety_stock, arrival_ms (0 of stock here now)."""
 
 
 class AtsTableCore(Protocol[RowT]):
@@ -158,7 +165,7 @@ class AtsTable(Generic[RowT]):
         cells = self._cells(sku) or {}
         wanted = None if node_ids is None else set(node_ids)
         return sum(
-            ats(*counters)
+            ats(*counters[:4])
             for (node_id, bucket), counters in cells.items()
             if not bucket and (wanted is None or node_id in wanted)
         )
@@ -188,11 +195,15 @@ class AtsTable(Generic[RowT]):
             _check_id("node_id", node_id, 1)
             _check_id("bucket", bucket, 0)
             _check_counters(counters)
+            if bucket and len(counters) > _ARRIVAL_FIELD:
+                _check_number("arrival_ms", counters[_ARRIVAL_FIELD], COUNTER_MAX, ARRIVED)
         return checked
 
 
-_Cells: TypeAlias = dict[tuple[str, str], tuple[int, int, int, int]]
+_Cells: TypeAlias = dict[tuple[str, str], tuple[int, int, int, int, int]]
 _Shard: TypeAlias = dict[str, _Cells]
+
+_ARRIVAL_FIELD = StockPosition._fields.index("arrival_ms")
 
 _COUNTER_LIMITS = (
     ("on_hand", QUANTITY_MAX),
@@ -204,7 +215,14 @@ _COUNTER_LIMITS = (
 
 def _write(shard: _Shard, images: Iterable[Image]) -> None:
     for sku, node_id, bucket, counters in images:
-        shard.setdefault(sku, {})[node_id, bucket] = counters[:4]
+        cells = shard.setdefault(sku, {})
+        cells[node_id, bucket] = (*counters[:4], _arrival_ms(bucket, counters))
+
+
+def _arrival_ms(bucket: str, counters: Counters) -> int:
+    told = counters[_ARRIVAL_FIELD] if bucket and len(counters) > _ARRIVAL_FIELD else 0
+    assert isinstance(told, int), "checked"
+    return told
 
 
 def _check_point(epoch: int, sequence: int, time_ms: int) -> None:
@@ -227,8 +245,8 @@ def _check_counters(counters: object) -> None:
         _check_number(name, value, maximum)
 
 
-def _check_number(name: str, value: object, maximum: int) -> None:
+def _check_number(name: str, value: object, maximum: int, minimum: int = 0) -> None:
     if not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if not 0 <= value <= maximum:
-        raise ValueError(f"{name} {value} is outside 0..{maximum}")
+    if not minimum <= value <= maximum:
+        raise ValueError(f"{name} {value} is outside {minimum}..{maximum}")

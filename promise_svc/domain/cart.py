@@ -347,8 +347,9 @@ class _CartSourcing:
         for demand, units in zip(demands, planned.quantities, strict=True):
             parts += _parts(units, by_sku[demand.sku], missing)
             grams += units * demand.weight_grams
+        later = self._cart.wanted.arrivals.get(planned.node_id)
         return Shipment(
-            node_id=planned.node_id,
+            node_id=later.node_id if later else planned.node_id,
             lines=tuple(parts),
             fulfillment_method=service.fulfillment_method,
             carrier_service=service.carrier_service,
@@ -358,6 +359,7 @@ class _CartSourcing:
             cost_micros=-(-shipment_cost_nanos(service.option, grams) // NANOS_PER_MICRO),
             order_by_ms=service.dates.order_by_ms,
             ready_ms=service.ready_ms,
+            arrival_ms=later.arrival_ms if later else 0,
         )
 
 

@@ -73,6 +73,8 @@ class Shipment(NamedTuple):
     order_by_ms: int
     ready_ms: int | None
     """When it can be collected; None when it is brought."""
+    arrival_ms: int = 0
+    """When the supply it waits for is expected at the node; 0 for stock here now."""
 
 
 class ShipmentLine(NamedTuple):
@@ -81,6 +83,8 @@ class ShipmentLine(NamedTuple):
     line_id: str
     sku: str
     quantity: int
+    bucket: str = ""
+    """The supply it waits for; empty for stock here now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
 from typing import NamedTuple
@@ -65,6 +65,13 @@ class Address:
     longitude: float | None = None
 
 
+class Arrival(NamedTuple):
+    """Supply on its way to a node."""
+
+    node_id: str
+    arrival_ms: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """Where goods go and how they may get there. Exactly one of address and pickup node is set."""
@@ -76,6 +83,8 @@ class Wanted:
     """Empty for all."""
     order_ms: int
     excluded_node_ids: frozenset[str] = frozenset()
+    arrivals: Mapping[str, Arrival] = field(default_factory=dict)
+    """Names that stand for a node once a supply has arrived there, beside the nodes' own."""
 
 
 class Service(NamedTuple):
@@ -163,9 +172,13 @@ class Reach:
         self._zone_key = self._key_of(wanted.address)
         known = self._zone_key and self._known.get(self._zone_key, wanted.order_ms)
         self._found = known or _Services()
+        self._later: dict[int, Reach] = {}
 
     def services(self, node_id: str) -> tuple[Service, ...] | UnfulfilledReason:
         """The ways in which the node can serve the destination, or why there is none."""
+        if node_id in self._wanted.arrivals:
+            place = self._wanted.arrivals[node_id]
+            return self._after(place).services(place.node_id)
         origin_id = self._routes.origin_ids.get(node_id)
         if origin_id is None:
             return UnfulfilledReason.UNKNOWN_NODE
@@ -177,6 +190,13 @@ class Reach:
     @cached_property
     def served(self) -> frozenset[str]:
         """Nodes that can serve the destination."""
+        arrivals = self._wanted.arrivals.items()
+        return self._served | {
+            name for name, place in arrivals if isinstance(self.services(name), tuple)
+        }
+
+    @cached_property
+    def _served(self) -> frozenset[str]:
         if self._wanted.pickup_node_id:
             found = self.services(self._wanted.pickup_node_id)
             return frozenset({self._wanted.pickup_node_id} if isinstance(found, tuple) else ())
@@ -189,6 +209,8 @@ class Reach:
 
     def options(self, node_ids: Sequence[str]) -> list[tuple[DeliveryOption, ...]]:
         """What the search needs of each served node; equal options of several are one tuple."""
+        if self._wanted.arrivals:
+            return [self._options_of(node_id) for node_id in node_ids]
         origin_ids = list(map(self._routes.origin_ids.__getitem__, node_ids))
         for origin_id in set(origin_ids).difference(self._found.options):
             services = self._services_of(origin_id)
@@ -217,8 +239,25 @@ class Reach:
         address = self._wanted.address
         if address is None or address.latitude is None or address.longitude is None:
             return [0 for _ in node_ids]
-        places = map(self._routes.places.__getitem__, node_ids)
+        arrivals = self._wanted.arrivals
+        nodes = (arrivals[n].node_id if n in arrivals else n for n in node_ids)
+        places = map(self._routes.places.__getitem__, nodes if arrivals else node_ids)
         return list(map(round, distances_m(places, address.latitude, address.longitude)))
+
+    def _options_of(self, node_id: str) -> tuple[DeliveryOption, ...]:
+        services = self.services(node_id)
+        assert isinstance(services, tuple), "only served nodes have options"
+        found = tuple(service.option for service in services)
+        return self._found.equal_options.setdefault(found, found)
+
+    def _after(self, place: Arrival) -> Reach:
+        """For orders that can be worked on once the supply is there."""
+        found = self._later.get(place.arrival_ms)
+        if found is None:
+            order_ms = max(self._wanted.order_ms, place.arrival_ms)
+            later = replace(self._wanted, order_ms=order_ms, arrivals={})
+            found = self._later[place.arrival_ms] = Reach(self._snapshot, later)
+        return found
 
     def _key_of(self, address: Address | None) -> _ZoneKey | None:
         if address is None:

@@ -37,6 +37,7 @@ class OrderRules:
 
     def __init__(self, snapshot: NetworkSnapshot, wanted: Wanted) -> None:
         self._snapshot = snapshot
+        self._arrivals = wanted.arrivals
         self._members = snapshot.derived(_members)
         self.rules = [rule for rule in snapshot.sourcing_rules if _fits(rule, wanted)]
         """By id. Of those that give one node a priority, the first counts."""
@@ -99,6 +100,8 @@ class OrderRules:
         return found or PRIORITY_DEFAULT
 
     def _names(self, rule: SourcingRule, node_id: str) -> bool:
+        if node_id in self._arrivals:
+            node_id = self._arrivals[node_id].node_id
         return not rule.node_group_id or node_id in self._members[rule.node_group_id]
 
     def _handling_class(self, sku: str) -> str:

@@ -35,6 +35,8 @@ class _AvailabilityViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Avai
     """The sum, and ATS of each node."""
     AVAILABILITY_VIEW_BREAKDOWN: _AvailabilityView.ValueType  # 3
     """The sum, and for each node the figures ATS follows from."""
+    AVAILABILITY_VIEW_INBOUND: _AvailabilityView.ValueType  # 4
+    """As BREAKDOWN, and what may be sold of supply on its way."""
 
 class AvailabilityView(_AvailabilityView, metaclass=_AvailabilityViewEnumTypeWrapper):
     """How much QueryAvailability tells."""
@@ -47,6 +49,8 @@ AVAILABILITY_VIEW_NODES: AvailabilityView.ValueType  # 2
 """The sum, and ATS of each node."""
 AVAILABILITY_VIEW_BREAKDOWN: AvailabilityView.ValueType  # 3
 """The sum, and for each node the figures ATS follows from."""
+AVAILABILITY_VIEW_INBOUND: AvailabilityView.ValueType  # 4
+"""As BREAKDOWN, and what may be sold of supply on its way."""
 Global___AvailabilityView: _TypeAlias = AvailabilityView  # noqa: Y015
 
 class _AvailabilityOutcome:
@@ -311,6 +315,7 @@ class Availability(_message.Message):
     ATS_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    INBOUND_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.str
     """The entry's name, as sent."""
     sku: _builtins.str
@@ -331,6 +336,12 @@ class Availability(_message.Message):
     def as_of(self) -> _types_pb2.AsOf:
         """The point in the history of the SKU's shard that the figures come from."""
 
+    @_builtins.property
+    def inbound(self) -> _containers.RepeatedCompositeFieldContainer[Global___InboundAvailability]:
+        """What may be sold, on backorder or pre-order, of supply on its way to the nodes of the scope that
+        are ON; no part of `ats`. Earliest first, those without a time last; in view INBOUND only.
+        """
+
     def __init__(
         self,
         *,
@@ -340,14 +351,51 @@ class Availability(_message.Message):
         ats: _builtins.int = ...,
         nodes: _abc.Iterable[Global___NodeAvailability] | None = ...,
         as_of: _types_pb2.AsOf | None = ...,
+        inbound: _abc.Iterable[Global___InboundAvailability] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "ats", b"ats", "entry_id", b"entry_id", "nodes", b"nodes", "outcome", b"outcome", "sku", b"sku"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "ats", b"ats", "entry_id", b"entry_id", "inbound", b"inbound", "nodes", b"nodes", "outcome", b"outcome", "sku", b"sku"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Availability: _TypeAlias = Availability  # noqa: Y015
+
+@_typing.final
+class InboundAvailability(_message.Message):
+    """What may be sold of one bucket before it is here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    BUCKET_FIELD_NUMBER: _builtins.int
+    ATS_FIELD_NUMBER: _builtins.int
+    ARRIVAL_TIME_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """The node it goes to."""
+    bucket: _builtins.str
+    """The supply."""
+    ats: _builtins.int
+    """Units that can be sold of it now: max(0, on_hand - committed - reserved - safety_stock)."""
+    @_builtins.property
+    def arrival_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is expected; left out where nobody said, and then it is promised to nobody."""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        bucket: _builtins.str = ...,
+        ats: _builtins.int = ...,
+        arrival_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arrival_time", b"arrival_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrival_time", b"arrival_time", "ats", b"ats", "bucket", b"bucket", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InboundAvailability: _TypeAlias = InboundAvailability  # noqa: Y015
 
 @_typing.final
 class NodeAvailability(_message.Message):
@@ -735,19 +783,41 @@ class InboundSupply(_message.Message):
 
     BUCKET_FIELD_NUMBER: _builtins.int
     ON_HAND_FIELD_NUMBER: _builtins.int
+    COMMITTED_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    SAFETY_STOCK_FIELD_NUMBER: _builtins.int
+    ARRIVAL_TIME_FIELD_NUMBER: _builtins.int
+    ARRIVED_FIELD_NUMBER: _builtins.int
     bucket: _builtins.str
     """The supply."""
     on_hand: _builtins.int
-    """Units expected."""
+    """Units expected; of one that is here, those its holds and orders still have."""
+    committed: _builtins.int
+    """Of these, units of orders."""
+    reserved: _builtins.int
+    """Of these, units of holds."""
+    safety_stock: _builtins.int
+    """Of these, units withheld from sale."""
+    arrived: _builtins.bool
+    """True when it is here: what is left of it is stock here now."""
+    @_builtins.property
+    def arrival_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is expected; left out where nobody said, or it is here."""
+
     def __init__(
         self,
         *,
         bucket: _builtins.str = ...,
         on_hand: _builtins.int = ...,
+        committed: _builtins.int = ...,
+        reserved: _builtins.int = ...,
+        safety_stock: _builtins.int = ...,
+        arrival_time: _timestamp_pb2.Timestamp | None = ...,
+        arrived: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arrival_time", b"arrival_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "on_hand", b"on_hand"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrival_time", b"arrival_time", "arrived", b"arrived", "bucket", b"bucket", "committed", b"committed", "on_hand", b"on_hand", "reserved", b"reserved", "safety_stock", b"safety_stock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

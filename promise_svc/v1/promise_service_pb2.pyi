@@ -145,6 +145,7 @@ class PromiseCartRequest(_message.Message):
     MAX_OPTIONS_FIELD_NUMBER: _builtins.int
     MAX_SHIPMENTS_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    ALLOW_BACKORDER_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
     pickup_node_id: _builtins.str
     """To be collected at this node."""
@@ -154,8 +155,13 @@ class PromiseCartRequest(_message.Message):
     """The most options to answer, 1 to 20. Optional; 0 means 3."""
     max_shipments: _builtins.int
     """The split limit: the most shipments in one option, 1 to 20. Optional; 0 means 3."""
+    allow_backorder: _builtins.bool
+    """Promises supply on its way too, for SKUs that stock here now is too little for: the earliest
+    arrivals that do, with dates as if it were ordered when it arrives. Optional. Buckets without an
+    arrival time, or whose time has passed, are promised to nobody.
+    """
     explain: _builtins.bool
-    """Tells `explanation` too. Optional."""
+    """Tells `explanation` too, of stock here now. Optional."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Line]:
         """What is wanted, 1 to 2,000 lines."""
@@ -196,11 +202,12 @@ class PromiseCartRequest(_message.Message):
         max_options: _builtins.int = ...,
         max_shipments: _builtins.int = ...,
         consistency: _types_pb2.Consistency | None = ...,
+        allow_backorder: _builtins.bool = ...,
         explain: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "consistency", b"consistency", "destination", b"destination", "order_time", b"order_time", "pickup_node_id", b"pickup_node_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "carrier_services", b"carrier_services", "consistency", b"consistency", "destination", b"destination", "explain", b"explain", "fulfillment_methods", b"fulfillment_methods", "lines", b"lines", "max_options", b"max_options", "max_shipments", b"max_shipments", "order_time", b"order_time", "pickup_node_id", b"pickup_node_id", "segment", b"segment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "allow_backorder", b"allow_backorder", "carrier_services", b"carrier_services", "consistency", b"consistency", "destination", b"destination", "explain", b"explain", "fulfillment_methods", b"fulfillment_methods", "lines", b"lines", "max_options", b"max_options", "max_shipments", b"max_shipments", "order_time", b"order_time", "pickup_node_id", b"pickup_node_id", "segment", b"segment"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_destination: _TypeAlias = _typing.Literal["address", "pickup_node_id"]  # noqa: Y015
     _WhichOneofArgType_destination: _TypeAlias = _typing.Literal["destination", b"destination"]  # noqa: Y015
@@ -484,6 +491,7 @@ class Shipment(_message.Message):
     COST_FIELD_NUMBER: _builtins.int
     CUTOFF_TIME_FIELD_NUMBER: _builtins.int
     READY_TIME_FIELD_NUMBER: _builtins.int
+    ARRIVAL_TIME_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """The node it leaves, or where it is collected."""
     fulfillment_method: _types_pb2.FulfillmentMethod.ValueType
@@ -520,6 +528,10 @@ class Shipment(_message.Message):
     def ready_time(self) -> _timestamp_pb2.Timestamp:
         """When it can be collected; left out when it is brought."""
 
+    @_builtins.property
+    def arrival_time(self) -> _timestamp_pb2.Timestamp:
+        """When the supply it waits for is expected at the node; left out for stock here now."""
+
     def __init__(
         self,
         *,
@@ -533,10 +545,11 @@ class Shipment(_message.Message):
         cost: _types_pb2.Money | None = ...,
         cutoff_time: _timestamp_pb2.Timestamp | None = ...,
         ready_time: _timestamp_pb2.Timestamp | None = ...,
+        arrival_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "cutoff_time", b"cutoff_time", "earliest_delivery_date", b"earliest_delivery_date", "latest_delivery_date", b"latest_delivery_date", "ready_time", b"ready_time", "ship_date", b"ship_date"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arrival_time", b"arrival_time", "cost", b"cost", "cutoff_time", b"cutoff_time", "earliest_delivery_date", b"earliest_delivery_date", "latest_delivery_date", b"latest_delivery_date", "ready_time", b"ready_time", "ship_date", b"ship_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["carrier_service", b"carrier_service", "cost", b"cost", "cutoff_time", b"cutoff_time", "earliest_delivery_date", b"earliest_delivery_date", "fulfillment_method", b"fulfillment_method", "latest_delivery_date", b"latest_delivery_date", "lines", b"lines", "node_id", b"node_id", "ready_time", b"ready_time", "ship_date", b"ship_date"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrival_time", b"arrival_time", "carrier_service", b"carrier_service", "cost", b"cost", "cutoff_time", b"cutoff_time", "earliest_delivery_date", b"earliest_delivery_date", "fulfillment_method", b"fulfillment_method", "latest_delivery_date", b"latest_delivery_date", "lines", b"lines", "node_id", b"node_id", "ready_time", b"ready_time", "ship_date", b"ship_date"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -551,6 +564,7 @@ class ShipmentLine(_message.Message):
     LINE_ID_FIELD_NUMBER: _builtins.int
     SKU_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
+    BUCKET_FIELD_NUMBER: _builtins.int
     line_id: _builtins.str
     """The line; of a bundle, whose components are told one by one, its name with `#1`, `#2` and so on."""
     sku: _builtins.str
@@ -559,16 +573,19 @@ class ShipmentLine(_message.Message):
     """Units of it in this shipment, 1 or more; over all shipments of an option they add up to the
     line's quantity.
     """
+    bucket: _builtins.str
+    """The supply it waits for; empty for stock here now."""
     def __init__(
         self,
         *,
         line_id: _builtins.str = ...,
         sku: _builtins.str = ...,
         quantity: _builtins.int = ...,
+        bucket: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["line_id", b"line_id", "quantity", b"quantity", "sku", b"sku"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "line_id", b"line_id", "quantity", b"quantity", "sku", b"sku"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -259,6 +259,7 @@ class CreateReservationRequest(_message.Message):
     QUOTE_TOKEN_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     REPLACES_RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    ALLOW_BACKORDER_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.str
     """The caller's name for the reservation, and its idempotency key: new for each intended hold, the
     same for each retry of it. Required unless a `quote_token` is given, which brings one.
@@ -292,6 +293,12 @@ class CreateReservationRequest(_message.Message):
     units count as free for this one, and it becomes SUPERSEDED in the step that makes this one HELD;
     if this one is refused, it stands as it was. One of the two stands, never both, never neither.
     One that was released or has expired is not in the way. Optional; empty means none.
+    """
+    allow_backorder: _builtins.bool
+    """Where stock here now does not do, holds supply on its way: backorder and pre-order, up to the
+    limit of each bucket, earliest arrival first. `planned_units` say which units wait for which
+    supply. Optional; left out, only stock here now is held. A `quote_token` holds its own plan
+    either way.
     """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -331,10 +338,11 @@ class CreateReservationRequest(_message.Message):
         quote_token: _builtins.str = ...,
         policy: Global___HoldPolicy.ValueType = ...,
         replaces_reservation_id: _builtins.str = ...,
+        allow_backorder: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "destination", b"destination", "pickup_node_id", b"pickup_node_id", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "destination", b"destination", "durability_mode", b"durability_mode", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "order_reference", b"order_reference", "owner_id", b"owner_id", "pickup_node_id", b"pickup_node_id", "policy", b"policy", "quote_token", b"quote_token", "replaces_reservation_id", b"replaces_reservation_id", "reservation_id", b"reservation_id", "segment", b"segment", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "allow_backorder", b"allow_backorder", "create_time", b"create_time", "destination", b"destination", "durability_mode", b"durability_mode", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "order_reference", b"order_reference", "owner_id", b"owner_id", "pickup_node_id", b"pickup_node_id", "policy", b"policy", "quote_token", b"quote_token", "replaces_reservation_id", b"replaces_reservation_id", "reservation_id", b"reservation_id", "segment", b"segment", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_destination: _TypeAlias = _typing.Literal["address", "pickup_node_id"]  # noqa: Y015
     _WhichOneofArgType_destination: _TypeAlias = _typing.Literal["destination", b"destination"]  # noqa: Y015
@@ -494,6 +502,7 @@ class PromiseAndReserveRequest(_message.Message):
     ORDER_REFERENCE_FIELD_NUMBER: _builtins.int
     DURABILITY_MODE_FIELD_NUMBER: _builtins.int
     REPLACES_RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    ALLOW_BACKORDER_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.str
     """As in CreateReservationRequest. Required."""
     owner_id: _builtins.str
@@ -514,6 +523,8 @@ class PromiseAndReserveRequest(_message.Message):
     """What the acknowledgement must survive. Optional; UNSPECIFIED means FSYNC."""
     replaces_reservation_id: _builtins.str
     """As in CreateReservationRequest. Optional."""
+    allow_backorder: _builtins.bool
+    """As in CreateReservationRequest; the dates promised follow the arrival. Optional."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """As in CreateReservationRequest. Optional."""
@@ -551,10 +562,11 @@ class PromiseAndReserveRequest(_message.Message):
         order_reference: _builtins.str = ...,
         durability_mode: _types_pb2.DurabilityMode.ValueType = ...,
         replaces_reservation_id: _builtins.str = ...,
+        allow_backorder: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "destination", b"destination", "pickup_node_id", b"pickup_node_id", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "carrier_services", b"carrier_services", "create_time", b"create_time", "destination", b"destination", "durability_mode", b"durability_mode", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "max_shipments", b"max_shipments", "order_reference", b"order_reference", "owner_id", b"owner_id", "pickup_node_id", b"pickup_node_id", "replaces_reservation_id", b"replaces_reservation_id", "reservation_id", b"reservation_id", "segment", b"segment", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "allow_backorder", b"allow_backorder", "carrier_services", b"carrier_services", "create_time", b"create_time", "destination", b"destination", "durability_mode", b"durability_mode", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "max_shipments", b"max_shipments", "order_reference", b"order_reference", "owner_id", b"owner_id", "pickup_node_id", b"pickup_node_id", "replaces_reservation_id", b"replaces_reservation_id", "reservation_id", b"reservation_id", "segment", b"segment", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_destination: _TypeAlias = _typing.Literal["address", "pickup_node_id"]  # noqa: Y015
     _WhichOneofArgType_destination: _TypeAlias = _typing.Literal["destination", b"destination"]  # noqa: Y015

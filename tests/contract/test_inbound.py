@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from promise_svc.application.changed_lines import ChangeLine
+from promise_svc.application.reservation_changes import ChangeCommand
 from promise_svc.domain.inventory import ARRIVED, StockPosition
 from promise_svc.domain.reservation import (
     AdjustRow,
     ClaimDraft,
+    CreateOutcome,
     CreateStep,
     LegLine,
     Outcome,
@@ -15,8 +18,9 @@ from promise_svc.domain.reservation import (
     State,
     SupplyReply,
     SupplyRow,
+    TransitionOutcome,
 )
-from tests.support.reservation_world import World
+from tests.support.reservation_world import World, a_cart
 from tests.support.shards import TIMEOUT
 
 DAY_MS = 86_400_000
@@ -142,3 +146,52 @@ async def test_a_bucket_arrives_once(world: World) -> None:
     already = Outcome.ALREADY_ARRIVED
     assert told == [Outcome.DONE, Outcome.UNCHANGED, already, already]
     assert await figures(world) == {"": (4, 0, 0), "po-1": (0, 0, 0)}
+
+
+async def test_a_reservation_takes_from_a_bucket_where_it_may(world: World) -> None:
+    """One unit here, four on their way: the rest of a line waits, up to the limit, and says for
+    what. Sent again, the answer is the same."""
+    worker, at = world.worker(), world.clock.now_ms() + DAY_MS
+    for bucket, units, arrival_ms in (("", 1, 0), ("po-1", 4, at)):
+        await tell(world, bucket, units, arrival_ms)
+        world.table.put("A", "n1", units, bucket=bucket, arrival_ms=arrival_ms)
+
+    plain = await worker.reservations.create(a_cart("plain", ("A",), 3), TIMEOUT)
+    cart = a_cart("later", ("A",), 3, allow_backorder=True)
+    held = [await worker.reservations.create(cart, TIMEOUT) for _ in range(2)]
+    more = await worker.reservations.create(
+        a_cart("more", ("A",), 3, allow_backorder=True), TIMEOUT
+    )
+    await worker.rest()
+
+    assert plain.outcome is more.outcome is CreateOutcome.INSUFFICIENT_STOCK
+    assert [x.replayed for x in held] == [False, True]
+    for result in held:
+        assert result.reservation is not None
+        parts = result.reservation.lines[0].planned_units
+        assert [x[:3] for x in parts] == [("n1", "", 1), ("n1", "po-1", 2)]
+    assert await figures(world) == {"": (1, 0, 1), "po-1": (4, 0, 2)}
+
+
+async def test_a_change_takes_back_what_waits_and_grows_from_stock_here(world: World) -> None:
+    """Amended down, the units on their way go first; amended up, they come from what is here: no
+    unit changes its kind unasked."""
+    worker, at = world.worker(), world.clock.now_ms() + DAY_MS
+    for bucket, units, arrival_ms in (("", 2, 0), ("po-1", 4, at)):
+        await tell(world, bucket, units, arrival_ms)
+        world.table.put("A", "n1", units, bucket=bucket, arrival_ms=arrival_ms)
+    await worker.reservations.create(a_cart("r", ("A",), 4, allow_backorder=True), TIMEOUT)
+
+    async def amend(quantity: int) -> TransitionOutcome:
+        lines = (ChangeLine("l0", quantity),)
+        command = ChangeCommand(reservation_id="r", lines=lines)
+        result = await worker.reservations.changes.amend(command, TIMEOUT)
+        await worker.rest()
+        return result.outcome
+
+    assert await amend(3) is TransitionOutcome.AMENDED
+    assert await figures(world) == {"": (2, 0, 2), "po-1": (4, 0, 1)}
+    assert await amend(4) is TransitionOutcome.INSUFFICIENT_STOCK
+    await tell(world, "", 3)
+    assert await amend(4) is TransitionOutcome.AMENDED
+    assert await figures(world) == {"": (3, 0, 3), "po-1": (4, 0, 1)}

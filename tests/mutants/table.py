@@ -1182,6 +1182,25 @@ MUTANTS = (
         "A delivery would stand on the floor and be sold to nobody.",
     ),
     Mutant(
+        "overdue_promised",
+        "promise_svc/application/promise.py",
+        "        if row.bucket and row.arrival_ms > now_ms:\n",
+        "        if row.bucket and row.arrival_ms:\n",
+        ("tests/unit/test_backorder.py::test_a_bucket_that_nobody_can_date_is_promised_to_nobody",),
+        "A delivery that is late would be promised for today.",
+    ),
+    Mutant(
+        "waits_for_nothing",
+        "promise_svc/domain/inbound.py",
+        "    for sku in lacking:\n",
+        "    for sku in inbound:\n",
+        (
+            "tests/unit/test_backorder.py::"
+            "test_a_line_that_is_here_does_not_wait_for_one_that_is_not",
+        ),
+        "What lies on the shelf would wait for another line's delivery.",
+    ),
+    Mutant(
         "arrives_twice",
         "promise_svc/adapters/ats_index/lua/supply.lua",
         "  if row[ARRIVAL_MS] == ARRIVED then\n",

@@ -15,7 +15,7 @@ from native import _ats_table
 from promise_svc.application.ports import AtsRow
 from promise_svc.domain.ats_table import COUNTER_MAX
 from promise_svc.domain.events import PositionImage
-from promise_svc.domain.inventory import ID_LENGTH_MAX, QUANTITY_MAX, StockPosition
+from promise_svc.domain.inventory import ARRIVED, ID_LENGTH_MAX, QUANTITY_MAX, StockPosition
 from promise_svc.domain.sharding import shard_of
 
 NewTable = Callable[..., Any]
@@ -37,8 +37,25 @@ def test_a_row_comes_back_as_what_make_row_builds(new_table: NewTable) -> None:
 
     (row,) = table.rows("a")
 
-    assert AtsRow("n", "po-1", 9, 1, 2, 3) == row
+    assert AtsRow("n", "po-1", 9, 1, 2, 3, 0) == row
     assert type(row) is AtsRow
+
+
+def test_a_bucket_tells_when_it_arrives(new_table: NewTable) -> None:
+    """The last date told, and that it is here; no position more for it, and no unit."""
+    table = one_shard(new_table)
+    for at, arrival_ms in enumerate((0, 5, 2**53, ARRIVED), 1):
+        row = StockPosition(9, arrival_ms=arrival_ms)
+        here = StockPosition(2, arrival_ms=7)
+        images = [PositionImage("a", "n", "po-1", row), PositionImage("a", "n", "", here)]
+        table.apply(0, 1, at, 9, images)
+
+        rows = {found.bucket: found for found in table.rows("a")}
+        assert rows == {
+            "": AtsRow("n", "", 2, 0, 0, 0, 0),
+            "po-1": AtsRow("n", "po-1", 9, 0, 0, 0, arrival_ms),
+        }
+        assert (table.cell_count(), table.ats("a"), table.ats("a", ["n"])) == (2, 2, 2)
 
 
 def test_a_staged_image_shows_only_after_load(new_table: NewTable) -> None:
@@ -146,7 +163,7 @@ def test_the_largest_values_are_kept(new_table: NewTable) -> None:
 
     assert table.ats(sku) == 5000 * QUANTITY_MAX
     assert table.ats(sku, ["n"]) == 0
-    assert AtsRow("n", "", *LARGEST) in table.rows(sku)
+    assert AtsRow("n", "", *LARGEST, 0) in table.rows(sku)
 
 
 @pytest.mark.parametrize(("point", "name"), [((-1, 0, 0), "epoch"), ((0, 2**53 + 1, 0), "seq")])

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 
 from native import _ats_table
 from promise_svc.domain import ats_table
-from promise_svc.domain.inventory import ID_LENGTH_MAX, QUANTITY_MAX
+from promise_svc.domain.inventory import ARRIVED, ID_LENGTH_MAX, QUANTITY_MAX, StockPosition
 from promise_svc.domain.sharding import shard_of
 
 SHARD_COUNT = 3
@@ -31,8 +31,15 @@ counters = st.tuples(
     st.integers(0, ats_table.COUNTER_MAX) | st.integers(0, 4),
     st.integers(0, ats_table.COUNTER_MAX) | st.integers(0, 4),
 )
+dated = st.builds(
+    lambda figures, arrival_ms: StockPosition(*figures, arrival_ms=arrival_ms),
+    counters,
+    st.sampled_from([-2, ARRIVED, 0, 5, ats_table.COUNTER_MAX]),
+)
 images = st.lists(
-    st.tuples(st.sampled_from(SKUS), st.sampled_from(NODES), st.sampled_from(BUCKETS), counters),
+    st.tuples(
+        st.sampled_from(SKUS), st.sampled_from(NODES), st.sampled_from(BUCKETS), counters | dated
+    ),
     max_size=40,
 )
 numbers = st.integers(0, ats_table.COUNTER_MAX) | st.integers(0, 5)

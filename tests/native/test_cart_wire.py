@@ -250,6 +250,7 @@ CREATE_BREAKS: dict[str, Callable[[Any], object]] = {
     "an unknown mode": lambda r: setattr(r, "durability_mode", 5),
     "an unknown policy": lambda r: setattr(r, "policy", 4),
     "a segment that is no id": lambda r: setattr(r, "segment", "-"),
+    "a backorder allowed": lambda r: setattr(r, "allow_backorder", True),
 }
 CART_BREAKS: dict[str, Callable[[Any], object]] = {
     "no lines": lambda r: r.ClearField("lines"),
@@ -261,6 +262,7 @@ CART_BREAKS: dict[str, Callable[[Any], object]] = {
     "an order of another age": lambda r: r.order_time.FromMilliseconds(1),
     "21 options": lambda r: setattr(r, "max_options", 21),
     "21 shipments": lambda r: setattr(r, "max_shipments", 21),
+    "a backorder allowed": lambda r: setattr(r, "allow_backorder", True),
     "a strong read": lambda r: setattr(r.consistency, "strong", True),
     "an age of more than an hour": lambda r: r.consistency.max_age.FromMilliseconds(3_600_001),
 }

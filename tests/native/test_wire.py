@@ -316,6 +316,7 @@ async def test_what_is_not_plain_is_left_to_the_specification() -> None:
     for _ in range(26):
         wide.entries.add(sku=known).nodes.node_ids.extend([NODES[0]] * 2000)
     for request in (
+        pb.QueryAvailabilityRequest(view=4, entries=asked().entries),
         pb.QueryAvailabilityRequest(),
         pb.QueryAvailabilityRequest(entries=[pb.AvailabilityQuery(sku="sku-item")]),
         pb.QueryAvailabilityRequest(

@@ -43,10 +43,11 @@ class FakeAtsReader:
         committed: int = 0,
         held: int = 0,
         safety_stock: int = 0,
+        arrival_ms: int = 0,
     ) -> None:
         """Set one position."""
         rows = [r for r in self.stock.get(sku, []) if (r.node_id, r.bucket) != (node_id, bucket)]
-        row = AtsRow(node_id, bucket, on_hand, committed, held, safety_stock)
+        row = AtsRow(node_id, bucket, on_hand, committed, held, safety_stock, arrival_ms)
         self.stock[sku] = [*rows, row]
 
     def rows(self, sku: str) -> Sequence[AtsRow] | None:

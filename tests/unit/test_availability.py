@@ -151,6 +151,28 @@ async def test_ats_is_what_is_left_and_never_counts_inbound(world: World) -> Non
     ] == [(4, 10, 1, 2, 3, 0), (0, 1, 4, 0, 0, 3)]
 
 
+async def test_what_is_on_its_way_is_told_apart_by_when_it_arrives(world: World) -> None:
+    """What may be sold of each bucket at the nodes of the scope that are ON, if asked for; not of
+    what is here, and no part of ATS."""
+    world.table.put("S", "A", 1)
+    world.table.put("S", "A", 9, bucket="po-2", arrival_ms=7_000, held=2, safety_stock=3)
+    world.table.put("S", "B", 5, bucket="po-1", arrival_ms=5_000)
+    world.table.put("S", "B", 4, bucket="po-3")
+    world.table.put("S", "B", 2, bucket="po-4", arrival_ms=6_000, committed=2)
+    world.table.put("S", "A", 3, bucket="po-5", arrival_ms=-1)
+    world.table.put("S", "OFF", 3, bucket="po-6", arrival_ms=1)
+    asked = AvailabilityQuery(sku="S"), AvailabilityQuery(sku="S", node_ids=("A",))
+
+    everywhere, at_a = (await world.query(*asked, view=AvailabilityView.INBOUND)).entries
+    plain = (await world.query(asked[0])).entries[0]
+
+    assert [tuple(x) for x in everywhere.inbound] == [
+        ("B", "po-1", 5, 5_000), ("A", "po-2", 4, 7_000), ("B", "po-3", 4, 0),
+    ]  # fmt: skip
+    assert [x.bucket for x in at_a.inbound] == ["po-2"]
+    assert (everywhere.ats, plain.ats, plain.inbound) == (1, 1, ())
+
+
 async def test_each_entry_has_its_own_scope_and_outcome_in_request_order(world: World) -> None:
     """One unknown name leaves the others alone."""
     world.table.put("S", "A", 1)

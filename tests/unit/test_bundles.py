@@ -198,7 +198,7 @@ def test_lines_are_kept_in_order_as_long_as_their_components_last(
 
     sent: dict[str, dict[str, int]] = {}
     for shipment in promised.options[0].shipments if promised.options else ():
-        for line_id, sku, units in shipment.lines:
+        for line_id, sku, units, _ in shipment.lines:
             line = sent.setdefault(line_id.partition("#")[0], {})
             line[sku] = line.get(sku, 0) + units
     assert sent == expected

@@ -263,7 +263,7 @@ def test_nodes_of_a_scope_are_one_to_two_thousand() -> None:
 
 
 ENUMS = [
-    (a_query, "view", 3, True),
+    (a_query, "view", 4, True),
     (a_create, "fulfillment_method", 1, False),
     (a_create, "durability_mode", 4, True),
     (a_promise_and_reserve, "fulfillment_method", 1, False),

@@ -22,7 +22,7 @@ from promise_svc.application.pickup import (
     PickupNode,
 )
 from promise_svc.application.stock import Consistency
-from promise_svc.domain.inventory import shortage
+from promise_svc.domain.inventory import ARRIVED, StockPosition, shortage
 from promise_svc.domain.network import PICKUP_METHODS, FulfillmentMethod
 from promise_svc.rpc.convert.fields import Fields
 from promise_svc.rpc.convert.types import (
@@ -171,12 +171,24 @@ def explain_to(story: Story) -> pb.ExplainAvailabilityResponse:
             cancelled_total=row.cancelled_total,
             fulfilled_total=row.fulfilled_total,
         ),
-        inbound=[pb.InboundSupply(bucket=name, on_hand=units) for name, units in story.inbound],
+        inbound=[_supply_to(bucket, row) for bucket, row in story.inbound],
         reservations=[_standing_to(standing) for standing in story.standing],
         reservation_count=story.standing_count,
         events=[_happening_to(happening) for happening in story.happened],
         order_store_as_of=as_of_to(story.stored_as_of),
         components=[pb.ComponentStock(**part._asdict()) for part in story.components],
+    )
+
+
+def _supply_to(bucket: str, row: StockPosition) -> pb.InboundSupply:
+    return pb.InboundSupply(
+        bucket=bucket,
+        on_hand=row.on_hand,
+        committed=row.committed,
+        reserved=row.held,
+        safety_stock=row.safety_stock,
+        arrival_time=timestamp_to(row.arrival_ms) if row.arrival_ms > 0 else None,
+        arrived=row.arrival_ms == ARRIVED,
     )
 
 
@@ -206,7 +218,7 @@ def _happening_to(happening: Happening) -> pb.PositionEvent:
 
 def query_to(reply: AvailabilityReply, view: AvailabilityView) -> pb.QueryAvailabilityResponse:
     """``view`` BREAKDOWN tells the figures ATS follows from."""
-    breakdown = view is AvailabilityView.BREAKDOWN
+    breakdown = view >= AvailabilityView.BREAKDOWN
     return pb.QueryAvailabilityResponse(
         entries=[_entry_to(entry, breakdown=breakdown) for entry in reply.entries],
         freshness=freshness_to(reply.freshness),
@@ -221,6 +233,15 @@ def _entry_to(entry: Availability, *, breakdown: bool) -> pb.Availability:
         ats=entry.ats,
         nodes=[_node_to(node, breakdown=breakdown) for node in entry.nodes],
         as_of=None if entry.as_of is None else as_of_to(entry.as_of),
+        inbound=[
+            pb.InboundAvailability(
+                node_id=x.node_id,
+                bucket=x.bucket,
+                ats=x.ats,
+                arrival_time=timestamp_to(x.arrival_ms) if x.arrival_ms else None,
+            )
+            for x in entry.inbound
+        ],
     )
 
 

@@ -64,6 +64,7 @@ def cart_from(request: pb.PromiseCartRequest, now_ms: int) -> PromiseCartRequest
         ),
         consistency=consistency_from(fields, "consistency", request.consistency),
         explain=request.explain,
+        allow_backorder=request.allow_backorder,
     )
     fields.done()
     return found
@@ -163,7 +164,9 @@ def shipment_to(shipment: Shipment, currency: str) -> pb.Shipment:
     return pb.Shipment(
         node_id=shipment.node_id,
         lines=[
-            pb.ShipmentLine(line_id=line.line_id, sku=line.sku, quantity=line.quantity)
+            pb.ShipmentLine(
+                line_id=line.line_id, sku=line.sku, quantity=line.quantity, bucket=line.bucket
+            )
             for line in shipment.lines
         ],
         fulfillment_method=METHOD_NUMBERS[shipment.fulfillment_method],
@@ -174,6 +177,7 @@ def shipment_to(shipment: Shipment, currency: str) -> pb.Shipment:
         cost=_money(shipment.cost_micros, currency),
         cutoff_time=timestamp_to(shipment.order_by_ms),
         ready_time=None if shipment.ready_ms is None else timestamp_to(shipment.ready_ms),
+        arrival_time=timestamp_to(shipment.arrival_ms) if shipment.arrival_ms else None,
     )
 
 

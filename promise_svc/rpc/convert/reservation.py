@@ -107,6 +107,7 @@ class HoldValues(NamedTuple):
     order_reference: str
     durability: DurabilityMode | None
     replaces: str
+    allow_backorder: bool
 
 
 def create_from(request: pb.CreateReservationRequest, now_ms: int, ttl: TtlLimits) -> CreateCommand:
@@ -153,7 +154,7 @@ def hold_from(
         fields.id("replaces_reservation_id", replaces)
         if replaces == request.reservation_id:
             fields.complain("replaces_reservation_id", "DOES_NOT_FIT", "another, not itself")
-    return HoldValues(ttl_ms, create_ms, reference, durability, replaces)
+    return HoldValues(ttl_ms, create_ms, reference, durability, replaces, request.allow_backorder)
 
 
 def _lines_from(fields: Fields, request: pb.CreateReservationRequest) -> tuple[RequestedLine, ...]:
