@@ -941,10 +941,18 @@ MUTANTS = (
     Mutant(
         "waits_for_ever",
         "promise_svc/application/admission.py",
-        "                elif now - since > PATIENCE_SECONDS[priority]:\n",
+        "                elif crowded and now - since > PATIENCE_SECONDS[priority]:\n",
         "                elif now - since > 1e9:\n",
-        ("tests/unit/test_admission.py::test_who_has_waited_too_long_is_shed",),
+        ("tests/unit/test_admission.py::test_who_has_waited_too_long_in_a_crowd_is_shed",),
         "Calls would be worked on whose callers gave up long ago.",
+    ),
+    Mutant(
+        "few_are_a_crowd",
+        "promise_svc/application/admission.py",
+        "        now, crowded = self._clock(), self._waiting_count > CROWD\n",
+        "        now, crowded = self._clock(), True\n",
+        ("tests/unit/test_admission.py::test_who_has_waited_too_long_in_a_crowd_is_shed",),
+        "A shop with ten shoppers on a busy machine would refuse half of them.",
     ),
     Mutant(
         "shed_too_late",

@@ -8,6 +8,7 @@ import pytest
 
 from promise_svc.application.admission import (
     COST_SECONDS,
+    CROWD,
     PATIENCE_SECONDS,
     TURN_SECONDS,
     Admission,
@@ -115,21 +116,48 @@ async def test_who_comes_while_others_wait_does_not_overtake_them() -> None:
     assert admission.begins(Priority.PROMISE)
 
 
-async def test_who_has_waited_too_long_is_shed() -> None:
-    """By the clock given."""
+@pytest.mark.parametrize(("count", "shed_count"), [(CROWD, 0), (CROWD + 1, CROWD + 1)])
+async def test_who_has_waited_too_long_in_a_crowd_is_shed(count: int, shed_count: int) -> None:
+    """By the clock given; a few callers of a slow machine are no crowd."""
     now = 0.0
     admission = Admission(1_000, lambda: now)
+    for _ in range(200):
+        admission.took(Priority.PROMISE, TURN_SECONDS)  # one a turn
     used_up(admission)
-    patient = await waits(admission, Priority.PROMISE)
-    await patient
-    used_up(admission)
-    waiting = await waits(admission, Priority.PROMISE)
-    now += PATIENCE_SECONDS[Priority.PROMISE] * 1.01
+    waiting = [asyncio.create_task(admission.turn(Priority.PROMISE)) for _ in range(count)]
 
-    with pytest.raises(Overloaded) as raised:
-        await waiting
-    assert raised.value.metadata == {"priority": "PROMISE", "limit": "TURN"}
+    def later() -> None:
+        nonlocal now
+        now += PATIENCE_SECONDS[Priority.PROMISE] * 1.01
+
+    asyncio.get_running_loop().call_soon(later)
+    await asyncio.wait(waiting)
+
+    errors = [error for task in waiting if (error := task.exception())]
+    assert len(errors) == shed_count
+    assert all(isinstance(error, Overloaded) for error in errors)
+    assert all(error.metadata == {"priority": "PROMISE", "limit": "TURN"} for error in errors)  # type: ignore[attr-defined]
     assert admission.waiting_count == 0
+
+
+async def test_a_few_may_wait_whatever_they_cost() -> None:
+    """Nobody is refused at the door for a queue of which nobody is a crowd."""
+    admission = Admission(1_000)
+    for _ in range(200):
+        admission.took(Priority.PROMISE, 1.0)
+    used_up(admission)
+    waiting = [asyncio.create_task(admission.turn(Priority.PROMISE)) for _ in range(CROWD + 1)]
+    seen: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.call_soon(lambda: seen.append(admission.refusal(Priority.PROMISE)))
+    loop.call_soon(waiting[0].cancel)
+    await asyncio.sleep(0)
+    while admission.waiting_count > CROWD:
+        await asyncio.sleep(0)
+    seen.append(admission.refusal(Priority.PROMISE))
+    await asyncio.wait(waiting)
+
+    assert seen == ["TURN", ""]
 
 
 async def test_who_would_wait_too_long_is_shed_at_once_the_lowest_priority_first() -> None:
