@@ -79,20 +79,26 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- What a call has read, changed and must write; most calls leave most of these empty.
+local TABLES = {'events', 'rows', 'row_dirty', 'legs', 'leg_before', 'leg_dirty', 'claims', 'claim_before',
+  'claim_dirty', 'open_at', 'doubt', 'keys', 'touched', 'cursors', 'adjusted'}
+
 local function load_meta(key)
-  if not call then call, pack, unpack_ = redis.call, cmsgpack.pack, cmsgpack.unpack end
+  if not call then
+    call, pack, unpack_, S = redis.call, cmsgpack.pack, cmsgpack.unpack, {}
+    for i = 1, #TABLES do S[TABLES[i]] = {} end
+  end
   local meta = call('HMGET', key, 'owner', 'epoch', 'sequence', 'time', 'floor', 'depoch', 'dsequence', 'shard')
   local stored = tonumber(meta[4]) or 0
   local time = now_ms()
-  S = {
-    meta = key, base = string.sub(key, 1, -5), owner = meta[1],
-    epoch = tonumber(meta[2]) or 0, sequence = tonumber(meta[3]) or 0,
-    time = time > stored and time or stored, floor = tonumber(meta[5]) or 0,
-    depoch = tonumber(meta[6]) or 0, dsequence = tonumber(meta[7]) or 0, shard = tonumber(meta[8]),
-    events = {}, rows = {}, row_dirty = {}, legs = {}, leg_before = {}, leg_dirty = {},
-    claims = {}, claim_before = {}, claim_dirty = {}, open_at = {}, doubt = {}, keys = {},
-    touched = {}, touched_leg = false, touched_claim = false, cursors = {}, adjusted = {},
-  }
+  S.meta, S.base, S.owner, S.shard = key, string.sub(key, 1, -5), meta[1], tonumber(meta[8])
+  S.epoch, S.sequence, S.floor = tonumber(meta[2]) or 0, tonumber(meta[3]) or 0, tonumber(meta[5]) or 0
+  S.depoch, S.dsequence = tonumber(meta[6]) or 0, tonumber(meta[7]) or 0
+  S.time = time > stored and time or stored
+  for i = 1, #TABLES do
+    if next(S[TABLES[i]]) ~= nil then S[TABLES[i]] = {} end
+  end
+  S.touched_leg, S.touched_claim = false, false
 end
 
 -- Every verb but the takeover's own begins here.
@@ -123,13 +129,15 @@ end
 -- Rows are changed in place; events pack their images at once, so no image can change later.
 local function touch_row(sku, node, bucket, row)
   local id = row_id(sku, node, bucket)
-  S.rows[id] = row
-  local touched = S.touched
+  local entry, touched = S.row_dirty[id], S.touched
+  if not entry or entry[4] ~= row then
+    entry = {sku, node, bucket, row}
+    S.rows[id], S.row_dirty[id] = row, entry
+  end
   if not touched[id] then
     touched[id] = true
-    touched[#touched + 1] = {sku, node, bucket, row}
+    touched[#touched + 1] = entry
   end
-  S.row_dirty[id] = {sku, node .. '\t' .. bucket, row}
 end
 
 local function new_row() return {0, 0, 0, 0, 0, 0, 0, '', 0, 0, 0, 0} end
@@ -371,6 +379,12 @@ end
 -- Commit -----------------------------------------------------------------------------------
 
 local function commit_rows()
+  local first, only = next(S.row_dirty)
+  if not first then return end
+  if not next(S.row_dirty, first) then
+    call('HSET', S.base .. 'p:' .. only[1], only[2] .. '\t' .. only[3], pack(only[4]))
+    return
+  end
   local by_sku = {}
   for _, dirty in pairs(S.row_dirty) do
     local sku = dirty[1]
@@ -379,8 +393,8 @@ local function commit_rows()
       fields = {'HSET', S.base .. 'p:' .. sku}
       by_sku[sku] = fields
     end
-    fields[#fields + 1] = dirty[2]
-    fields[#fields + 1] = pack(dirty[3])
+    fields[#fields + 1] = dirty[2] .. '\t' .. dirty[3]
+    fields[#fields + 1] = pack(dirty[4])
   end
   for _, fields in pairs(by_sku) do
     -- unpack() takes no more than the Lua stack holds, about 8,000.
@@ -437,8 +451,8 @@ local function publish()
   local count = #S.events
   local head = count < 16 and string.char(0x90 + count)
     or string.char(0xdc, math.floor(count / 256), count % 256)
-  call('SPUBLISH', S.base .. 'news', string.char(0x96) .. pack(S.epoch) .. pack(S.sequence)
-    .. pack(S.depoch) .. pack(S.dsequence) .. pack(S.time) .. head .. table.concat(S.events))
+  local five = pack({S.epoch, S.sequence, S.depoch, S.dsequence, S.time})
+  call('SPUBLISH', S.base .. 'news', '\150' .. string.sub(five, 2) .. head .. table.concat(S.events))
 end
 
 local function commit()
@@ -458,7 +472,7 @@ local function commit()
   end
   for _, other in ipairs(S.keys) do call(unpack(other)) end
   if count > 0 then
-    call('HSET', S.meta, 'sequence', string.format('%d', S.sequence), 'time', string.format('%d', S.time))
+    call('HSET', S.meta, 'sequence', S.sequence, 'time', S.time)
     publish()
   end
 end

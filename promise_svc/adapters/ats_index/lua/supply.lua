@@ -32,7 +32,7 @@ local function sync_row(step)
     touch_row(sku, node, bucket, row)
     pass_on(sku, node, row)
   elseif moved then
-    S.row_dirty[row_id(sku, node, bucket)] = {sku, node .. '\t' .. bucket, row}
+    S.row_dirty[row_id(sku, node, bucket)] = {sku, node, bucket, row}
   end
   return supply_reply(same and UNCHANGED or DONE, row)
 end
