@@ -13,7 +13,7 @@ from google.rpc.status_pb2 import Status
 from promise_svc.application.admission import Admission, Priority
 from promise_svc.errors import Unavailable
 from promise_svc.rpc.auth import Scope
-from promise_svc.rpc.guard import Guard, MethodRule
+from promise_svc.rpc.guard import Guard, MethodRule, Plain
 from promise_svc.rpc.status import DETAILS_KEY
 from promise_svc.v1 import availability_service_pb2 as pb
 from tests.support.call_log import CallLog
@@ -180,6 +180,34 @@ async def test_a_shed_call_does_no_work() -> None:
     assert context.reason == "OVERLOADED"
     assert log.sheds == [("SETTLE", "IN_FLIGHT")]
     assert guard.in_flight == 0
+
+
+@pytest.mark.parametrize("rule", [READ, WRITE], ids=["read", "write"])
+async def test_a_plain_request_makes_no_message_and_is_guarded_alike(rule) -> None:
+    """Its answer is passed on as it is; what is not plain goes to the handler; a shed one is not
+    begun."""
+    guard, log = a_guard(limit=1)
+    handler, plain = Counted(), Counted()
+
+    async def answer(values, call) -> bytes:
+        await plain(values, call)
+        return values + b" answered"
+
+    serve = guard.guarded(
+        "Service/Method",
+        rule,
+        pb.QueryAvailabilityRequest,
+        handler,
+        plain=Plain(lambda body: b"values" if body == b"plain" else None, answer),
+    )
+    replies = [await serve(b"plain", Context()), await serve(b"", Context())]
+    guard._admission.enter(Priority.SETTLE)
+    shed = Context()
+
+    assert serve(b"plain", shed) == b""
+    assert replies == [b"values answered", b""]
+    assert (len(plain.calls), len(handler.calls)) == (1, 1)
+    assert shed.reason == "OVERLOADED"
 
 
 async def test_admin_stands_outside_the_queue() -> None:
