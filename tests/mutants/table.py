@@ -992,6 +992,28 @@ MUTANTS = (
         ("tests/unit/test_telemetry.py::test_what_a_loop_meets_is_said_in_words_once_a_minute",),
         "Whoever is called at night would see that something fails and not what.",
     ),
+    Mutant(
+        "functions_not_loaded",
+        "promise_svc/adapters/ats_index/index.py",
+        "            await _within(deadline, self.topology.load(self._library))\n",
+        "",
+        (
+            "tests/integration/test_lost_functions.py"
+            "::test_functions_that_are_gone_are_loaded_and_the_calls_made_once_more",
+        ),
+        "After a slot moved to a new node, nothing on it could be bought until a restart.",
+    ),
+    Mutant(
+        "map_not_read",
+        "promise_svc/adapters/ats_index/index.py",
+        "            await _within(deadline, self._refresh())\n",
+        "",
+        (
+            "tests/integration/test_lost_functions.py"
+            "::test_a_shard_that_moved_is_found_at_its_new_node",
+        ),
+        "A shard that moved would answer nobody until a restart.",
+    ),
     # -- an index node that hangs
     Mutant(
         "stalled_and_waited_for",
