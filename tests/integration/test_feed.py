@@ -71,7 +71,7 @@ class System:
         self.reasons: list[str] = []
         self._heard = asyncio.Event()
 
-    def failed(self, shard: int, reason: str) -> None:
+    def failed(self, shard: int, reason: str, error: str = "") -> None:
         self.reasons.append(reason)
 
     def stopped(self, shard: int, reason: str) -> None:
