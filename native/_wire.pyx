@@ -262,7 +262,7 @@ cdef class AvailabilityReads:
             elif tag == 0x22:
                 scope.scope, scope.place = GROUP_NODES, text
             elif tag == 0x2A:
-                if text.size > 0 and not is_id(text):
+                if text.size > 0:
                     return 0
             elif not read_consistency(text, max_age_ms):
                 return 0
@@ -357,7 +357,7 @@ cdef class AvailabilityReads:
             elif tag == 0x12:
                 entry.sku = text
             elif tag == 0x2A:
-                if text.size > 0 and not is_id(text):
+                if text.size > 0:  # shares are looked up by the general path
                     return False
             else:
                 entry.place = text

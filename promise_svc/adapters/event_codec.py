@@ -60,6 +60,7 @@ class LegEntry(NamedTuple):
     change: int = 0
     ended: int = 0
     replaces: str = ""
+    segment: str = ""
 
 
 class _EventEntry(NamedTuple):

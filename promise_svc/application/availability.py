@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from operator import attrgetter
 from typing import NamedTuple
 
 from promise_svc.application.ports import AtsRow
@@ -51,7 +52,7 @@ class AvailabilityQuery:
     node_ids: tuple[str, ...] | None = None
     node_group_id: str | None = None
     segment: str = ""
-    """Accepted; nothing is protected for segments yet."""
+    """Whom it would be sold to; what is protected for others does not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,9 +148,16 @@ class AvailabilityReader:
         Cost: a few microseconds an entry and a look-up for each node of its scope or position.
         """
         snapshot = self._network()
-        stock = await self._stock.read((entry.sku for entry in entries), consistency, timeout)
-        answers = (_answer(snapshot, entry, stock.by_sku[entry.sku], view) for entry in entries)
-        return AvailabilityReply(entries=tuple(answers), freshness=stock.freshness)
+        stocks = {}
+        for segment in dict.fromkeys(entry.segment for entry in entries):
+            skus = [entry.sku for entry in entries if entry.segment == segment]
+            stocks[segment] = await self._stock.read(skus, consistency, timeout, segment)
+        answers = (
+            _answer(snapshot, entry, stocks[entry.segment].by_sku[entry.sku], view)
+            for entry in entries
+        )
+        freshness = max((s.freshness for s in stocks.values()), key=attrgetter("age_ms"))
+        return AvailabilityReply(entries=tuple(answers), freshness=freshness)
 
     async def check(
         self, check: AvailabilityCheck, *, consistency: Consistency, timeout: float
@@ -171,7 +179,7 @@ class AvailabilityReader:
         else:
             named = snapshot.documents.nodes
         scope = frozenset(node_id for node_id in named if snapshot.switched_on(node_id))
-        stock = await self._stock.read(check.skus, consistency, timeout)
+        stock = await self._stock.read(check.skus, consistency, timeout, check.segment)
         available, unknown = [], []
         for index, (sku, quantity) in enumerate(zip(check.skus, check.quantities, strict=True)):
             found = stock.by_sku[sku]

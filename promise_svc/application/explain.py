@@ -12,7 +12,13 @@ from promise_svc.application.stock import AsOf, Consistency, Freshness, StockSou
 from promise_svc.application.supply import callers_key
 from promise_svc.domain.bundle import bundle_units
 from promise_svc.domain.events import EventType, PositionImage, StoredEvent
-from promise_svc.domain.inventory import StockPosition, ats, shortage
+from promise_svc.domain.inventory import (
+    StockPosition,
+    ats,
+    for_segment,
+    protected_units,
+    shortage,
+)
 from promise_svc.domain.network import NetworkSnapshot, NodeStatus
 from promise_svc.domain.reservation import OPEN, State
 from promise_svc.domain.sharding import Position
@@ -36,6 +42,7 @@ class AvailabilityReason(IntEnum):
     NEVER_COUNTED = 50
     NOTHING_ON_HAND = 60
     SAFETY_STOCK = 70
+    PROTECTED = 75
     COMMITTED = 80
     RESERVED = 90
     SHORTAGE = 100
@@ -122,7 +129,7 @@ class Explainer:
         row = here.get("", StockPosition())
         reasons = tuple(_reasons(snapshot, sku, node_id, here.get("")))
         sold = node is not None and node.status is NodeStatus.ON
-        units = ats(row.on_hand, row.committed, row.held, row.safety_stock)
+        units = ats(*for_segment(row, ""))
         components = await self._components(snapshot, sku, node_id, timeout)
         if components:
             units = bundle_units([(part.ats, part.quantity) for part in components])
@@ -211,13 +218,12 @@ def _reasons(
         if sku not in snapshot.bundles:
             yield reason.NEVER_COUNTED
         return
-    if not row.on_hand:
-        yield reason.NOTHING_ON_HAND
-    if row.safety_stock:
-        yield reason.SAFETY_STOCK
-    if row.committed:
-        yield reason.COMMITTED
-    if row.held:
-        yield reason.RESERVED
-    if shortage(row.on_hand, row.committed, row.held, row.safety_stock):
-        yield reason.SHORTAGE
+    holds = (
+        (not row.on_hand, reason.NOTHING_ON_HAND),
+        (row.safety_stock, reason.SAFETY_STOCK),
+        (protected_units(row, ""), reason.PROTECTED),
+        (row.committed, reason.COMMITTED),
+        (row.held, reason.RESERVED),
+        (shortage(row.on_hand, row.committed, row.held, row.safety_stock), reason.SHORTAGE),
+    )
+    yield from (named for true, named in holds if true)

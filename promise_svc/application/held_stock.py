@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Iterable, MutableMapping
 
 from promise_svc.application.ports import AtsIndex, AtsReader
+from promise_svc.application.stock import ats_at
 from promise_svc.application.tasks import Deadline
-from promise_svc.domain.inventory import ats
+from promise_svc.domain.inventory import ats, for_segment
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.errors import PromiseServiceError
 from promise_svc.hotpath import shard_of
@@ -18,6 +19,7 @@ async def look_behind_holds(
     table: AtsReader,
     snapshot: NetworkSnapshot,
     skus: Iterable[str],
+    segment: str,
     missing: MutableMapping[tuple[str, str], int],
     deadline: Deadline,
 ) -> bool:
@@ -41,7 +43,8 @@ async def look_behind_holds(
         if isinstance(answer, BaseException):
             raise answer
         for image in (image for images in answer[2] for image in images if not image.bucket):
-            gone = table.ats(image.sku, [image.node_id]) - ats(*image.row[:4])
+            shown = ats_at(table, image.sku, image.node_id, segment)
+            gone = shown - ats(*for_segment(image.row, segment))
             missing[image.sku, image.node_id] = gone
             more = more or gone < 0
     return more

@@ -111,7 +111,7 @@ class PickupFinder:
         snapshot = self._network()
         counted, bundles = exploded(request.lines, snapshot.bundles, LINES_MAX)
         skus = {line.sku for line in (*request.lines, *(counted if bundles else ()))}
-        stock = await self._stock.read(skus, request.consistency, timeout)
+        stock = await self._stock.read(skus, request.consistency, timeout, request.segment)
         origin = self._coordinates(request.origin)
         outcome = FindPickupNodesOutcome.OK if origin else FindPickupNodesOutcome.UNKNOWN_ORIGIN
         near = snapshot.nodes_within(*origin, request.radius_meters) if origin else []

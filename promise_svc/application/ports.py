@@ -17,6 +17,7 @@ from promise_svc.domain.reservation import (
     CreateStep,
     FollowStep,
     LegRecord,
+    ProtectRow,
     ResolveStep,
     ReviseStep,
     SettleStep,
@@ -118,6 +119,9 @@ class AtsIndex(Protocol):
     async def sync_supply(
         self, shard: int, rows: Sequence[SupplyRow], timeout: float
     ) -> list[SupplyReply]: ...
+    async def protect(
+        self, shard: int, rows: Sequence[ProtectRow], timeout: float
+    ) -> list[SupplyReply]: ...
     async def adjust_supply(
         self, shard: int, rows: Sequence[AdjustRow], timeout: float
     ) -> list[SupplyReply]: ...
@@ -208,7 +212,13 @@ class AtsReader(Protocol):
         ...
 
     def ats(self, sku: str, node_ids: Sequence[str] | None = None) -> int:
-        """Summed ATS over here-now positions of the given nodes, or of all nodes."""
+        """Summed ATS over here-now positions of the given nodes, or of all nodes, for a sale to no
+        segment."""
+        ...
+
+    def protected(self, sku: str) -> Mapping[tuple[str, str], StockPosition]:
+        """Positions of ``sku`` that keep shares for segments, by node and bucket; mostly none. In
+        ``rows`` their safety stock includes what is protected."""
         ...
 
     def shard(self, sku: str) -> int | None:

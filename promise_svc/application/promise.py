@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from promise_svc.application.ports import AtsReader, AtsRow, Clock
-from promise_svc.application.stock import Consistency, Freshness, StockSource
+from promise_svc.application.stock import Consistency, Freshness, StockSource, rows_of
 from promise_svc.domain.bundle import BundleLine, exploded, requested_line_id
 from promise_svc.domain.cart import Cart, PromisedCart, UnfulfilledLine
 from promise_svc.domain.cart import promise_cart as promise
@@ -50,7 +50,7 @@ class PromiseCartRequest:
     carrier_services: tuple[str, ...] = ()
     """Empty means all."""
     segment: str = ""
-    """Accepted; nothing is protected for segments yet."""
+    """Whom it would be sold to; what is protected for others does not count."""
     order_ms: int | None = None
     """None for now."""
     max_options: int = MAX_OPTIONS_DEFAULT
@@ -112,7 +112,7 @@ class CartPromiser:
         )
         lines, bundles = exploded(request.lines, snapshot.bundles, LINES_MAX)
         skus = {line.sku for line in lines}
-        stock = await self._stock.read(skus, request.consistency, timeout)
+        stock = await self._stock.read(skus, request.consistency, timeout, request.segment)
         cart = Cart(
             lines=lines,
             stock={sku: _here_now(found.rows or ()) for sku, found in stock.by_sku.items()},
@@ -147,7 +147,7 @@ class PlanRequest:
     carrier_services: frozenset[str] = frozenset()
     """Empty for all."""
     segment: str = ""
-    """Accepted; nothing is protected for segments yet."""
+    """Whom it would be sold to; what is protected for others does not count."""
     excluded_node_ids: frozenset[str] = frozenset()
     order_ms: int
     taken: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -201,7 +201,7 @@ def plan(snapshot: NetworkSnapshot, table: AtsReader, request: PlanRequest) -> P
         order_ms=request.order_ms,
         excluded_node_ids=request.excluded_node_ids,
     )
-    rows = {line.sku: table.rows(line.sku) or () for line in request.lines}
+    rows = {line.sku: rows_of(table, line.sku, request.segment) for line in request.lines}
     stock = {sku: _here_now(found) for sku, found in rows.items()}
     for (sku, node_id), quantity in request.taken.items():
         if node_id in stock.get(sku, {}):

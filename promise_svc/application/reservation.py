@@ -36,6 +36,7 @@ from promise_svc.application.sourced_lines import (
     of_requested,
     source_lines,
 )
+from promise_svc.application.stock import rows_of
 from promise_svc.application.tasks import Deadline, OwnedTasks
 from promise_svc.application.transition import (
     Durability,
@@ -328,6 +329,7 @@ class Reservations:
             network_version=sourced.network_version,
             legs=legs,
             claim=ClaimDraft(digest, command.create_ms, tuple(legs), encode_body(body)),
+            segment=command.segment,
             replaces=older.reservation_id,
             replaced_attempt=older.attempt,
         )
@@ -349,7 +351,9 @@ class Reservations:
         wanted = tuple(line for line in command.lines if line.line_id in short)
         counted, _ = exploded(wanted, snapshot.bundles, LINES_MAX)
         skus = {line.sku for line in counted}
-        return await look_behind_holds(self._index, self._table, snapshot, skus, missing, deadline)
+        return await look_behind_holds(
+            self._index, self._table, snapshot, skus, command.segment, missing, deadline
+        )
 
     def _may_replan(
         self,
@@ -370,7 +374,7 @@ class Reservations:
             place = (line.sku, place_of(line.node_id, line.bucket))
             if (line.sku, line.node_id) in named and not command.allow_backorder:
                 return False
-            rows = self._table.rows(line.sku) or ()
+            rows = rows_of(self._table, line.sku, command.segment)
             here = (x for x in rows if (x.node_id, x.bucket) == (line.node_id, line.bucket))
             shown = sum(ats(*row[2:6]) for row in here) + older.units.get(place, 0)
             missing[place] = max(0, shown - shortfall.ats)
@@ -395,6 +399,7 @@ class Reservations:
             network_version=body.network_version,
             legs=legs_of(body.lines),
             claim=(),
+            segment=body.segment,
             replaces=claim.replaces,
             replaced_attempt=claim.replaced_attempt,
         )
@@ -586,6 +591,7 @@ class Reservations:
             ttl_ms=REACQUIRED_MS,
             network_version=self._network.snapshot().version,
             legs=legs,
+            segment=body.segment,
             claim=ClaimDraft(claim.body_hash, 0, tuple(legs), claim.body, reacquires=1),
         )
         reply = await self._shards.hold(again, deadline)

@@ -96,6 +96,7 @@ class Hold:
     """Shard -> lines, each position once."""
     claim: ClaimDraft | tuple[()]
     """Empty when an existing claim's legs are sent again."""
+    segment: str = ""
     replaces: str = ""
     """The hold whose place it takes, and which attempt of it."""
     replaced_attempt: int = 0
@@ -853,6 +854,7 @@ def _step(hold: Hold, shard: int, claim: ClaimDraft | tuple[()]) -> CreateStep:
         claim,
         hold.replaces,
         hold.replaced_attempt,
+        hold.segment,
     )
 
 

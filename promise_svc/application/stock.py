@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from promise_svc.application.ports import AtsReader, AtsRow, Clock
 from promise_svc.domain.bundle import bundle_units
 from promise_svc.domain.events import PositionImage
-from promise_svc.domain.inventory import ats
+from promise_svc.domain.inventory import StockPosition, ats, for_segment
 from promise_svc.domain.network import BundleComponent, NetworkSnapshot
 from promise_svc.domain.sharding import Position
 from promise_svc.errors import PromiseServiceError, Unavailable
@@ -67,6 +67,8 @@ class SkuStock(NamedTuple):
 
     rows: Sequence[AtsRow] | None
     as_of: AsOf
+    protected: Mapping[tuple[str, str], StockPosition] = {}
+    """Those that keep shares for segments, by node and bucket."""
 
 
 class Stock(NamedTuple):
@@ -108,8 +110,11 @@ class StockSource:
         self._flights: dict[str, asyncio.Task[dict[str, SkuStock]]] = {}
         self._shard_read_count = 0
 
-    async def read(self, skus: Iterable[str], consistency: Consistency, timeout: float) -> Stock:
-        """Stock of ``skus``; ``timeout`` in seconds bounds reads of shards.
+    async def read(
+        self, skus: Iterable[str], consistency: Consistency, timeout: float, segment: str = ""
+    ) -> Stock:
+        """Stock of ``skus`` for a sale to ``segment``: safety stock includes what is protected for
+        others and unsold. ``timeout`` in seconds bounds reads of shards.
 
         Raises what ``StockIndex.read_positions`` raises for a strong read, and Unavailable where
         the table never heard of a shard that cannot be read either. Cost: a look-up a SKU, plus
@@ -121,11 +126,12 @@ class StockSource:
         wanted = dict.fromkeys(skus)
         bundles = self._network().bundles
         if bundles.keys().isdisjoint(wanted):
-            return await self._read(list(wanted), consistency, timeout)
+            return _to(segment, await self._read(list(wanted), consistency, timeout))
         asked = {sku: bundles[sku] for sku in wanted if sku in bundles}
         counted = [sku for sku in wanted if sku not in asked]
         counted += [part.sku for parts in asked.values() for part in parts]
-        stock = await self._read(list(dict.fromkeys(counted)), consistency, timeout)
+        found = await self._read(list(dict.fromkeys(counted)), consistency, timeout)
+        stock = _to(segment, found)
         whole = {sku: _bundled(parts, stock.by_sku) for sku, parts in asked.items()}
         return stock._replace(by_sku={**stock.by_sku, **whole})
 
@@ -156,7 +162,8 @@ class StockSource:
         shard = self._table.shard(sku)
         if shard is None:  # never seen, as far as the shard that would have it was followed
             shard = self._shard(sku)
-        return SkuStock(self._table.rows(sku), AsOf(shard, *self._table.clock(shard)))
+        as_of = AsOf(shard, *self._table.clock(shard))
+        return SkuStock(self._table.rows(sku), as_of, self._table.protected(sku))
 
     def _shard(self, sku: str) -> int:
         return shard_of(self._network().shard_key(sku), self._index.shard_count)
@@ -245,7 +252,8 @@ class StockSource:
         at, time_ms, answers = await self._index.read_positions(shard, skus, timeout)
         as_of = AsOf(shard, at, time_ms)
         return {
-            sku: SkuStock(_rows(images), as_of) for sku, images in zip(skus, answers, strict=True)
+            sku: SkuStock(_rows(images), as_of, _protected(images))
+            for sku, images in zip(skus, answers, strict=True)
         }
 
     def _by_shard(self, skus: Iterable[str]) -> dict[int, list[str]]:
@@ -271,7 +279,49 @@ def _bundled(parts: Sequence[BundleComponent], stock: Mapping[str, SkuStock]) ->
 
 def _rows(images: Sequence[PositionImage]) -> list[AtsRow] | None:
     rows = [
-        AtsRow(image.node_id, image.bucket, *image.row[:4], image.row.arrival_ms)
+        AtsRow(image.node_id, image.bucket, *for_segment(image.row, ""), image.row.arrival_ms)
         for image in images
     ]
     return rows or None
+
+
+def _protected(images: Sequence[PositionImage]) -> dict[tuple[str, str], StockPosition]:
+    return {(i.node_id, i.bucket): i.row for i in images if i.row.protected}
+
+
+def rows_to(
+    segment: str,
+    rows: Sequence[AtsRow] | None,
+    protected: Mapping[tuple[str, str], StockPosition],
+) -> Sequence[AtsRow] | None:
+    """Rows for a sale to a segment, of rows for a sale to none."""
+    if not segment or not protected or not rows:
+        return rows
+    return [
+        AtsRow(*row[:2], *for_segment(protected[row[:2]], segment), *row[6:])
+        if row[:2] in protected
+        else row
+        for row in rows
+    ]
+
+
+def rows_of(table: AtsReader, sku: str, segment: str) -> Sequence[AtsRow]:
+    """The table's rows of a SKU for a sale to a segment."""
+    return rows_to(segment, table.rows(sku), table.protected(sku)) or ()
+
+
+def ats_at(table: AtsReader, sku: str, node_id: str, segment: str) -> int:
+    """What the table says can be sold at a node to a segment, of stock here now."""
+    if not segment:
+        return table.ats(sku, [node_id])
+    rows = rows_of(table, sku, segment)
+    return sum(ats(*row[2:6]) for row in rows if row[:2] == (node_id, ""))
+
+
+def _to(segment: str, stock: Stock) -> Stock:
+    if not segment:
+        return stock
+    found = stock.by_sku.items()
+    return stock._replace(
+        by_sku={s: x._replace(rows=rows_to(segment, x.rows, x.protected)) for s, x in found}
+    )

@@ -29,6 +29,7 @@ from promise_svc.domain.reservation import (
     AdjustRow,
     DurabilityMode,
     Outcome,
+    ProtectRow,
     SupplyReply,
     SupplyRow,
 )
@@ -63,6 +64,7 @@ class SupplyOutcome(IntEnum):
     ALREADY_ARRIVED = 45
     BELOW_ZERO = 50
     QUANTITY_TOO_LARGE = 60
+    TOO_MANY_SEGMENTS = 70
 
 
 class SupplyCount(NamedTuple):
@@ -85,6 +87,15 @@ class SupplyDelta(NamedTuple):
     node_id: str
     bucket: str
     quantity_delta: int
+
+
+class ProtectionLevel(NamedTuple):
+    """The share of one position of stock here now that is kept for a segment; 0 for none."""
+
+    sku: str
+    node_id: str
+    segment: str
+    level: int
 
 
 class SaleLine(NamedTuple):
@@ -124,7 +135,8 @@ _OUTCOMES = {
     Outcome.ALREADY_ARRIVED: SupplyOutcome.ALREADY_ARRIVED,
 }
 
-_RowT = TypeVar("_RowT", SupplyRow, AdjustRow)
+_RowT = TypeVar("_RowT", SupplyRow, AdjustRow, ProtectRow)
+_Row = SupplyRow | AdjustRow | ProtectRow
 _Send = Callable[[int, Sequence[_RowT], float], Awaitable[list[SupplyReply]]]
 _Answered = dict[int, SupplyResult]
 """Results by row index."""
@@ -171,6 +183,15 @@ class SupplyWriter:
         """
         sent = [SupplyRow(*row[:5], source, source_sequence, row.arrival_ms) for row in rows]
         return await self._tasks.shielded(self._apply(sent, self._index.sync_supply, timeout))
+
+    async def protect(self, rows: Sequence[ProtectionLevel], timeout: float) -> SupplyAnswer:
+        """Keep shares of stock here now for segments. Errors and cost as ``sync``."""
+        sent = [ProtectRow(row.sku, row.node_id, "", row.segment, row.level) for row in rows]
+        answer = await self._tasks.shielded(self._apply(sent, self._index.protect, timeout))
+        # A level is never too large for the index: what is at its most is the number of shares.
+        full, told = SupplyOutcome.QUANTITY_TOO_LARGE, SupplyOutcome.TOO_MANY_SEGMENTS
+        results = [r._replace(outcome=told) if r.outcome is full else r for r in answer.results]
+        return answer._replace(results=tuple(results))
 
     async def adjust(
         self, idempotency_key: str, create_ms: int, rows: Sequence[SupplyDelta], timeout: float
@@ -249,7 +270,7 @@ class SupplyWriter:
             results |= answer
         return SupplyAnswer(tuple(results[i] for i in range(len(rows))), self._durability)
 
-    async def _refused(self, rows: Sequence[SupplyRow | AdjustRow], timeout: float) -> _Answered:
+    async def _refused(self, rows: Sequence[_Row], timeout: float) -> _Answered:
         """Rows that name what does not exist, in the contract's precedence."""
         snapshot = self._network()
         doubtful = {row.sku for row in rows if snapshot.item(row.sku) is None}
@@ -282,9 +303,7 @@ class SupplyWriter:
             if not images
         }
 
-    def _count_sales(
-        self, rows: Sequence[SupplyRow | AdjustRow], replies: Sequence[SupplyReply]
-    ) -> None:
+    def _count_sales(self, rows: Sequence[_Row], replies: Sequence[SupplyReply]) -> None:
         """Here, because a call may record some lines and then fail."""
         new = [
             reply

@@ -26,6 +26,7 @@ TEXTS = {
     "NEVER_COUNTED": "no feed ever counted the SKU at this node",
     "NOTHING_ON_HAND": "the last count says that nothing is on hand",
     "SAFETY_STOCK": "units are withheld as safety stock",
+    "PROTECTED": "units are protected for segments, and are not sold to others",
     "COMMITTED": "units are committed to orders that have not left",
     "RESERVED": "units are reserved by holds",
     "SHORTAGE": "demand exceeds supply: a count was corrected downwards",
@@ -75,6 +76,11 @@ def _print(story: pb.ExplainAvailabilityResponse, sku: str, node_id: str) -> Non
             f"= {now.on_hand} on hand - {now.committed} committed - {now.reserved} "
             f"reserved - {now.safety_stock} safety stock"
             + (f", short by {now.shortage}" if now.shortage else "")
+        )
+    for share in story.shares:
+        console.print(
+            f"kept for {share.segment}: {max(0, share.level - share.taken)} of {share.level}",
+            markup=False,
         )
     for reason in story.reasons:
         name = pb.AvailabilityReason.Name(reason).removeprefix("AVAILABILITY_REASON_")

@@ -18,6 +18,9 @@ ID_LENGTH_MAX = 64
 ARRIVED = -1
 """``arrival_ms`` of a bucket that is here."""
 
+PROTECTIONS_MAX = 16
+"""Most segments with a share of one position."""
+
 
 class PositionKey(NamedTuple):
     """Where a quantity lives. ``bucket`` is empty for stock here now, else a ``supply_id``."""
@@ -25,6 +28,17 @@ class PositionKey(NamedTuple):
     sku: str
     node_id: str
     bucket: str = ""
+
+
+class Protection(NamedTuple):
+    """A share of one position kept for a segment (ring-fenced). What the segment takes draws on
+    its share first; what it gives back returns there."""
+
+    segment: str
+    level: int
+    """Units in the share since it began, 1..QUANTITY_MAX."""
+    taken: int = 0
+    """Units the segment holds or has sold since then; never below 0."""
 
 
 class StockPosition(NamedTuple):
@@ -52,6 +66,8 @@ class StockPosition(NamedTuple):
     """Of a bucket: when it is expected, ms since 1970; 0 for not known; ARRIVED once it is here,
     for good. Before, ``on_hand`` less ``safety_stock`` is what may be sold of it; then ``on_hand``
     is what its holds and orders have of it at most: the rest is stock here now."""
+    protected: tuple[Protection, ...] = ()
+    """At most PROTECTIONS_MAX, each segment once; a count of the position leaves them alone."""
 
 
 def passed_on(bucket: StockPosition, here: StockPosition) -> tuple[StockPosition, StockPosition]:
@@ -65,6 +81,33 @@ def passed_on(bucket: StockPosition, here: StockPosition) -> tuple[StockPosition
         committed=here.committed - paid,
         sold_short=here.sold_short - paid,
     )
+
+
+def protected_units(row: StockPosition, segment: str) -> int:
+    """Units kept for other segments than this one and unsold; empty stands for no segment."""
+    return sum(max(0, p.level - p.taken) for p in row.protected if p.segment != segment)
+
+
+def drawn(row: StockPosition, segment: str, units: int) -> StockPosition:
+    """The position after a segment took units; below zero, gave units back."""
+    if not segment or not row.protected:
+        return row
+    return row._replace(
+        protected=tuple(
+            p._replace(taken=max(0, p.taken + units)) if p.segment == segment else p
+            for p in row.protected
+        )
+    )
+
+
+def for_segment(row: StockPosition, segment: str) -> tuple[int, int, int, int]:
+    """The arguments of ``ats`` for a sale to ``segment``: of what is there, the units protected for
+    others are withheld like safety stock. That makes no shortage."""
+    on_hand, committed, held, safety_stock = row[:4]
+    if row.protected:
+        free = ats(on_hand, committed, held, safety_stock)
+        safety_stock += min(free, protected_units(row, segment))
+    return on_hand, committed, held, safety_stock
 
 
 def ats(on_hand: int, committed: int, reserved: int, safety_stock: int) -> int:

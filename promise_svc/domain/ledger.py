@@ -11,11 +11,16 @@ from collections.abc import Iterable, Sequence
 from promise_svc.domain.events import Event, EventType, PositionImage
 from promise_svc.domain.inventory import (
     ARRIVED,
+    PROTECTIONS_MAX,
     QUANTITY_MAX,
     PositionKey,
+    Protection,
     StockPosition,
     ats,
+    drawn,
+    for_segment,
     passed_on,
+    protected_units,
     shortage,
 )
 from promise_svc.domain.reservation import (
@@ -32,6 +37,7 @@ from promise_svc.domain.reservation import (
     LegLine,
     LegRecord,
     Outcome,
+    ProtectRow,
     ResolveStep,
     ReviseStep,
     SettleStep,
@@ -79,6 +85,7 @@ _FOLLOWED = frozenset(
     }
 )
 _LETTING_GO = frozenset({State.RELEASED, State.EXPIRED, State.ABORTED, State.SUPERSEDED})
+_GIVING_BACK = _LETTING_GO | {State.CANCELLED}
 _CONFORMED = frozenset({State.HELD, State.CONFIRMED, State.FULFILLED, State.CANCELLED})
 _CLOSED = frozenset({State.FULFILLED, State.CANCELLED})
 _KEYED = frozenset({EventType.SUPPLY_ADJUSTED, EventType.SALE_RECORDED})
@@ -329,17 +336,13 @@ class ShardLedger:
     def read_positions(self, sku: str, now_ms: int) -> list[PositionImage]:
         """Positions of a SKU with due holds given back, ordered by node and bucket."""
         time_ms = max(self.time_ms, now_ms)
-        due: dict[PositionKey, int] = {}
+        rows = {key: row for key, row in sorted(self.positions.items()) if key.sku == sku}
         for leg in self.legs.values():
-            if _due(leg, time_ms):
-                for line in leg.lines:
-                    key = PositionKey(*line[:3])
-                    due[key] = due.get(key, 0) + line.quantity
-        rows = {
-            key: row._replace(held=row.held - due.get(key, 0))
-            for key, row in self.positions.items()
-            if key.sku == sku
-        }
+            for line in leg.lines if _due(leg, time_ms) else ():
+                key = PositionKey(*line[:3])
+                if key in rows:
+                    row = drawn(rows[key], leg.segment, -line.quantity)
+                    rows[key] = row._replace(held=row.held - line.quantity)
         for key in [key for key, row in rows.items() if row.arrival_ms == ARRIVED]:
             place = key._replace(bucket="")
             row, here = passed_on(rows[key], rows.get(place, StockPosition()))
@@ -388,6 +391,28 @@ class ShardLedger:
         self._emit("", EventType.SUPPLY_SYNCED)
         return [reply._replace(epoch=self.at.epoch, sequence=self.at.sequence) for reply in replies]
 
+    def protect(self, rows: Sequence[ProtectRow], now_ms: int) -> list[SupplyReply]:
+        """Set shares of segments; one event for all rows that change something. A share that goes
+        on keeps what it has taken. ABOVE_MAXIMUM where a position has PROTECTIONS_MAX already."""
+        self._advance(now_ms)
+        replies = [self._protect_row(row) for row in rows]
+        self._emit("", EventType.SUPPLY_SYNCED)
+        return [reply._replace(epoch=self.at.epoch, sequence=self.at.sequence) for reply in replies]
+
+    def _protect_row(self, row: ProtectRow) -> SupplyReply:
+        key = PositionKey(*row[:3])
+        old = self.positions.get(key, StockPosition())
+        shares = {share.segment: share for share in old.protected}
+        before = shares.get(row.segment, Protection(row.segment, 0))
+        if before.level == row.level:
+            return self._supply_reply(Outcome.UNCHANGED, key)
+        if not before.level and len(shares) == PROTECTIONS_MAX:
+            return self._supply_reply(Outcome.ABOVE_MAXIMUM, key)
+        shares[row.segment] = before._replace(level=row.level)
+        protected = tuple(share for share in shares.values() if share.level)
+        self._set_position(key, old._replace(protected=protected))
+        return self._supply_reply(Outcome.DONE, key)
+
     def adjust_supply(self, rows: Sequence[AdjustRow], now_ms: int) -> list[SupplyReply]:
         """Change counts, each row once per idempotency key; one event a row. A row without a SKU
         only claims its key; a sale takes what is there and owes the rest."""
@@ -423,7 +448,7 @@ class ShardLedger:
                 self._restore_claim(event.subject, event.claim)
             if event.type in _KEYED:
                 row = event.positions[0].row if event.positions else StockPosition()
-                answer = row.on_hand, ats(*row[:4]), shortage(*row[:4])
+                answer = row.on_hand, ats(*for_segment(row, "")), shortage(*row[:4])
                 self.adjustments[event.subject] = (event.note, *answer)
 
     # -- checks: no writes but expiry of what is due ------------------------------------------
@@ -464,7 +489,7 @@ class ShardLedger:
         for index, line in enumerate(step.lines):
             key = PositionKey(*line[:3])
             mine = own.get(key, 0)
-            left = self._make_room(key, line.quantity - mine) + mine
+            left = self._make_room(key, line.quantity - mine, step.segment) + mine
             if left < line.quantity:
                 known = key in self.positions
                 shortfalls.append(Shortfall(index, max(0, left), int(known)))
@@ -481,9 +506,10 @@ class ShardLedger:
             return {}
         return {PositionKey(*line[:3]): line.quantity for line in leg.lines}
 
-    def _make_room(self, key: PositionKey, quantity: int) -> int:
-        """Units left at ``key``, after expiring just enough due legs of its SKU if too few."""
-        left = self._left(key)
+    def _make_room(self, key: PositionKey, quantity: int, segment: str) -> int:
+        """Units left at ``key`` for a segment, after expiring just enough due legs of its SKU if
+        too few."""
+        left = self._left(key, segment)
         if left >= quantity or key not in self.positions:
             return left
         due = sorted(
@@ -492,14 +518,15 @@ class ShardLedger:
             if _due(leg, self.time_ms) and any(line.sku == key.sku for line in leg.lines)
         )
         for _, rid in due:
-            if self._left(key) >= quantity:
+            if self._left(key, segment) >= quantity:
                 break
             self._expire_leg(rid, self.legs[rid])
-        return self._left(key)
+        return self._left(key, segment)
 
-    def _left(self, key: PositionKey) -> int:
+    def _left(self, key: PositionKey, segment: str) -> int:
         row = self.positions.get(key, StockPosition())
-        return row.on_hand - row.safety_stock - row.committed - row.held
+        kept = protected_units(row, segment)
+        return row.on_hand - row.safety_stock - row.committed - row.held - kept
 
     def _claim_now(self, rid: str) -> ClaimRecord | None:
         claim = self.claims.get(rid)
@@ -522,7 +549,7 @@ class ShardLedger:
             key = PositionKey(*line[:3])
             growth = -_given_back(before.get(key, LegLine(*key, 0)), line)
             if growth > 0:
-                left = self._make_room(key, growth)
+                left = self._make_room(key, growth, leg.segment)
                 if left < growth:
                     known = int(key in self.positions)
                     shortfalls.append(Shortfall(index, max(0, left), known))
@@ -534,6 +561,7 @@ class ShardLedger:
         for line in step.lines:
             key = PositionKey(*line[:3])
             row = self.positions[key]
+            row = drawn(row, step.segment, line.quantity)
             row = row._replace(held=row.held + line.quantity)
             self._set_position(key, row._replace(multi_hold_ms=self.time_ms) if step.multi else row)
         self._set_leg(
@@ -549,6 +577,7 @@ class ShardLedger:
                 0,
                 self._ended(step.reservation_id),
                 step.replaces,
+                step.segment,
             ),
         )
         if step.multi and not step.claim:
@@ -678,7 +707,10 @@ class ShardLedger:
     def _move_leg(self, rid: str, leg: LegRecord, target: State) -> LegRecord:
         for line in leg.lines:
             key = PositionKey(*line[:3])
-            self._set_position(key, _moved(self.positions[key], leg.state, target, line.quantity))
+            row = _moved(self.positions[key], leg.state, target, line.quantity)
+            if target in _GIVING_BACK:
+                row = drawn(row, leg.segment, -line.quantity)
+            self._set_position(key, row)
             self._pass_on(key)
         moved = leg._replace(state=target)
         self._set_leg(rid, moved)
@@ -697,7 +729,8 @@ class ShardLedger:
             key = PositionKey(*line[:3])
             old = before.get(key, LegLine(*key, 0))
             if old != line:
-                self._set_position(key, _changed(self.positions[key], old, line, committed))
+                row = _changed(self.positions[key], old, line, committed)
+                self._set_position(key, drawn(row, leg.segment, -_given_back(old, line)))
                 self._pass_on(key)
         moved = _conformed(leg, step)
         self._set_leg(rid, moved)
@@ -867,7 +900,8 @@ class ShardLedger:
 
     def _supply_reply(self, outcome: Outcome, key: PositionKey) -> SupplyReply:
         row = self.positions.get(key, StockPosition())
-        return SupplyReply(outcome, row.on_hand, ats(*row[:4]), *self.at, shortage(*row[:4]))
+        units = ats(*for_segment(row, ""))
+        return SupplyReply(outcome, row.on_hand, units, *self.at, shortage(*row[:4]))
 
 
 def _due(record: ClaimRecord | LegRecord, time_ms: int) -> bool:

@@ -98,6 +98,8 @@ class LegRecord(NamedTuple):
     """The latest attempt whose leg ended here by its time before this one came; 0 for none."""
     replaces: str = ""
     """The hold whose units here counted as free when it was taken."""
+    segment: str = ""
+    """Whose share its units drew on, and return to."""
 
 
 class ClaimRecord(NamedTuple):
@@ -256,6 +258,8 @@ class CreateStep(NamedTuple):
     """A hold of the same owner whose units count as free for this one: only one of the two will
     stand. ``multi`` is 1 then."""
     replaced_attempt: int = 0
+    segment: str = ""
+    """Whom the units are for: its share may be drawn on."""
 
 
 class Shortfall(NamedTuple):
@@ -392,6 +396,16 @@ class AdjustRow(NamedTuple):
     """The client's ``create_time``, ms since 1970; 0 when it sent none."""
     sale: int = 0
     """1 for a sale that happened elsewhere: taken also where on hand does not cover it."""
+
+
+class ProtectRow(NamedTuple):
+    """The share of one position kept for a segment; ``level`` 0 ends it."""
+
+    sku: str
+    node_id: str
+    bucket: str
+    segment: str
+    level: int
 
 
 class SupplyReply(NamedTuple):

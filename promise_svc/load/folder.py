@@ -17,6 +17,7 @@ from promise_svc.load.parts import (
     NODE_GROUPS,
     NODES,
     ORDER,
+    PROTECTION_LEVELS,
     SOURCING_RULES,
     SUPPLY,
     Kind,
@@ -35,6 +36,7 @@ READERS = {
     "zones.csv": tables.read_zones,
     "sourcing_rules.csv": tables.read_sourcing_rules,
     "supply.csv": tables.read_supply,
+    "protection_levels.csv": tables.read_protection_levels,
 }
 """In the order they are read. zone_transit.csv is read with zones.csv, safety_stock_rules.csv with
 supply.csv."""
@@ -43,7 +45,6 @@ WITH_OTHERS = {"zone_transit.csv": "zones.csv", "safety_stock_rules.csv": "suppl
 
 UNSUPPORTED = {
     "inbound.csv": "inbound supply has no arrival dates in this version of the service",
-    "protection_levels.csv": "nothing is protected for segments in this version of the service",
 }
 
 REFUSALS_MAX = 1_000
@@ -152,7 +153,10 @@ def _broken_goods(folder: Folder, missing: Callable[[Kind, str], bool]) -> Itera
                 yield Refusal(*origin, f"items.csv has no item {part.sku}")
             if part.sku in bundles:
                 yield Refusal(*origin, f"{part.sku} is a bundle; a bundle holds no bundles")
-    for entry, origin in zip(folder.part(SUPPLY).entries, folder.part(SUPPLY).origins, strict=True):
+    counts, levels = folder.part(SUPPLY), folder.part(PROTECTION_LEVELS)
+    for entry, origin in zip(
+        (*counts.entries, *levels.entries), (*counts.origins, *levels.origins), strict=True
+    ):
         if entry.sku in bundles:
             yield Refusal(*origin, f"{entry.sku} is a bundle; count its components")
         if missing(NODES, entry.node_id):

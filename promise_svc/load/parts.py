@@ -71,6 +71,10 @@ SUPPLY = Kind(
     "supply", "rows", supply_pb.SyncSupplyRequest, "SyncSupply", supply_convert.sync_from,
     lambda entry: f"{entry.sku} at {entry.node_id}",
 )  # fmt: skip
+PROTECTION_LEVELS = Kind(
+    "protection levels", "rows", supply_pb.SetProtectionLevelsRequest, "SetProtectionLevels",
+    supply_convert.levels_from, lambda entry: f"{entry.sku} at {entry.node_id} for {entry.segment}",
+)  # fmt: skip
 ORDER = (
     CALENDARS,
     NODES,
@@ -80,6 +84,7 @@ ORDER = (
     LANES,
     SOURCING_RULES,
     SUPPLY,
+    PROTECTION_LEVELS,
 )
 """What is named comes before what names it."""
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from google.protobuf.message import Message
 
 from promise_svc.client import PromiseClient
 from promise_svc.hotpath import shard_of
 from promise_svc.load.folder import Folder
-from promise_svc.load.parts import SUPPLY, Part
+from promise_svc.load.parts import PROTECTION_LEVELS, SUPPLY, Part
 from promise_svc.load.rows import Refusal
 from promise_svc.v1 import network_service_pb2 as pb
 from promise_svc.v1 import supply_service_pb2 as supply_pb
@@ -52,7 +54,13 @@ async def send_folder(
             continue
         loaded.counts[part.kind.name] = Counter()
         if part.kind is SUPPLY:
-            await _send_supply(client, folder, part, source, loaded, on_progress)
+            report: dict[str, str | int] = {
+                "source": source,
+                "source_sequence": folder.source_sequence,
+            }
+            await _send_rows(client, part, report, loaded, on_progress)
+        elif part.kind is PROTECTION_LEVELS:
+            await _send_rows(client, part, {}, loaded, on_progress)
         else:
             method = getattr(client.network, part.kind.method)
             for indices, request in part.pages():
@@ -63,11 +71,10 @@ async def send_folder(
     return loaded
 
 
-async def _send_supply(
+async def _send_rows(
     client: PromiseClient,
-    folder: Folder,
     part: Part,
-    source: str,
+    report: Mapping[str, str | int],
     loaded: Loaded,
     on_progress: OnProgress,
 ) -> None:
@@ -79,15 +86,17 @@ async def _send_supply(
     )
     slots = asyncio.Semaphore(CALLS_AT_ONCE)
 
-    async def send(indices: Sequence[int], request: supply_pb.SyncSupplyRequest) -> None:
+    async def send(indices: Sequence[int], request: Message) -> None:
         async with slots:
             reply = await client.call(
-                client.supply.SyncSupply, request, deadline_seconds=DEADLINE_SECONDS
+                getattr(client.supply, part.kind.method),
+                request,
+                deadline_seconds=DEADLINE_SECONDS,
             )
         _note(loaded, sorted_part, indices, reply.results, supply_pb.SupplyOutcome.Name)
         on_progress(part.kind.name, len(indices))
 
-    pages = sorted_part.pages(source=source, source_sequence=folder.source_sequence)
+    pages = sorted_part.pages(**report)
     async with asyncio.TaskGroup() as group:
         for indices, request in pages:
             group.create_task(send(indices, request))

@@ -18,6 +18,7 @@ from promise_svc.load.parts import (
     LANES,
     NODE_GROUPS,
     NODES,
+    PROTECTION_LEVELS,
     SOURCING_RULES,
     SUPPLY,
     Origin,
@@ -68,8 +69,10 @@ _SUPPLY = Columns(
     ("sku", "node_id", "on_hand"),
     ("safety_stock",),
     {"supply_id": "inbound supply has no arrival dates in this version of the service",
-     "segment": "nothing is protected for segments in this version of the service"},
+     "segment": "shares of segments stand in protection_levels.csv"},
 )  # fmt: skip
+
+_PROTECTION_LEVELS = Columns(("sku", "node_id", "segment", "level"), ())
 
 _CALENDAR_KEYS = {"name", "working_days", "days_off", "days_on"}
 
@@ -328,3 +331,16 @@ def read_supply(path: Path, parts: Parts, refusals: Refusals) -> None:
             if withheld is not None:
                 count.safety_stock = withheld
         part.add(count, Origin(path.name, row.line))
+
+
+def read_protection_levels(path: Path, parts: Parts, refusals: Refusals) -> None:
+    """protection_levels.csv: a row a share of a position."""
+    part = parts[PROTECTION_LEVELS.name]
+    for row in read_rows(path, _PROTECTION_LEVELS, refusals):
+        level = supply_pb.ProtectionLevel(
+            sku=row.text("sku"),
+            node_id=row.text("node_id"),
+            segment=row.text("segment"),
+            level=row.integer("level"),
+        )
+        part.add(level, Origin(path.name, row.line))

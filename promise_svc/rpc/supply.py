@@ -9,6 +9,8 @@ from promise_svc.rpc.auth import Scope
 from promise_svc.rpc.convert.supply import (
     adjust_from,
     adjust_to,
+    levels_from,
+    levels_to,
     sale_from,
     sale_to,
     sync_from,
@@ -35,6 +37,7 @@ class SupplyServicer:
             Priority.OTHER_SUPPLY, Scope.SUPPLY, writes=True, priority_of=_priority_of_adjustment
         ),
         "RecordSale": MethodRule(Priority.SUPPLY_DOWN, Scope.SUPPLY, writes=True),
+        "SetProtectionLevels": MethodRule(Priority.OTHER_SUPPLY, Scope.SUPPLY, writes=True),
     }
 
     def __init__(self, writer: SupplyWriter, clock: Clock) -> None:
@@ -60,3 +63,8 @@ class SupplyServicer:
     async def RecordSale(self, request: pb.RecordSaleRequest, call: Call) -> pb.RecordSaleResponse:
         sale = sale_from(request, self._clock.now_ms())
         return sale_to(await self._writer.record_sale(*sale, call.timeout))
+
+    async def SetProtectionLevels(
+        self, request: pb.SetProtectionLevelsRequest, call: Call
+    ) -> pb.SetProtectionLevelsResponse:
+        return levels_to(await self._writer.protect(levels_from(request), call.timeout))

@@ -133,6 +133,8 @@ class _AvailabilityReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Av
     """Nothing is on hand."""
     AVAILABILITY_REASON_SAFETY_STOCK: _AvailabilityReason.ValueType  # 70
     """Units are withheld as safety stock."""
+    AVAILABILITY_REASON_PROTECTED: _AvailabilityReason.ValueType  # 75
+    """Units are protected for segments."""
     AVAILABILITY_REASON_COMMITTED: _AvailabilityReason.ValueType  # 80
     """Units are committed to orders."""
     AVAILABILITY_REASON_RESERVED: _AvailabilityReason.ValueType  # 90
@@ -161,6 +163,8 @@ AVAILABILITY_REASON_NOTHING_ON_HAND: AvailabilityReason.ValueType  # 60
 """Nothing is on hand."""
 AVAILABILITY_REASON_SAFETY_STOCK: AvailabilityReason.ValueType  # 70
 """Units are withheld as safety stock."""
+AVAILABILITY_REASON_PROTECTED: AvailabilityReason.ValueType  # 75
+"""Units are protected for segments."""
 AVAILABILITY_REASON_COMMITTED: AvailabilityReason.ValueType  # 80
 """Units are committed to orders."""
 AVAILABILITY_REASON_RESERVED: AvailabilityReason.ValueType  # 90
@@ -223,8 +227,8 @@ class AvailabilityQuery(_message.Message):
     node_group_id: _builtins.str
     """The nodes of this group."""
     segment: _builtins.str
-    """The segment for which ATS is asked. Optional; empty means a sale to no segment. Nothing is
-    protected for segments yet: every segment gets the same answer.
+    """The segment for which ATS is asked. Optional; empty means a sale to no segment, which gets
+    nothing of any share.
     """
     @_builtins.property
     def nodes(self) -> Global___NodeList:
@@ -409,8 +413,8 @@ class NodeAvailability(_message.Message):
     node_id: _builtins.str
     """The node."""
     ats: _builtins.int
-    """Units that can be sold now: max(0, on_hand - committed - reserved - safety_stock), less what is
-    protected for other segments; 0 at a node that is OFF.
+    """Units that can be sold now: max(0, on_hand - committed - reserved - safety_stock), where safety
+    stock includes what is protected for other segments; 0 at a node that is OFF.
     """
     @_builtins.property
     def breakdown(self) -> Global___AvailabilityBreakdown:
@@ -452,7 +456,9 @@ class AvailabilityBreakdown(_message.Message):
     cover (RecordSale).
     """
     safety_stock: _builtins.int
-    """Units withheld from sale by rule."""
+    """Units withheld: by rule, and of what is there those protected for other segments than the one
+    asked for, and unsold.
+    """
     shortage: _builtins.int
     """How far demand exceeds supply after a correction:
     max(0, committed + reserved + safety_stock - on_hand).
@@ -492,9 +498,7 @@ class CheckAvailabilityRequest(_message.Message):
     node_group_id: _builtins.str
     """The nodes of this group."""
     segment: _builtins.str
-    """The segment for which is asked. Optional. Nothing is protected for segments yet: every segment
-    gets the same answer.
-    """
+    """The segment for which is asked. Optional; empty means a sale to no segment."""
     @_builtins.property
     def skus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What to look up, 1 to 10,000 SKUs; one may stand several times."""
@@ -628,6 +632,7 @@ class ExplainAvailabilityResponse(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     ORDER_STORE_AS_OF_FIELD_NUMBER: _builtins.int
     COMPONENTS_FIELD_NUMBER: _builtins.int
+    SHARES_FIELD_NUMBER: _builtins.int
     ats: _builtins.int
     """Units of the SKU that can be sold from the node now, by its shard: exact."""
     table_ats: _builtins.int
@@ -688,6 +693,12 @@ class ExplainAvailabilityResponse(_message.Message):
         figures of its own.
         """
 
+    @_builtins.property
+    def shares(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptShare]:
+        """What the position keeps for segments. `ats` is for a sale to none, and `breakdown` tells safety
+        stock without the shares.
+        """
+
     def __init__(
         self,
         *,
@@ -706,14 +717,45 @@ class ExplainAvailabilityResponse(_message.Message):
         events: _abc.Iterable[Global___PositionEvent] | None = ...,
         order_store_as_of: _types_pb2.AsOf | None = ...,
         components: _abc.Iterable[Global___ComponentStock] | None = ...,
+        shares: _abc.Iterable[Global___KeptShare] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "breakdown", b"breakdown", "order_store_as_of", b"order_store_as_of", "table_freshness", b"table_freshness", "totals", b"totals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "ats", b"ats", "breakdown", b"breakdown", "components", b"components", "events", b"events", "inbound", b"inbound", "order_store_as_of", b"order_store_as_of", "reasons", b"reasons", "reservation_count", b"reservation_count", "reservations", b"reservations", "source", b"source", "source_sequence", b"source_sequence", "table_ats", b"table_ats", "table_freshness", b"table_freshness", "totals", b"totals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "ats", b"ats", "breakdown", b"breakdown", "components", b"components", "events", b"events", "inbound", b"inbound", "order_store_as_of", b"order_store_as_of", "reasons", b"reasons", "reservation_count", b"reservation_count", "reservations", b"reservations", "shares", b"shares", "source", b"source", "source_sequence", b"source_sequence", "table_ats", b"table_ats", "table_freshness", b"table_freshness", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainAvailabilityResponse: _TypeAlias = ExplainAvailabilityResponse  # noqa: Y015
+
+@_typing.final
+class KeptShare(_message.Message):
+    """The share of a position kept for one segment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
+    segment: _builtins.str
+    """The segment."""
+    level: _builtins.int
+    """Units in the share since it began."""
+    taken: _builtins.int
+    """Units the segment has taken since then; beyond the level it took what anybody could."""
+    def __init__(
+        self,
+        *,
+        segment: _builtins.str = ...,
+        level: _builtins.int = ...,
+        taken: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "segment", b"segment", "taken", b"taken"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptShare: _TypeAlias = KeptShare  # noqa: Y015
 
 @_typing.final
 class ComponentStock(_message.Message):

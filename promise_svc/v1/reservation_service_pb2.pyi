@@ -273,8 +273,8 @@ class CreateReservationRequest(_message.Message):
     or the same.
     """
     segment: _builtins.str
-    """The segment of the shopper. Optional; empty means none, or that of the `quote_token`. It is kept
-    with the reservation; nothing is protected for segments yet, so it changes nothing else.
+    """The segment of the shopper. Optional; empty means none, or that of the `quote_token`. Its share
+    of a position is drawn on first; shares of others are not touched.
     """
     order_reference: _builtins.str
     """The caller's own reference, such as a cart or order number: 0 to 128 bytes of UTF-8 without
@@ -514,9 +514,7 @@ class PromiseAndReserveRequest(_message.Message):
     max_shipments: _builtins.int
     """The split limit: the most shipments, 1 to 20. Optional; 0 means 3."""
     segment: _builtins.str
-    """The segment of the shopper. Optional; empty means none. It is kept with the reservation; nothing
-    is protected for segments yet, so it changes nothing else.
-    """
+    """The segment of the shopper, as in CreateReservationRequest."""
     order_reference: _builtins.str
     """As in CreateReservationRequest. Optional."""
     durability_mode: _types_pb2.DurabilityMode.ValueType

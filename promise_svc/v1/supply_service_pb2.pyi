@@ -32,7 +32,9 @@ class _SupplyOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SupplyO
     SUPPLY_OUTCOME_APPLIED: _SupplyOutcome.ValueType  # 1
     """The position has the new figures."""
     SUPPLY_OUTCOME_UNCHANGED: _SupplyOutcome.ValueType  # 2
-    """The position had these figures already; nothing was written (SyncSupply only)."""
+    """The position had these figures already; nothing was written (SyncSupply and SetProtectionLevels
+    only).
+    """
     SUPPLY_OUTCOME_IDEMPOTENCY_KEY_REUSED: _SupplyOutcome.ValueType  # 10
     """The key was used before with other rows (AdjustSupply and RecordSale only)."""
     SUPPLY_OUTCOME_IDEMPOTENCY_WINDOW_PASSED: _SupplyOutcome.ValueType  # 15
@@ -57,6 +59,8 @@ class _SupplyOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SupplyO
     """The change would pass 2147483647; of a sale, the units owed would (AdjustSupply and RecordSale
     only).
     """
+    SUPPLY_OUTCOME_TOO_MANY_SEGMENTS: _SupplyOutcome.ValueType  # 70
+    """The position keeps shares for 16 other segments already (SetProtectionLevels only)."""
 
 class SupplyOutcome(_SupplyOutcome, metaclass=_SupplyOutcomeEnumTypeWrapper):
     """What happened to one row. Numbers are the precedence: if several refusals apply, the lowest is
@@ -68,7 +72,9 @@ SUPPLY_OUTCOME_UNSPECIFIED: SupplyOutcome.ValueType  # 0
 SUPPLY_OUTCOME_APPLIED: SupplyOutcome.ValueType  # 1
 """The position has the new figures."""
 SUPPLY_OUTCOME_UNCHANGED: SupplyOutcome.ValueType  # 2
-"""The position had these figures already; nothing was written (SyncSupply only)."""
+"""The position had these figures already; nothing was written (SyncSupply and SetProtectionLevels
+only).
+"""
 SUPPLY_OUTCOME_IDEMPOTENCY_KEY_REUSED: SupplyOutcome.ValueType  # 10
 """The key was used before with other rows (AdjustSupply and RecordSale only)."""
 SUPPLY_OUTCOME_IDEMPOTENCY_WINDOW_PASSED: SupplyOutcome.ValueType  # 15
@@ -93,6 +99,8 @@ SUPPLY_OUTCOME_QUANTITY_TOO_LARGE: SupplyOutcome.ValueType  # 60
 """The change would pass 2147483647; of a sale, the units owed would (AdjustSupply and RecordSale
 only).
 """
+SUPPLY_OUTCOME_TOO_MANY_SEGMENTS: SupplyOutcome.ValueType  # 70
+"""The position keeps shares for 16 other segments already (SetProtectionLevels only)."""
 Global___SupplyOutcome: _TypeAlias = SupplyOutcome  # noqa: Y015
 
 @_typing.final
@@ -422,6 +430,94 @@ class RecordSaleResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecordSaleResponse: _TypeAlias = RecordSaleResponse  # noqa: Y015
+
+@_typing.final
+class SetProtectionLevelsRequest(_message.Message):
+    """Sets shares."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProtectionLevel]:
+        """The shares, 1 to 1,000 rows, each position and segment at most once."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___ProtectionLevel] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetProtectionLevelsRequest: _TypeAlias = SetProtectionLevelsRequest  # noqa: Y015
+
+@_typing.final
+class ProtectionLevel(_message.Message):
+    """The share of one position kept for one segment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKU_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    sku: _builtins.str
+    """The SKU. Required."""
+    node_id: _builtins.str
+    """The node. Required."""
+    segment: _builtins.str
+    """The segment. Required."""
+    level: _builtins.int
+    """Units in the share, those counted that the segment has taken since the share began: 0 to
+    2147483647. Another level of a share that goes on keeps what it has taken; 0 ends the share.
+    """
+    def __init__(
+        self,
+        *,
+        sku: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        segment: _builtins.str = ...,
+        level: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "node_id", b"node_id", "segment", b"segment", "sku", b"sku"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProtectionLevel: _TypeAlias = ProtectionLevel  # noqa: Y015
+
+@_typing.final
+class SetProtectionLevelsResponse(_message.Message):
+    """Answers SetProtectionLevels."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    DURABILITY_MODE_FIELD_NUMBER: _builtins.int
+    durability_mode: _types_pb2.DurabilityMode.ValueType
+    """What the acknowledgement of the applied rows survives."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___SupplyRowResult]:
+        """One for each row, in request order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___SupplyRowResult] | None = ...,
+        durability_mode: _types_pb2.DurabilityMode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability_mode", b"durability_mode", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetProtectionLevelsResponse: _TypeAlias = SetProtectionLevelsResponse  # noqa: Y015
 
 @_typing.final
 class SupplyRowResult(_message.Message):

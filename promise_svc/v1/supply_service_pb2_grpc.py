@@ -55,6 +55,11 @@ class SupplyServiceStub:
                 request_serializer=promise__svc_dot_v1_dot_supply__service__pb2.RecordSaleRequest.SerializeToString,
                 response_deserializer=promise__svc_dot_v1_dot_supply__service__pb2.RecordSaleResponse.FromString,
                 _registered_method=True)
+        self.SetProtectionLevels = channel.unary_unary(
+                '/promise_svc.v1.SupplyService/SetProtectionLevels',
+                request_serializer=promise__svc_dot_v1_dot_supply__service__pb2.SetProtectionLevelsRequest.SerializeToString,
+                response_deserializer=promise__svc_dot_v1_dot_supply__service__pb2.SetProtectionLevelsResponse.FromString,
+                _registered_method=True)
 
 
 class SupplyServiceServicer:
@@ -111,6 +116,18 @@ class SupplyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetProtectionLevels(self, request, context):
+        """Keeps shares of stock here now for segments. A share is part of its position, not a pool of its
+        own: counts and changes of the position leave it as it is. Units that a segment holds or buys
+        draw on its share first, and return there when they are given back; for everybody else, what is
+        left of the share does not count as available to sell, as far as it is there at all.
+
+        Idempotent: a level that stands answers UNCHANGED. Errors as SyncSupply.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SupplyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +145,11 @@ def add_SupplyServiceServicer_to_server(servicer, server):
                     servicer.RecordSale,
                     request_deserializer=promise__svc_dot_v1_dot_supply__service__pb2.RecordSaleRequest.FromString,
                     response_serializer=promise__svc_dot_v1_dot_supply__service__pb2.RecordSaleResponse.SerializeToString,
+            ),
+            'SetProtectionLevels': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetProtectionLevels,
+                    request_deserializer=promise__svc_dot_v1_dot_supply__service__pb2.SetProtectionLevelsRequest.FromString,
+                    response_serializer=promise__svc_dot_v1_dot_supply__service__pb2.SetProtectionLevelsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -217,6 +239,33 @@ class SupplyService:
             '/promise_svc.v1.SupplyService/RecordSale',
             promise__svc_dot_v1_dot_supply__service__pb2.RecordSaleRequest.SerializeToString,
             promise__svc_dot_v1_dot_supply__service__pb2.RecordSaleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetProtectionLevels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/promise_svc.v1.SupplyService/SetProtectionLevels',
+            promise__svc_dot_v1_dot_supply__service__pb2.SetProtectionLevelsRequest.SerializeToString,
+            promise__svc_dot_v1_dot_supply__service__pb2.SetProtectionLevelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

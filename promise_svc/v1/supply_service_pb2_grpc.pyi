@@ -72,6 +72,14 @@ class SupplyServiceStub:
 
     Errors as SyncSupply.
     """
+    SetProtectionLevels: _grpc.UnaryUnaryMultiCallable[_supply_service_pb2.SetProtectionLevelsRequest, _supply_service_pb2.SetProtectionLevelsResponse]
+    """Keeps shares of stock here now for segments. A share is part of its position, not a pool of its
+    own: counts and changes of the position leave it as it is. Units that a segment holds or buys
+    draw on its share first, and return there when they are given back; for everybody else, what is
+    left of the share does not count as available to sell, as far as it is there at all.
+
+    Idempotent: a level that stands answers UNCHANGED. Errors as SyncSupply.
+    """
 
 @_typing.type_check_only
 class SupplyServiceAsyncStub(SupplyServiceStub):
@@ -116,6 +124,14 @@ class SupplyServiceAsyncStub(SupplyServiceStub):
     is called off is given back with AdjustSupply.
 
     Errors as SyncSupply.
+    """
+    SetProtectionLevels: _aio.UnaryUnaryMultiCallable[_supply_service_pb2.SetProtectionLevelsRequest, _supply_service_pb2.SetProtectionLevelsResponse]  # type: ignore[assignment]
+    """Keeps shares of stock here now for segments. A share is part of its position, not a pool of its
+    own: counts and changes of the position leave it as it is. Units that a segment holds or buys
+    draw on its share first, and return there when they are given back; for everybody else, what is
+    left of the share does not count as available to sell, as far as it is there at all.
+
+    Idempotent: a level that stands answers UNCHANGED. Errors as SyncSupply.
     """
 
 class SupplyServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -176,6 +192,20 @@ class SupplyServiceServicer(metaclass=_abc_1.ABCMeta):
         is called off is given back with AdjustSupply.
 
         Errors as SyncSupply.
+        """
+
+    @_abc_1.abstractmethod
+    def SetProtectionLevels(
+        self,
+        request: _supply_service_pb2.SetProtectionLevelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_supply_service_pb2.SetProtectionLevelsResponse, _abc.Awaitable[_supply_service_pb2.SetProtectionLevelsResponse]]:
+        """Keeps shares of stock here now for segments. A share is part of its position, not a pool of its
+        own: counts and changes of the position leave it as it is. Units that a segment holds or buys
+        draw on its share first, and return there when they are given back; for everybody else, what is
+        left of the share does not count as available to sell, as far as it is there at all.
+
+        Idempotent: a level that stands answers UNCHANGED. Errors as SyncSupply.
         """
 
 def add_SupplyServiceServicer_to_server(servicer: SupplyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -12,7 +12,7 @@ import pytest
 from promise_svc.adapters.order_store import PoolConfig, PostgresOrderStore
 from promise_svc.application.ports import ClusterIdentity, OrderStore
 from promise_svc.domain.events import Event, EventType, PositionImage
-from promise_svc.domain.inventory import QUANTITY_MAX, StockPosition
+from promise_svc.domain.inventory import QUANTITY_MAX, Protection, StockPosition
 from promise_svc.domain.reservation import State
 from promise_svc.domain.sharding import START, Position
 from promise_svc.errors import Fork, InvalidRequest, PreconditionFailed, SequenceGap
@@ -306,6 +306,7 @@ async def test_the_largest_numbers_fit(order_store: OrderStore) -> None:
     row = StockPosition(
         *[QUANTITY_MAX] * 4, *[2**53] * 3, source="s" * 64, source_sequence=2**53,
         multi_hold_ms=2**53, sold_short=QUANTITY_MAX, arrival_ms=-1,
+        protected=(Protection("web", QUANTITY_MAX, 2**53),),
     )  # fmt: skip
     image = PositionImage("sku", "node", "", row)
     event = history.next(Event(EventType.SUPPLY_SYNCED, 2**53, "", positions=(image,)))

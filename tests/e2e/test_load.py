@@ -61,8 +61,9 @@ async def test_a_folder_is_checked_loaded_and_loaded_again_for_nothing(
 
     code, answer = load(served, folder)
     assert code == 0
-    created = {name: {"created": count} for name, count in COUNTS.items() if name != "supply"}
-    assert answer["loaded"] == created | {"supply": {"applied": 4}}
+    stock = {"supply": {"applied": 4}, "protection levels": {"applied": 2}}
+    created = {name: {"created": count} for name, count in COUNTS.items() if name not in stock}
+    assert answer["loaded"] == created | stock
     first = await cursors(served)
     assert first != before
 
@@ -110,7 +111,8 @@ async def test_the_client_holds_and_confirms_what_was_loaded(
 
     assert held.outcome == again.outcome == 1
     assert (held.replayed, again.replayed) == (False, True)
-    assert answer.entries[0].ats == (40 - 3) + (2 - 1) - 3
+    # Four are kept for the marketplace.
+    assert answer.entries[0].ats == (40 - 3 - 4) + (2 - 1) - 3
 
 
 async def test_a_loaded_rule_decides_promises_and_holds_and_says_so(

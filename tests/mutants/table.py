@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 LUA = "promise_svc/adapters/ats_index/lua"
+PROTECTION = "tests/contract/test_protection.py::"
 RESERVATIONS = "tests/contract/test_reservations.py::"
 RACES = "tests/contract/test_reservation_races.py::"
 QUOTES = "tests/contract/test_quotes.py::"
@@ -319,8 +320,8 @@ MUTANTS = (
     Mutant(
         "ledger_takes_no_safety_stock",
         "promise_svc/domain/ledger.py",
-        "    return row.on_hand - row.safety_stock - row.committed - row.held\n",
-        "    return row.on_hand - row.committed - row.held\n",
+        "    return row.on_hand - row.safety_stock - row.committed - row.held - kept\n",
+        "    return row.on_hand - row.committed - row.held - kept\n",
         (LEDGER,),
         "Units withheld by rule would be sold.",
     ),
@@ -491,6 +492,30 @@ MUTANTS = (
             "test_an_expiry_is_written_down_before_it_is_told",
         ),
         "A hold told EXPIRED would stand again after a clock was set back.",
+    ),
+    Mutant(
+        "shares_of_others_sold",
+        "promise_svc/domain/inventory.py",
+        "    return sum(max(0, p.level - p.taken) for p in row.protected if",
+        "    return sum(0 for p in row.protected if",
+        (PROTECTION + "test_nobody_else_is_sold_what_is_protected",),
+        "A marketplace would sell the units kept for the shop's own customers.",
+    ),
+    Mutant(
+        "share_not_drawn_on",
+        "promise_svc/adapters/ats_index/lua/create.lua",
+        "    draw(row, step[11], line[4])\n",
+        "",
+        (PROTECTION + "test_a_segment_draws_on_its_own_share_first",),
+        "Units a segment has bought would be withheld from others a second time.",
+    ),
+    Mutant(
+        "share_not_given_back",
+        "promise_svc/domain/ledger.py",
+        "            if target in _GIVING_BACK:\n",
+        "            if target in ():\n",
+        (PROTECTION + "test_what_a_segment_gives_back_returns_to_its_share",),
+        "A share would melt away with every hold that was let go.",
     ),
     Mutant(
         "partial_lines_share_nothing",

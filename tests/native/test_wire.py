@@ -17,6 +17,7 @@ from native._wire import AvailabilityReads
 from promise_svc.application.availability import AvailabilityReader
 from promise_svc.application.ports import AtsRow
 from promise_svc.application.stock import FEED_BEHIND_MS, StockSource
+from promise_svc.domain.inventory import StockPosition
 from promise_svc.domain.network import Item, NetworkDocuments, NodeGroup, NodeStatus, build_snapshot
 from promise_svc.domain.sharding import Position, shard_of
 from promise_svc.errors import InvalidRequest
@@ -55,6 +56,9 @@ class TableOfCore:
     def __init__(self, core: AtsTable) -> None:
         self.rows, self.shard = core.rows, core.shard
         self._core = core
+
+    def protected(self, sku: str) -> dict[tuple[str, str], StockPosition]:
+        return {}
 
     def clock(self, shard: int) -> tuple[Position, int]:
         epoch, sequence, time_ms = self._core.clock(shard)
@@ -155,8 +159,6 @@ class World:
         elif scope < 0.6:
             request.node_group_id = rng.choice(("few", "many", "none"))
         if rng.random() < 0.3:
-            request.segment = "web"
-        if rng.random() < 0.3:
             request.consistency.max_age.FromMilliseconds(1000)
         return request
 
@@ -171,8 +173,6 @@ class World:
             entry = request.entries.add(sku=rng.choice(known))
             if rng.random() < 0.5:
                 entry.entry_id = rng.choice(("e", "x" * 64))
-            if rng.random() < 0.3:
-                entry.segment = "web"
             scope = rng.random()
             if scope < 0.4:
                 entry.nodes.node_ids.extend(rng.choices(NODES, k=rng.choice((1, 2, 12))))
@@ -326,7 +326,7 @@ async def test_what_is_not_plain_is_left_to_the_specification() -> None:
         asked(nodes=pb.NodeList(node_ids=[NODES[0], "unheard"])),
         asked(nodes=pb.NodeList()),
         asked(nodes=pb.NodeList(node_ids=[NODES[0]] * 2001)),
-        asked(segment="no good"),
+        asked(segment="web"),  # shares are not in the cells
         asked(entry_id="-"),
         strong,
         fresh,
@@ -362,7 +362,7 @@ async def test_a_check_that_is_not_plain_is_left_to_the_specification() -> None:
         asked(skus=[known, known], quantities=[1]),
         asked(node_group_id="unheard"),
         asked(nodes=pb.NodeList(node_ids=["unheard"])),
-        asked(segment="no good"),
+        asked(segment="web"),  # shares are not in the cells
         strong,
     ):
         assert world.reads.check(request.SerializeToString()) is None

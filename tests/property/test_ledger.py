@@ -24,7 +24,13 @@ from hypothesis.stateful import (
 
 from promise_svc.adapters.ats_index.index import ClusterAtsIndex
 from promise_svc.adapters.embedded import EmbeddedValkey
-from promise_svc.domain.inventory import ARRIVED, QUANTITY_MAX, PositionKey, StockPosition
+from promise_svc.domain.inventory import (
+    ARRIVED,
+    QUANTITY_MAX,
+    PositionKey,
+    StockPosition,
+    protected_units,
+)
 from promise_svc.domain.ledger import ShardLedger
 from promise_svc.domain.reservation import (
     OPEN,
@@ -36,6 +42,7 @@ from promise_svc.domain.reservation import (
     LegLine,
     LegRecord,
     Outcome,
+    ProtectRow,
     ResolveStep,
     ReviseStep,
     SettleStep,
@@ -88,7 +95,10 @@ def creates(draw: st.DrawFn) -> CreateStep:
     older = draw(st.sampled_from(["", "", "r1", "r2"])) if multi else ""
     replaced = draw(attempts) if older else 0
     rid = draw(ids)
-    return CreateStep(rid, attempt, plan, ttl, version, multi, lines, claim, older, replaced)
+    segment = draw(st.sampled_from(["", "", "v", "w"]))
+    return CreateStep(
+        rid, attempt, plan, ttl, version, multi, lines, claim, older, replaced, segment
+    )
 
 
 targets = st.sampled_from(list(State))
@@ -112,7 +122,7 @@ class Steps(RuleBasedStateMachine):
         self.on_ledger(verb, steps)
 
     def on_ledger(self, verb: str, steps: list[Any]) -> list[Any]:
-        if verb in ("sync_supply", "adjust_supply"):
+        if verb in ("sync_supply", "adjust_supply", "protect"):
             return list(getattr(self.ledger, verb)(steps, self.now_ms))
         return [getattr(self.ledger, verb)(step, self.now_ms) for step in steps]
 
@@ -259,6 +269,16 @@ class Steps(RuleBasedStateMachine):
 
     @rule(
         rows=st.lists(
+            st.builds(ProtectRow, skus, nodes, buckets, st.sampled_from("vw"), st.integers(0, 3)),
+            min_size=1,
+            max_size=3,
+        )
+    )
+    def protect(self, rows: list[ProtectRow]) -> None:
+        self.both("protect", rows)
+
+    @rule(
+        rows=st.lists(
             st.builds(
                 AdjustRow,
                 skus | st.just(""),
@@ -391,7 +411,7 @@ class LedgerMachine(Steps):
     def creates(self, step: CreateStep) -> None:
         """Of a hold that replaces another: whether it needed that one's units, and got them."""
         wanted = {PositionKey(*line[:3]): line.quantity for line in step.lines}
-        fits = all(self.ledger._left(key) >= units for key, units in wanted.items())
+        fits = all(self.ledger._left(key, step.segment) >= units for key, units in wanted.items())
         before = len(self.ledger.events)
         outcome = Outcome(self.on_ledger("create", [step])[0].outcome)
         expired = len(self.ledger.events) > before + 1
@@ -444,7 +464,9 @@ class LedgerMachine(Steps):
                 if row.held > before.get(key, 0):
                     # Of a hold and the one that replaces it only one will stand.
                     twice = sum(line.quantity for line in own if line[:3] == key)
-                    assert row.committed + row.held - twice <= row.on_hand - row.safety_stock
+                    kept = protected_units(row, event.leg.segment if event.leg else "")
+                    demand = row.committed + row.held - twice + kept
+                    assert demand <= row.on_hand - row.safety_stock
                 before[key] = row.held
             if event.leg:
                 legs[event.subject] = event.leg

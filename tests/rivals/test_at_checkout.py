@@ -431,3 +431,30 @@ async def test_payments_go_through_while_carts_are_shed(shop: Shop, rival: Shop)
     assert set(seen) == {"promised", "OVERLOADED"}
     assert seen["promised"] > 10
     assert max(waits) < 2.0, (waits, seen)
+
+
+async def test_what_is_kept_for_one_channel_is_neither_shown_nor_sold_to_another(
+    shop: Shop,
+) -> None:
+    """Ten, six of them for web: the till sees and gets four, web all ten; and a new count of the
+    feed does not give web's share away."""
+    sku = await shop.stock(dc=10)
+    level = supply_pb.ProtectionLevel(sku=sku, node_id="dc", segment="web", level=6)
+    request = supply_pb.SetProtectionLevelsRequest(rows=[level])
+    done = await shop.client.supply.SetProtectionLevels(request, timeout=SECONDS)
+    assert done.results[0].outcome == supply_pb.SUPPLY_OUTCOME_APPLIED
+    eventual = types_pb2.Consistency()
+
+    for consistency in (STRONG, eventual):
+        (till,) = await shop.look(sku, consistency=consistency, segment="till")
+        (web,) = await shop.look(sku, consistency=consistency, segment="web")
+        (nobody,) = await shop.look(sku, consistency=consistency)
+        assert (till.ats, web.ats, nobody.ats) == (4, 10, 4)
+        assert till.nodes[0].breakdown.shortage == 0
+    count = supply_pb.SupplyRow(sku=sku, node_id="dc", on_hand=9)
+    await shop.sync([count], sequence=2)
+
+    assert (await shop.create(a_hold((sku, 4), segment="till"))).outcome == INSUFFICIENT
+    assert (await shop.create(a_hold((sku, 3), segment="till"))).outcome == HELD
+    assert (await shop.create(a_hold((sku, 6), segment="web"))).outcome == HELD
+    assert await shop.ats(sku, segment="web") == 0

@@ -18,6 +18,7 @@ from promise_svc.domain.reservation import (
     CreateStep,
     FollowStep,
     LegRecord,
+    ProtectRow,
     ResolveStep,
     ReviseStep,
     SettleStep,
@@ -101,6 +102,11 @@ class FakeAtsIndex:
         self, shard: int, rows: Sequence[SupplyRow], timeout: float
     ) -> list[SupplyReply]:
         return (await self._serving(shard)).sync_supply(rows, self.now_ms)
+
+    async def protect(
+        self, shard: int, rows: Sequence[ProtectRow], timeout: float
+    ) -> list[SupplyReply]:
+        return (await self._serving(shard)).protect(rows, self.now_ms)
 
     async def adjust_supply(
         self, shard: int, rows: Sequence[AdjustRow], timeout: float

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from promise_svc.application.ports import AtsRow
-from promise_svc.domain.inventory import ats
+from promise_svc.domain.inventory import StockPosition, ats
 from promise_svc.domain.sharding import Position
 
 
@@ -59,6 +59,9 @@ class FakeAtsReader:
             for row in self.stock.get(sku, [])
             if not row.bucket and (node_ids is None or row.node_id in node_ids)
         )
+
+    def protected(self, sku: str) -> Mapping[tuple[str, str], StockPosition]:
+        return {}
 
     def shard(self, sku: str) -> int | None:
         return self.shards.get(sku)

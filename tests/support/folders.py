@@ -72,11 +72,16 @@ sku-1,store-1,5,
 sku-2,dc-1,40,3
 sku-2,store-2,2,
 """,
+    "protection_levels.csv": """\
+sku,node_id,segment,level
+sku-1,dc-1,web,30
+sku-2,dc-1,marketplace,4
+""",
 }
 
 COUNTS = {
     "calendars": 2, "nodes": 3, "node groups": 1, "items": 2, "carrier services": 2, "lanes": 6,
-    "sourcing rules": 3, "supply": 4,
+    "sourcing rules": 3, "supply": 4, "protection levels": 2,
 }  # fmt: skip
 """Entries that become of them."""
 

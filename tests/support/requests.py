@@ -61,6 +61,7 @@ DECODERS: dict[type, Callable[[Any], Any]] = {
     reservation_pb.ExtendReservationRequest: lambda r: reservation.extend_from(r, TTL),
     supply_pb.SyncSupplyRequest: supply.sync_from,
     supply_pb.AdjustSupplyRequest: lambda r: supply.adjust_from(r, NOW_MS),
+    supply_pb.SetProtectionLevelsRequest: supply.levels_from,
     supply_pb.RecordSaleRequest: lambda r: supply.sale_from(r, NOW_MS),
     network_pb.UpsertNodesRequest: network.nodes_from,
     network_pb.UpsertNodeGroupsRequest: network.node_groups_from,
@@ -146,6 +147,11 @@ def an_adjustment() -> Any:
         reason="damage",
         rows=[supply_pb.SupplyDelta(sku="a", node_id="n", quantity_delta=-1)],
     )
+
+
+def a_share() -> Any:
+    row = supply_pb.ProtectionLevel(sku="a", node_id="n", segment="web", level=2)
+    return supply_pb.SetProtectionLevelsRequest(rows=[row])
 
 
 def a_sale() -> Any:

@@ -25,6 +25,7 @@ from promise_svc.domain.reservation import (
     CreateStep,
     FollowStep,
     LegRecord,
+    ProtectRow,
     ResolveStep,
     ReviseStep,
     SettleStep,
@@ -59,6 +60,7 @@ _VERBS = (
     "conform",
     "sweep",
     "sync_supply",
+    "protect",
     "adjust_supply",
     "read_claims",
     "read_legs",
@@ -164,18 +166,17 @@ class ClusterAtsIndex:
     async def sync_supply(
         self, shard: int, rows: Sequence[SupplyRow], timeout: float
     ) -> list[SupplyReply]:
-        replies = await self._list(shard, "sync_supply", codec.encode(rows), timeout)
-        answers = [codec.decode_supply_reply(raw) for raw in replies]
-        self._note(shard, answers)
-        return answers
+        return await self._supply(shard, "sync_supply", rows, timeout)
+
+    async def protect(
+        self, shard: int, rows: Sequence[ProtectRow], timeout: float
+    ) -> list[SupplyReply]:
+        return await self._supply(shard, "protect", rows, timeout)
 
     async def adjust_supply(
         self, shard: int, rows: Sequence[AdjustRow], timeout: float
     ) -> list[SupplyReply]:
-        replies = await self._list(shard, "adjust_supply", codec.encode(rows), timeout, steps=True)
-        answers = [codec.decode_supply_reply(raw) for raw in replies]
-        self._note(shard, answers)
-        return answers
+        return await self._supply(shard, "adjust_supply", rows, timeout, steps=True)
 
     # reads
 
@@ -375,6 +376,20 @@ class ClusterAtsIndex:
     def _answers(self, shard: int, reply: Reply) -> list[StepReply]:
         assert isinstance(reply, list), reply
         answers = [codec.decode_step_reply(raw) for raw in reply]  # type: ignore[arg-type]
+        self._note(shard, answers)
+        return answers
+
+    async def _supply(
+        self,
+        shard: int,
+        verb: str,
+        rows: Sequence[tuple[object, ...]],
+        timeout: float,
+        *,
+        steps: bool = False,
+    ) -> list[SupplyReply]:
+        replies = await self._list(shard, verb, codec.encode(rows), timeout, steps=steps)
+        answers = [codec.decode_supply_reply(raw) for raw in replies]
         self._note(shard, answers)
         return answers
 

@@ -6,17 +6,21 @@ host can take its place behind the same two ports.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from promise_svc.application.ports import AtsRow
 from promise_svc.domain.events import PositionImage
+from promise_svc.domain.inventory import StockPosition, for_segment
 from promise_svc.domain.sharding import Position
 from promise_svc.hotpath import ats_table, availability_reads
 
 if TYPE_CHECKING:
     from promise_svc.hotpath import AvailabilityReads
+
+
+_Protected: TypeAlias = dict[str, dict[tuple[str, str], StockPosition]]
 
 
 class AtsTable:
@@ -29,6 +33,10 @@ class AtsTable:
         self._shard_count = shard_count
         # As AtsRow._make, without its Python frame: a quarter of the time of reading many rows.
         self._core = ats_table(shard_count, partial(tuple.__new__, AtsRow))
+        # Few positions keep shares for segments. The cells know of them as withheld units, so that
+        # whoever asks for no segment needs nothing else.
+        self._protected: list[_Protected] = [{} for _ in range(shard_count)]
+        self._staged: list[_Protected] = [{} for _ in range(shard_count)]
 
     def reads(self, feed_behind_ms: int) -> AvailabilityReads | None:
         """What answers plain reads from bytes to bytes; None where nothing is compiled."""
@@ -41,6 +49,11 @@ class AtsTable:
     def ats(self, sku: str, node_ids: Sequence[str] | None = None) -> int:
         """Summed ATS over here-now positions of these nodes (repeats count once), None for all."""
         return self._core.ats(sku, node_ids)
+
+    def protected(self, sku: str) -> Mapping[tuple[str, str], StockPosition]:
+        """Positions of ``sku`` that keep shares for segments, by node and bucket."""
+        shard = self._core.shard(sku)
+        return {} if shard is None else self._protected[shard].get(sku, {})
 
     def ats_many(self, skus: Sequence[str], node_id: str) -> list[int]:
         """ATS of each SKU at one node, in request order."""
@@ -69,19 +82,24 @@ class AtsTable:
 
         Raises ValueError, as every write here, and changes nothing, when a row breaks a limit.
         """
-        self._core.load(shard, *at, time_ms, rows)
+        self._core.load(shard, *at, time_ms, _cells(rows))
+        _note(self._staged[shard], rows)
+        self._protected[shard], self._staged[shard] = self._staged[shard], {}
 
     def stage(self, shard: int, rows: Sequence[PositionImage]) -> None:
         """Add rows to the shard's next load, unseen by readers; the later image wins."""
-        self._core.stage(shard, rows)
+        self._core.stage(shard, _cells(rows))
+        _note(self._staged[shard], rows)
 
     def unstage(self, shard: int) -> None:
         """Forget the staged rows of a load given up."""
         self._core.unstage(shard)
+        self._staged[shard] = {}
 
     def apply(self, shard: int, at: Position, time_ms: int, rows: Sequence[PositionImage]) -> None:
         """Apply after-images of events up to ``at``; no rows only move the clock."""
-        self._core.apply(shard, *at, time_ms, rows)
+        self._core.apply(shard, *at, time_ms, _cells(rows))
+        _note(self._protected[shard], rows)
 
     def oldest_time_ms(self) -> int:
         """The smallest shard time any shard is followed to, ms; 0 while one never was."""
@@ -90,3 +108,21 @@ class AtsTable:
     def counts(self) -> tuple[int, int, int]:
         """SKUs, positions, bytes."""
         return self._core.sku_count(), self._core.cell_count(), self._core.memory_size()
+
+
+def _cells(rows: Sequence[PositionImage]) -> Sequence[PositionImage]:
+    """Images whose safety stock includes what is protected."""
+    if not any(image.row.protected for image in rows):
+        return rows
+    return [
+        image._replace(row=image.row._replace(safety_stock=for_segment(image.row, "")[3]))
+        for image in rows
+    ]
+
+
+def _note(kept: _Protected, rows: Sequence[PositionImage]) -> None:
+    for sku, node_id, bucket, row in rows:
+        if row.protected:
+            kept.setdefault(sku, {})[node_id, bucket] = row
+        elif kept and sku in kept:
+            kept[sku].pop((node_id, bucket), None)

@@ -28,7 +28,7 @@ _CURSOR_KINDS = "iiiii"
 _EVENT_KINDS = "iiiiitb"
 _RESERVATION_KINDS = "itiittiiibii"
 _LEG_KINDS = "itibii"
-_POSITION_KINDS = "ittt" + "iiiiiii" + "t" + "iiii" + "ii"
+_POSITION_KINDS = "ittt" + "iiiiiii" + "t" + "iiii" + "t" + "ii"
 
 
 class Batch(NamedTuple):
@@ -108,7 +108,9 @@ def _leg_row(key: tuple[int, str], leg: LegRecord, at: Position) -> tuple[Any, .
 def _position_row(
     key: tuple[int, str, str, str], image: PositionImage, at: Position
 ) -> tuple[Any, ...]:
-    return (*key, *image.row, *at)
+    *counters, protected = image.row
+    shares = msgspec.json.encode(protected).decode() if protected else "[]"
+    return (*key, *counters, shares, *at)
 
 
 def _columns(rows: list[tuple[Any, ...]], kinds: str) -> list[list[Any] | str]:

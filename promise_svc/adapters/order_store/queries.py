@@ -79,15 +79,16 @@ new_positions AS (
     INSERT INTO positions AS p (
         shard, sku, node_id, bucket, on_hand, committed, held, safety_stock, confirmed_total,
         cancelled_total, fulfilled_total, source, source_sequence, multi_hold_ms, sold_short,
-        arrival_ms, epoch, sequence
+        arrival_ms, protected, epoch, sequence
     )
     SELECT n.* FROM unnest(
         $31::int[], $32::text[], $33::text[], $34::text[], $35::bigint[], $36::bigint[],
         $37::bigint[], $38::bigint[], $39::bigint[], $40::bigint[], $41::bigint[], $42::text[],
-        $43::bigint[], $44::bigint[], $45::bigint[], $46::bigint[], $47::bigint[], $48::bigint[]
+        $43::bigint[], $44::bigint[], $45::bigint[], $46::bigint[], $47::jsonb[], $48::bigint[],
+        $49::bigint[]
     ) AS n (shard, sku, node_id, bucket, on_hand, committed, held, safety_stock, confirmed_total,
             cancelled_total, fulfilled_total, source, source_sequence, multi_hold_ms,
-            sold_short, arrival_ms, epoch, sequence)
+            sold_short, arrival_ms, protected, epoch, sequence)
     JOIN moved USING (shard)
     ON CONFLICT (shard, sku, node_id, bucket) DO UPDATE SET
         on_hand = excluded.on_hand, committed = excluded.committed, held = excluded.held,
@@ -96,6 +97,7 @@ new_positions AS (
         source = excluded.source, source_sequence = excluded.source_sequence,
         multi_hold_ms = excluded.multi_hold_ms, sold_short = excluded.sold_short,
         arrival_ms = excluded.arrival_ms,
+        protected = excluded.protected,
         epoch = excluded.epoch, sequence = excluded.sequence
     WHERE (p.epoch, p.sequence) < (excluded.epoch, excluded.sequence)
 )"""
@@ -152,7 +154,7 @@ READ_LEGS_IN = "SELECT reservation_id, leg FROM legs WHERE shard = $1 AND state 
 _AT_CURSOR = """
 SELECT c.epoch, c.sequence, p.sku, node_id, bucket, on_hand, committed, held, safety_stock,
        confirmed_total, cancelled_total, fulfilled_total, source, source_sequence, multi_hold_ms,
-       sold_short, arrival_ms
+       sold_short, arrival_ms, protected
 """
 # One statement is one snapshot: cursor and positions agree.
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Self
 
 import asyncpg
+import msgspec
 
 from promise_svc.adapters.event_codec import decode_claim, decode_event, decode_leg
 from promise_svc.adapters.order_store import queries
@@ -30,7 +31,7 @@ from promise_svc.application.ports import (
     StoredShard,
 )
 from promise_svc.domain.events import PositionImage, StoredEvent
-from promise_svc.domain.inventory import PositionKey, StockPosition
+from promise_svc.domain.inventory import PositionKey, Protection, StockPosition
 from promise_svc.domain.reservation import LegRecord
 from promise_svc.domain.sharding import START, Position
 from promise_svc.errors import FieldViolation, InvalidRequest, PreconditionFailed
@@ -252,12 +253,19 @@ class PostgresOrderStore:
         return version
 
 
+_decode_shares = msgspec.json.Decoder(tuple[Protection, ...]).decode
+
+
+def _shares(text: str) -> tuple[Protection, ...]:
+    return () if text == "[]" else _decode_shares(text)
+
+
 def _positions(rows: Sequence[asyncpg.Record]) -> tuple[Position, list[PositionImage]]:
     """Cursor and images of ``READ_POSITIONS``."""
     if not rows:
         return START, []
     images = [
-        PositionImage(row[2], row[3], row[4], StockPosition(*row[5:]))
+        PositionImage(row[2], row[3], row[4], StockPosition._make((*row[5:-1], _shares(row[-1]))))
         for row in map(tuple, rows)
         if row[2] is not None
     ]

@@ -1,4 +1,4 @@
-"""SyncSupply, AdjustSupply and RecordSale."""
+"""SyncSupply, AdjustSupply, RecordSale and SetProtectionLevels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 from promise_svc.application.supply import (
     KEEP_SAFETY_STOCK,
     ROWS_MAX,
+    ProtectionLevel,
     SaleLine,
     SupplyAnswer,
     SupplyCount,
@@ -122,6 +123,23 @@ def _arrival_from(fields: Fields, path: str, row: pb.SupplyRow) -> int:
     return fields.time_ms(f"{path}.arrival_time", row.arrival_time, 1, ARRIVAL_MS_MAX)
 
 
+def levels_from(request: pb.SetProtectionLevelsRequest) -> tuple[ProtectionLevel, ...]:
+    """Shares of positions."""
+    fields = Fields()
+    seen: set[tuple[str, str, str]] = set()
+    rows = []
+    for index in range(fields.count("rows", len(request.rows), 1, ROWS_MAX)):
+        row, path = request.rows[index], f"rows[{index}]"
+        fields.id(f"{path}.sku", row.sku)
+        fields.id(f"{path}.node_id", row.node_id)
+        fields.id(f"{path}.segment", row.segment)
+        fields.unique(path, (row.sku, row.node_id, row.segment), seen)
+        fields.quantity(f"{path}.level", row.level, 0)
+        rows.append(ProtectionLevel(row.sku, row.node_id, row.segment, row.level))
+    fields.done()
+    return tuple(rows)
+
+
 def _position_from(
     fields: Fields, path: str, row: pb.SupplyRow | pb.SupplyDelta
 ) -> tuple[str, str, str]:
@@ -146,6 +164,12 @@ def adjust_to(answer: SupplyAnswer) -> pb.AdjustSupplyResponse:
 
 def sale_to(answer: SupplyAnswer) -> pb.RecordSaleResponse:
     return pb.RecordSaleResponse(
+        results=_results_to(answer.results), durability_mode=number_of(answer.durability)
+    )
+
+
+def levels_to(answer: SupplyAnswer) -> pb.SetProtectionLevelsResponse:
+    return pb.SetProtectionLevelsResponse(
         results=_results_to(answer.results), durability_mode=number_of(answer.durability)
     )
 

@@ -54,7 +54,7 @@ local function check_leg(step)
   for i = 1, #lines do
     local line = lines[i]
     local mine = own and own[row_id(line[1], line[2], line[3])] or 0
-    local free, row = make_room(line[1], line[2], line[3], line[4] - mine)
+    local free, row = make_room(line[1], line[2], line[3], line[4] - mine, step[11])
     free = free + mine
     if free < line[4] then
       shortfalls[#shortfalls + 1] = {i - 1, free > 0 and free or 0, row and 1 or 0}
@@ -70,12 +70,13 @@ local function take_leg(step)
   for _, line in ipairs(step[7]) do
     local row = get_row(line[1], line[2], line[3])
     row[HELD_UNITS] = row[HELD_UNITS] + line[4]
+    draw(row, step[11], line[4])
     if multi == 1 then row[MULTI_HOLD_MS] = S.time end
     touch_row(line[1], line[2], line[3], row)
   end
   local leg = {1, HELD, step[2], step[3], S.time + step[4], multi, step[7], 0,
     ended(get_leg(step[1]))}
-  if step[9] ~= '' then leg[L_REPLACES] = step[9] end
+  if step[9] ~= '' or step[11] ~= '' then leg[L_REPLACES], leg[L_SEGMENT] = step[9], step[11] end
   set_leg(step[1], leg)
   S.touched_leg = leg
   if multi == 1 and #step[8] == 0 then S.doubt[step[1]] = S.time + DOUBT_MS end

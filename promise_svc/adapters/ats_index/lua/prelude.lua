@@ -24,16 +24,18 @@ local NEEDS_REVISION, ALREADY_ARRIVED = 22, 23
 
 -- Fields of the records, in the order of the NamedTuples.
 local L_STATE, L_ATTEMPT, L_PLAN, L_EXPIRE, L_MULTI, L_LINES, L_CHANGE = 2, 3, 4, 5, 6, 7, 8
-local L_ENDED, L_REPLACES = 9, 10
+local L_ENDED, L_REPLACES, L_SEGMENT = 9, 10, 11
 local C_STATE, C_ATTEMPT, C_REVISION, C_BODY_HASH, C_PLAN, C_EXPIRE = 2, 3, 4, 5, 6, 8
 local C_LEGS, C_BODY, C_EPOCH, C_SEQUENCE, C_SETTLED, C_CHANGE = 9, 10, 11, 12, 13, 14
 local C_REACQUIRED, C_REPLACES, C_REPLACED, C_SUCCESSOR, C_SUCCESSOR_ATTEMPT = 15, 16, 17, 18, 19
 local ON_HAND, COMMITTED, HELD_UNITS, SAFETY, CONFIRMED_TOTAL, CANCELLED_TOTAL = 1, 2, 3, 4, 5, 6
 local FULFILLED_TOTAL = 7
 local SOURCE, SOURCE_SEQUENCE, MULTI_HOLD_MS, SOLD_SHORT, ARRIVAL_MS = 8, 9, 10, 11, 12
+local PROTECTED = 13
 
 local QUANTITY_MAX = 2147483647
 local ARRIVED = -1
+local PROTECTIONS_MAX = 16
 local RESOLVE_AFTER_MS = 2000
 local DOUBT_MS = 10000
 local CONTENDED_MS = 250
@@ -54,6 +56,7 @@ local ALIVE = {[PENDING] = true, [HELD] = true, [PINNED] = true, [CONFIRMED] = t
 local FOLLOWED = {[CONFIRMED] = true, [RELEASED] = true, [CANCELLED] = true,
   [EXPIRED] = true, [ABORTED] = true, [SUPERSEDED] = true}
 local LETTING_GO = {[RELEASED] = true, [EXPIRED] = true, [ABORTED] = true, [SUPERSEDED] = true}
+local GIVING_BACK = {[RELEASED] = true, [EXPIRED] = true, [ABORTED] = true, [CANCELLED] = true}
 local MOVES = {
   [PENDING] = {[HELD] = true, [PINNED] = true, [RELEASED] = true, [EXPIRED] = true, [ABORTED] = true},
   [HELD] = {[PINNED] = true, [CONFIRMED] = true, [RELEASED] = true, [EXPIRED] = true, [SUPERSEDED] = true},
@@ -159,9 +162,34 @@ local function pass_on(sku, node, row)
   if passed_on(row, here) > 0 then touch_row(sku, node, '', here) end
 end
 
-local function left(row)
+-- Units kept for other segments and unsold.
+local function protected_units(row, segment)
+  local units = 0
+  for _, share in ipairs(row[PROTECTED]) do
+    if share[1] ~= segment and share[2] > share[3] then units = units + share[2] - share[3] end
+  end
+  return units
+end
+
+local function left(row, segment)
   if not row then return 0 end
-  return row[ON_HAND] - row[SAFETY] - row[COMMITTED] - row[HELD_UNITS]
+  local units = row[ON_HAND] - row[SAFETY] - row[COMMITTED] - row[HELD_UNITS]
+  if row[PROTECTED] then units = units - protected_units(row, segment) end
+  return units
+end
+
+-- What is protected withholds only what is there: it makes no shortage.
+local function shortage(row)
+  if not row then return 0 end
+  return math.max(0, row[COMMITTED] + row[HELD_UNITS] + row[SAFETY] - row[ON_HAND])
+end
+
+-- A segment takes units of a position, or below zero gives some back.
+local function draw(row, segment, units)
+  if not segment or segment == '' or not row[PROTECTED] then return end
+  for _, share in ipairs(row[PROTECTED]) do
+    if share[1] == segment then share[3] = math.max(0, share[3] + units) end
+  end
 end
 
 -- Legs and claims --------------------------------------------------------------------------
@@ -284,6 +312,7 @@ local function move_leg(rid, leg, target)
       row[COMMITTED] = row[COMMITTED] - quantity
       row[CANCELLED_TOTAL] = row[CANCELLED_TOTAL] + quantity
     end
+    if GIVING_BACK[target] then draw(row, leg[L_SEGMENT], -quantity) end
     if row[HELD_UNITS] < 0 or row[COMMITTED] < 0 then error('INVARIANT_BROKEN counters below zero') end
     touch_row(line[1], line[2], line[3], row)
     pass_on(line[1], line[2], row)
@@ -312,9 +341,9 @@ end
 
 -- Due legs of a SKU come oldest first; the cursor stands for those already expired in this call,
 -- which leave the list only at commit.
-local function make_room(sku, node, bucket, quantity)
+local function make_room(sku, node, bucket, quantity, segment)
   local row = get_row(sku, node, bucket)
-  local free = left(row)
+  local free = left(row, segment)
   while free < quantity and row do
     local cursor = S.cursors[sku] or 0
     local found = call('ZRANGEBYSCORE', S.base .. 'd:' .. sku, '-inf', S.time, 'LIMIT', cursor, 16)
@@ -324,7 +353,7 @@ local function make_room(sku, node, bucket, quantity)
       local leg = get_leg(found[i])
       if leg and due(leg[L_STATE], leg[L_EXPIRE]) then
         expire_leg(found[i], leg)
-        free = left(row)
+        free = left(row, segment)
         if free >= quantity then break end
       end
     end

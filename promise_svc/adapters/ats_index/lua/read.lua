@@ -38,10 +38,12 @@ local read_sku = reading(function(sku)
     if image[4][ARRIVAL_MS] == ARRIVED then arrived[#arrived + 1] = image end
   end
   for _, rid in ipairs(call('ZRANGEBYSCORE', S.base .. 'd:' .. sku, '-inf', S.time)) do
-    for _, line in ipairs(get_leg(rid)[L_LINES]) do
+    local leg = get_leg(rid)
+    for _, line in ipairs(leg[L_LINES]) do
       if line[1] == sku then
         local row = by_field[line[2] .. '\t' .. line[3]]
         row[HELD_UNITS] = row[HELD_UNITS] - line[4]
+        draw(row, leg[L_SEGMENT], -line[4])
       end
     end
   end

@@ -44,7 +44,7 @@ local function growth_refused(leg, lines)
     local line = lines[i]
     local _, back = moved_units(before[place_of(line)] or NO_LINE, line)
     if back < 0 then
-      local free, row = make_room(line[1], line[2], line[3], -back)
+      local free, row = make_room(line[1], line[2], line[3], -back, leg[L_SEGMENT])
       if free < -back then
         shortfalls[#shortfalls + 1] = {i - 1, free > 0 and free or 0, row and 1 or 0}
       end
@@ -53,7 +53,7 @@ local function growth_refused(leg, lines)
   return #shortfalls > 0 and shortfalls
 end
 
-local function change_row(line, old, committed)
+local function change_row(line, old, committed, segment)
   local row = get_row(line[1], line[2], line[3])
   local gone, back = moved_units(old, line)
   if committed then
@@ -65,6 +65,7 @@ local function change_row(line, old, committed)
   else
     row[HELD_UNITS] = row[HELD_UNITS] - back
   end
+  draw(row, segment, -back)
   if row[HELD_UNITS] < 0 or row[COMMITTED] < 0 then error('INVARIANT_BROKEN counters below zero') end
   touch_row(line[1], line[2], line[3], row)
   pass_on(line[1], line[2], row)
@@ -76,12 +77,12 @@ local function conform_leg(rid, leg, target, change, expire, lines)
   for i = 1, #lines do
     local old = before[place_of(lines[i])] or NO_LINE
     local gone, back = moved_units(old, lines[i])
-    if gone ~= 0 or back ~= 0 then change_row(lines[i], old, target ~= HELD) end
+    if gone ~= 0 or back ~= 0 then change_row(lines[i], old, target ~= HELD, leg[L_SEGMENT]) end
     before[place_of(lines[i])] = nil
   end
   for _, old in ipairs(leg[L_LINES]) do
     if before[place_of(old)] and old[4] > 0 then
-      change_row({old[1], old[2], old[3], 0, 0}, old, target ~= HELD)
+      change_row({old[1], old[2], old[3], 0, 0}, old, target ~= HELD, leg[L_SEGMENT])
     end
   end
   local moved = copy(leg)

@@ -60,9 +60,8 @@ verb('restore', function(keys, args)
     end
     if event[1] == EVENT_SUPPLY_ADJUSTED or event[1] == EVENT_SALE_RECORDED then
       local row = event[7][1] and event[7][1][4]
-      local free = left(row)
       keep_adjustment(S.base .. 'a:' .. event[3],
-        {event[4], row and row[ON_HAND] or 0, math.max(0, free), math.max(0, -free)})
+        {event[4], row and row[ON_HAND] or 0, math.max(0, left(row, '')), shortage(row)})
     end
   end
   commit()

@@ -1,9 +1,10 @@
 -- sync_supply: absolute counts; one event for all rows that change. adjust_supply: changes and sales
--- under a key, one event a row. KEYS meta; ARGV one row each; reply one SupplyReply each. O(rows).
+-- under a key, one event a row. protect: shares of segments, one event for all rows. KEYS meta; ARGV
+-- one row each; reply one SupplyReply each. O(rows).
 
 local function supply_reply(outcome, row)
-  local free = left(row)
-  return {outcome, row and row[ON_HAND] or 0, math.max(0, free), S.epoch, S.sequence, math.max(0, -free)}
+  local units = math.max(0, left(row, ''))
+  return {outcome, row and row[ON_HAND] or 0, units, S.epoch, S.sequence, shortage(row)}
 end
 
 local function sync_row(step)
@@ -37,19 +38,24 @@ local function sync_row(step)
   return supply_reply(same and UNCHANGED or DONE, row)
 end
 
-verb('sync_supply', function(keys, args)
-  local refused = open(keys[1])
-  if refused then return refused end
-  local replies = {}
-  for i = 1, #args do replies[i] = sync_row(unpack_(args[i])) end
-  emit('', EVENT_SUPPLY_SYNCED)
-  for i = 1, #replies do
-    replies[i][4], replies[i][5] = S.epoch, S.sequence
-    replies[i] = pack(replies[i])
+-- A verb over an array of rows, whose changes are one event.
+local function sync_each(row_of)
+  return function(keys, args)
+    local refused = open(keys[1])
+    if refused then return refused end
+    local replies = {}
+    for i = 1, #args do replies[i] = row_of(unpack_(args[i])) end
+    emit('', EVENT_SUPPLY_SYNCED)
+    for i = 1, #replies do
+      replies[i][4], replies[i][5] = S.epoch, S.sequence
+      replies[i] = pack(replies[i])
+    end
+    commit()
+    return replies
   end
-  commit()
-  return replies
-end, {})
+end
+
+verb('sync_supply', sync_each(sync_row), {})
 
 -- Units that leave on hand, and units that become owed or are paid.
 local function taken(row, delta, sale)
@@ -92,3 +98,25 @@ local function adjust_row(step)
 end
 
 verb('adjust_supply', each(function(step) return pack(adjust_row(step)) end), {})
+
+local function protect_row(step)
+  local sku, node, bucket, segment, level = step[1], step[2], step[3], step[4], step[5]
+  local known = get_row(sku, node, bucket)
+  local shares, share = known and known[PROTECTED] or {}, nil
+  for _, each_share in ipairs(shares) do
+    if each_share[1] == segment then share = each_share end
+  end
+  if (share and share[2] or 0) == level then return supply_reply(UNCHANGED, known) end
+  if not share and #shares == PROTECTIONS_MAX then return supply_reply(ABOVE_MAXIMUM, known) end
+  local row = known or new_row()
+  if share then share[2] = level else shares[#shares + 1] = {segment, level, 0} end
+  local kept = {}
+  for _, each_share in ipairs(shares) do
+    if each_share[2] > 0 then kept[#kept + 1] = each_share end
+  end
+  row[PROTECTED] = kept
+  touch_row(sku, node, bucket, row)
+  return supply_reply(DONE, row)
+end
+
+verb('protect', sync_each(protect_row), {})

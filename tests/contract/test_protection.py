@@ -1,0 +1,114 @@
+"""Shares of a position for segments: what others may not have, on ledgers and on Functions."""
+
+from __future__ import annotations
+
+from promise_svc.application.changed_lines import ChangeLine
+from promise_svc.application.reservation_changes import ChangeCommand
+from promise_svc.domain.inventory import PROTECTIONS_MAX, Protection
+from promise_svc.domain.reservation import (
+    CreateOutcome,
+    Outcome,
+    ProtectRow,
+    SupplyRow,
+    TransitionOutcome,
+)
+from tests.support.reservation_world import World, a_cart
+from tests.support.shards import TIMEOUT
+
+HELD, SHORT = CreateOutcome.HELD, CreateOutcome.INSUFFICIENT_STOCK
+
+
+async def protect(world: World, level: int, segment: str = "web") -> Outcome:
+    row = ProtectRow("A", "n1", "", segment, level)
+    return Outcome((await world.index.protect(world.shard("A"), [row], TIMEOUT))[0].outcome)
+
+
+async def hold(world: World, rid: str, units: int, segment: str = "") -> CreateOutcome:
+    cart = a_cart(rid, ("A",), units, segment=segment, ttl_ms=1_000)
+    return (await world.worker().reservations.create(cart, TIMEOUT)).outcome
+
+
+async def shares(world: World) -> tuple[Protection, ...]:
+    _, _, (images,) = await world.index.read_positions(world.shard("A"), ["A"], TIMEOUT)
+    return tuple(images[0].row.protected)
+
+
+async def test_nobody_else_is_sold_what_is_protected(world: World) -> None:
+    """Ten units, six for web: four for anybody, and web has the six whatever others want."""
+    await world.stock(A=10)
+    assert await protect(world, 6) is Outcome.DONE
+
+    assert await hold(world, "r1", 5) is SHORT
+    assert await hold(world, "r2", 4) is HELD
+    assert await hold(world, "r3", 1, "store") is SHORT
+    assert await hold(world, "r4", 6, "web") is HELD
+    assert await hold(world, "r5", 1, "web") is SHORT
+
+
+async def test_a_segment_draws_on_its_own_share_first(world: World) -> None:
+    """Four sold to web of its six leave two protected: what others may have is as before."""
+    await world.stock(A=10)
+    await protect(world, 6)
+
+    assert await hold(world, "r1", 4, "web") is HELD
+
+    assert await shares(world) == (Protection("web", 6, 4),)
+    assert await hold(world, "r2", 5) is SHORT
+    assert await hold(world, "r3", 4) is HELD
+
+
+async def test_what_a_segment_gives_back_returns_to_its_share(world: World) -> None:
+    """By release, expiry, cancel and amendment; what left is gone."""
+    await world.stock(A=10)
+    await protect(world, 6)
+    worker = world.worker()
+    for rid in ("r1", "r2"):
+        await hold(world, rid, 2, "web")
+    await worker.reservations.release("r1", 0, None, TIMEOUT)
+    assert await shares(world) == (Protection("web", 6, 2),)
+    world.advance(1_001)
+    assert await shares(world) == (Protection("web", 6, 0),)
+
+    await hold(world, "r3", 5, "web")
+    await worker.reservations.confirm("r3", 0, None, TIMEOUT)
+    fewer = ChangeCommand(reservation_id="r3", lines=(ChangeLine("l0", 3),), idempotency_key="k1")
+    amended = await worker.reservations.changes.amend(fewer, TIMEOUT)
+    assert amended.outcome is TransitionOutcome.AMENDED
+    assert await shares(world) == (Protection("web", 6, 3),)
+    left = ChangeCommand(reservation_id="r3", lines=(ChangeLine("l0", 2),), idempotency_key="k2")
+    await worker.reservations.changes.fulfill(left, TIMEOUT)
+    await worker.reservations.cancel(ChangeCommand(reservation_id="r3"), TIMEOUT)
+
+    assert await shares(world) == (Protection("web", 6, 2),)
+    await world.check()
+
+
+async def test_a_feed_of_counts_does_not_break_the_split(world: World) -> None:
+    """An absolute count, lower and higher: the share stands, of what is there."""
+    await world.stock(A=10)
+    await protect(world, 6)
+    for on_hand, for_all in ((4, 0), (20, 14)):
+        row = SupplyRow("A", "n1", "", on_hand, -1, "erp", on_hand)
+        reply = (await world.index.sync_supply(world.shard("A"), [row], TIMEOUT))[0]
+        assert (reply.ats, reply.shortage) == (for_all, 0)
+    assert await shares(world) == (Protection("web", 6, 0),)
+
+
+async def test_a_share_changes_its_level_and_keeps_what_it_has_taken(world: World) -> None:
+    """The same level is no event; 0 ends it; at most so many segments."""
+    await world.stock(A=40)
+    await protect(world, 6)
+    await hold(world, "r1", 4, "web")
+    before = (await world.index.read_positions(world.shard("A"), ["A"], TIMEOUT))[0]
+
+    assert await protect(world, 6) is Outcome.UNCHANGED
+    assert (await world.index.read_positions(world.shard("A"), ["A"], TIMEOUT))[0] == before
+    assert await protect(world, 9) is Outcome.DONE
+    assert await shares(world) == (Protection("web", 9, 4),)
+    assert await protect(world, 0) is Outcome.DONE
+    assert await shares(world) == ()
+
+    for number in range(PROTECTIONS_MAX):
+        assert await protect(world, 1, f"s{number}") is Outcome.DONE
+    assert await protect(world, 1, "one-more") is Outcome.ABOVE_MAXIMUM
+    assert await protect(world, 2, "s3") is Outcome.DONE
