@@ -28,8 +28,8 @@ REST_SECONDS = 3.0
 
 def supply(bench: Bench) -> Iterator[Row]:
     """Absolute rows that change every position, and what reserves feel meanwhile."""
-    bench.quiet()
     host = bench.host
+    bench.quiet()
     rows = [_more(each) for each in islice(bench.catalog.rows(), FEED_ROWS)]
     load = Load(connections=2, streams=32, seconds=bench.seconds * 2, rate=RESERVE_RATE, once=True)
 
