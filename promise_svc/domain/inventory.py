@@ -74,7 +74,7 @@ def passed_on(bucket: StockPosition, here: StockPosition) -> tuple[StockPosition
     """A bucket that is here, and stock here now at its node, after the units that nobody holds or
     has bought went from the one to the other: first to what was sold short."""
     spare = bucket.on_hand - bucket.committed - bucket.held
-    spare = max(0, min(spare, QUANTITY_MAX - here.on_hand))
+    spare = max(0, min(spare, QUANTITY_MAX - here.on_hand + here.sold_short))
     paid = min(here.sold_short, spare)
     return bucket._replace(on_hand=bucket.on_hand - spare), here._replace(
         on_hand=here.on_hand + spare - paid,

@@ -398,9 +398,9 @@ class LedgerMachine(Steps):
         arrived: set[tuple[str, ...]] = set()
         full = False
         for _, event in self.ledger.events:
+            full = full or any(i.row.on_hand == QUANTITY_MAX for i in event.positions)
             for image in event.positions:
                 row, key = image.row, image[:3]
-                full = full or row.on_hand == QUANTITY_MAX
                 if row.arrival_ms == ARRIVED:
                     assert image.bucket
                     assert full or row.on_hand <= row.committed + row.held

@@ -147,7 +147,8 @@ local function new_row() return {0, 0, 0, 0, 0, 0, 0, '', 0, 0, 0, 0} end
 
 -- What nobody has of a bucket that is here becomes stock here now; says how much did.
 local function passed_on(row, here)
-  local spare = math.min(row[ON_HAND] - row[COMMITTED] - row[HELD_UNITS], QUANTITY_MAX - here[ON_HAND])
+  local room = QUANTITY_MAX - here[ON_HAND] + (here[SOLD_SHORT] or 0)
+  local spare = math.min(row[ON_HAND] - row[COMMITTED] - row[HELD_UNITS], room)
   if spare <= 0 then return 0 end
   local paid = math.min(here[SOLD_SHORT] or 0, spare)
   row[ON_HAND] = row[ON_HAND] - spare
