@@ -118,22 +118,23 @@ async def test_the_client_holds_and_confirms_what_was_loaded(
 async def test_a_loaded_rule_decides_promises_and_holds_and_says_so(
     served: Served, tmp_path: Path
 ) -> None:
-    """Fragile goods are not sent from stores, though the center alone has too few."""
+    """Fragile goods are not sent from stores, though the center alone has too few: 100 of which 30
+    are kept for a segment."""
     assert load(served, write_folder(tmp_path), "--source", "rules")[0] == 0
     async with PromiseClient(f"127.0.0.1:{served.port}", shard_count=8) as client:
         cart = promise_pb.PromiseCartRequest(
-            lines=[types_pb.Line(line_id="1", sku="sku-1", quantity=102)],
+            lines=[types_pb.Line(line_id="1", sku="sku-1", quantity=72)],
             address=types_pb.Address(country="US", postal_code="60606"),
             explain=True,
         )
         refused = await client.call(client.promises.PromiseCart, cart)
-        cart.lines[0].quantity = 100
+        cart.lines[0].quantity = 70
         promised = await client.call(client.promises.PromiseCart, cart)
-        hold = client.reservation("fragile", [("sku-1", 102)], country="US", postal_code="60606")
+        hold = client.reservation("fragile", [("sku-1", 72)], country="US", postal_code="60606")
         held = await client.call(client.reservations.CreateReservation, hold)
 
     line = refused.unfulfilled_lines[0]
-    assert (line.reason, line.ats) == (promise_pb.UNFULFILLED_REASON_EXCLUDED_BY_RULE, 100)
+    assert (line.reason, line.ats) == (promise_pb.UNFULFILLED_REASON_EXCLUDED_BY_RULE, 70)
     rules = ["fragile-not-from-stores", "stores-last"]
     told = promised.explanation
     assert list(told.rule_ids) == [*rules, "two-boxes"]
