@@ -33,7 +33,7 @@ def load(
     dry_run: Annotated[bool, typer.Option(help="Check everything, send nothing.")] = False,
     source: Annotated[str, typer.Option(help="Name of the feed that counted the stock.")] = "load",
     source_sequence: Annotated[
-        int, typer.Option(min=0, help="Number of the count; 0 takes the time of supply.csv.")
+        int, typer.Option(min=0, help="Number of the count; 0 takes the time its file was written.")
     ] = 0,
     as_json: AsJson = False,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from promise_svc.errors import ConfigError
@@ -12,6 +13,8 @@ from promise_svc.load import tables
 from promise_svc.load.parts import (
     CALENDARS,
     CARRIER_SERVICES,
+    COUNTS,
+    INBOUND,
     ITEMS,
     LANES,
     NODE_GROUPS,
@@ -37,15 +40,12 @@ READERS = {
     "sourcing_rules.csv": tables.read_sourcing_rules,
     "supply.csv": tables.read_supply,
     "protection_levels.csv": tables.read_protection_levels,
+    "inbound.csv": tables.read_inbound,
 }
 """In the order they are read. zone_transit.csv is read with zones.csv, safety_stock_rules.csv with
 supply.csv."""
 
 WITH_OTHERS = {"zone_transit.csv": "zones.csv", "safety_stock_rules.csv": "supply.csv"}
-
-UNSUPPORTED = {
-    "inbound.csv": "inbound supply has no arrival dates in this version of the service",
-}
 
 REFUSALS_MAX = 1_000
 """Most refusals kept; a file with more is the wrong file."""
@@ -59,8 +59,8 @@ class Folder:
     parts: dict[str, Part] = field(default_factory=dict)
     """By name of the kind, in the order they are sent."""
     refusals: list[Refusal] = field(default_factory=list)
-    source_sequence: int = 1
-    """Of the counts: when supply.csv was written, in ms since 1970."""
+    source_sequences: dict[str, int] = field(default_factory=dict)
+    """Of each kind of counts: when its file was written, in ms since 1970."""
 
     def part(self, kind: Kind) -> Part:
         """The entries of one kind."""
@@ -70,7 +70,7 @@ class Folder:
 def read_folder(path: Path, *, source: str = "load", source_sequence: int = 0) -> Folder:
     """Read and check everything. ConfigError where there is nothing to read.
 
-    ``source_sequence`` 0 takes the time supply.csv was written. Cost: about 10 us a row.
+    ``source_sequence`` 0 takes the time each file of counts was written. Cost: about 10 us a row.
     """
     if not path.is_dir():
         raise ConfigError(f"{path} is no folder")
@@ -79,17 +79,17 @@ def read_folder(path: Path, *, source: str = "load", source_sequence: int = 0) -
     if not names:
         raise ConfigError(f"{path} has neither a .csv nor a .toml file")
     folder.refusals += _unreadable(names)
-    supply = path / "supply.csv"
-    folder.source_sequence = source_sequence or (
-        supply.stat().st_mtime_ns // 1_000_000 if supply.exists() else 1
-    )
+    for kind, name in COUNTS.items():
+        file = path / name
+        written_ms = file.stat().st_mtime_ns // 1_000_000 if file.exists() else 1
+        folder.source_sequences[kind] = source_sequence or written_ms
     for name, read in READERS.items():
         if (path / name).exists():
             read(path / name, folder.parts, folder.refusals)
-    for part in folder.parts.values():
+    for name, part in folder.parts.items():
         more = {}
-        if part.kind is SUPPLY:
-            more = {"source": source, "source_sequence": folder.source_sequence}
+        if name in COUNTS:
+            more = {"source": source, "source_sequence": folder.source_sequences[name]}
         folder.refusals += part.problems(**more)
     folder.refusals += _broken_references(folder)
     folder.refusals = sorted(set(folder.refusals))[:REFUSALS_MAX]
@@ -99,9 +99,7 @@ def read_folder(path: Path, *, source: str = "load", source_sequence: int = 0) -
 def _unreadable(names: list[str]) -> Iterator[Refusal]:
     known = [*READERS, *WITH_OTHERS]
     for name in names:
-        if name in UNSUPPORTED:
-            yield Refusal(name, 1, UNSUPPORTED[name])
-        elif name in WITH_OTHERS and WITH_OTHERS[name] not in names:
+        if name in WITH_OTHERS and WITH_OTHERS[name] not in names:
             yield Refusal(name, 0, f"means nothing without {WITH_OTHERS[name]}")
         elif name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -153,10 +151,9 @@ def _broken_goods(folder: Folder, missing: Callable[[Kind, str], bool]) -> Itera
                 yield Refusal(*origin, f"items.csv has no item {part.sku}")
             if part.sku in bundles:
                 yield Refusal(*origin, f"{part.sku} is a bundle; a bundle holds no bundles")
-    counts, levels = folder.part(SUPPLY), folder.part(PROTECTION_LEVELS)
-    for entry, origin in zip(
-        (*counts.entries, *levels.entries), (*counts.origins, *levels.origins), strict=True
-    ):
+    stock = [folder.part(kind) for kind in (SUPPLY, PROTECTION_LEVELS, INBOUND)]
+    rows = (zip(part.entries, part.origins, strict=True) for part in stock)
+    for entry, origin in chain.from_iterable(rows):
         if entry.sku in bundles:
             yield Refusal(*origin, f"{entry.sku} is a bundle; count its components")
         if missing(NODES, entry.node_id):

@@ -75,6 +75,13 @@ PROTECTION_LEVELS = Kind(
     "protection levels", "rows", supply_pb.SetProtectionLevelsRequest, "SetProtectionLevels",
     supply_convert.levels_from, lambda entry: f"{entry.sku} at {entry.node_id} for {entry.segment}",
 )  # fmt: skip
+INBOUND = Kind(
+    "inbound", "rows", supply_pb.SyncSupplyRequest, "SyncSupply", supply_convert.sync_from,
+    lambda entry: f"{entry.bucket} of {entry.sku} to {entry.node_id}",
+)  # fmt: skip
+COUNTS = {SUPPLY.name: "supply.csv", INBOUND.name: "inbound.csv"}
+"""Kinds that are counts, each a report of its own, numbered by the time its file was written."""
+
 ORDER = (
     CALENDARS,
     NODES,
@@ -85,6 +92,7 @@ ORDER = (
     SOURCING_RULES,
     SUPPLY,
     PROTECTION_LEVELS,
+    INBOUND,
 )
 """What is named comes before what names it."""
 

@@ -10,6 +10,8 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from promise_svc.domain.inventory import QUANTITY_MAX
 
 MICROS = 1_000_000
@@ -93,6 +95,15 @@ class Row:
             return int(hours), int(minutes)
         self.refuse(f"{column} must be a time such as 17:30, not {self.text(column)!r}")
         return 0, 0
+
+    def instant(self, column: str) -> Timestamp:
+        """An instant of RFC 3339, such as 2026-12-01T09:00:00-06:00."""
+        found, value = Timestamp(), self.text(column)
+        try:
+            found.FromJsonString(value)
+        except ValueError:
+            self.refuse(f"{column} must be a time such as 2026-12-01T09:00:00-06:00, not {value!r}")
+        return found
 
     def yes(self, column: str) -> bool:
         """Whether it says yes."""

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from promise_svc.client import PromiseClient
 from promise_svc.hotpath import shard_of
 from promise_svc.load.folder import Folder
-from promise_svc.load.parts import PROTECTION_LEVELS, SUPPLY, Part
+from promise_svc.load.parts import COUNTS, PROTECTION_LEVELS, Part
 from promise_svc.load.rows import Refusal
 from promise_svc.v1 import network_service_pb2 as pb
 from promise_svc.v1 import supply_service_pb2 as supply_pb
@@ -53,10 +53,10 @@ async def send_folder(
         if not part.entries:
             continue
         loaded.counts[part.kind.name] = Counter()
-        if part.kind is SUPPLY:
+        if part.kind.name in COUNTS:
             report: dict[str, str | int] = {
                 "source": source,
-                "source_sequence": folder.source_sequence,
+                "source_sequence": folder.source_sequences[part.kind.name],
             }
             await _send_rows(client, part, report, loaded, on_progress)
         elif part.kind is PROTECTION_LEVELS:

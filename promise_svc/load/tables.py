@@ -14,6 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from promise_svc.load.parts import (
     CALENDARS,
     CARRIER_SERVICES,
+    INBOUND,
     ITEMS,
     LANES,
     NODE_GROUPS,
@@ -68,11 +69,14 @@ _SOURCING_RULES = Columns(
 _SUPPLY = Columns(
     ("sku", "node_id", "on_hand"),
     ("safety_stock",),
-    {"supply_id": "inbound supply has no arrival dates in this version of the service",
+    {"supply_id": "what is not here yet stands in inbound.csv",
      "segment": "shares of segments stand in protection_levels.csv"},
 )  # fmt: skip
 
 _PROTECTION_LEVELS = Columns(("sku", "node_id", "segment", "level"), ())
+_INBOUND = Columns(
+    ("sku", "node_id", "supply_id", "on_hand"), ("arrival_time", "arrived", "safety_stock")
+)
 
 _CALENDAR_KEYS = {"name", "working_days", "days_off", "days_on"}
 
@@ -344,3 +348,22 @@ def read_protection_levels(path: Path, parts: Parts, refusals: Refusals) -> None
             level=row.integer("level"),
         )
         part.add(level, Origin(path.name, row.line))
+
+
+def read_inbound(path: Path, parts: Parts, refusals: Refusals) -> None:
+    """inbound.csv: a row a supply of one SKU on its way to one node, or here."""
+    part = parts[INBOUND.name]
+    part.given = True
+    for row in read_rows(path, _INBOUND, refusals):
+        count = supply_pb.SupplyRow(
+            sku=row.text("sku"),
+            node_id=row.text("node_id"),
+            bucket=row.text("supply_id"),
+            on_hand=row.integer("on_hand"),
+            arrived=row.yes("arrived"),
+        )
+        if row.text("safety_stock"):
+            count.safety_stock = row.integer("safety_stock")
+        if row.text("arrival_time"):
+            count.arrival_time.CopyFrom(row.instant("arrival_time"))
+        part.add(count, Origin(path.name, row.line))

@@ -83,6 +83,12 @@ async def test_a_zero_is_explained_from_every_side(served: Served, shop: Promise
     assert story.events[-1].event_type == "SUPPLY_SYNCED"
     assert story.order_store_as_of.sequence == story.as_of.sequence
 
+    (due,) = (await explained(shop, "sku-1", "dc-1")).inbound
+    assert (due.bucket, due.on_hand, due.safety_stock, due.arrived) == ("po-7-1", 50, 10, False)
+    assert due.arrival_time.seconds == 1_799_074_800
+    (here,) = (await explained(shop, "sku-2", "store-1")).inbound
+    assert (here.bucket, here.on_hand, here.arrived) == ("po-8-1", 0, True)
+
     switch = network_pb.SetNodeStatusRequest(
         node_id="store-1", node_status=types_pb.NODE_STATUS_OFF
     )

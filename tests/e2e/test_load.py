@@ -19,6 +19,7 @@ from promise_svc.v1 import types_pb2 as types_pb
 from tests.e2e.conftest import Served
 from tests.support.folders import COUNTS, FILES, write_folder
 
+COUNTED = ("supply", "protection levels", "inbound")
 _EVERYTHING = admin_pb.VerifyRequest()
 
 
@@ -61,9 +62,9 @@ async def test_a_folder_is_checked_loaded_and_loaded_again_for_nothing(
 
     code, answer = load(served, folder)
     assert code == 0
-    stock = {"supply": {"applied": 4}, "protection levels": {"applied": 2}}
-    created = {name: {"created": count} for name, count in COUNTS.items() if name not in stock}
-    assert answer["loaded"] == created | stock
+    created = {name: {"created": count} for name, count in COUNTS.items() if name not in COUNTED}
+    counted = {name: {"applied": COUNTS[name]} for name in COUNTED}
+    assert answer["loaded"] == created | counted
     first = await cursors(served)
     assert first != before
 

@@ -1237,6 +1237,17 @@ MUTANTS = (
         "A delivery would stand on the floor and be sold to nobody.",
     ),
     Mutant(
+        "backorder_unasked",
+        "promise_svc/application/promise.py",
+        "    later = rows if request.allow_backorder else {}\n",
+        "    later = rows\n",
+        (
+            "tests/unit/test_backorder.py::"
+            "test_a_hold_is_sourced_from_what_is_not_here_only_where_allowed",
+        ),
+        "A shopper who wants it tomorrow would wait for a ship from overseas.",
+    ),
+    Mutant(
         "overdue_promised",
         "promise_svc/application/promise.py",
         "        if row.bucket and row.arrival_ms > now_ms:\n",

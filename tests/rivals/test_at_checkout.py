@@ -458,3 +458,53 @@ async def test_what_is_kept_for_one_channel_is_neither_shown_nor_sold_to_another
     assert (await shop.create(a_hold((sku, 3), segment="till"))).outcome == HELD
     assert (await shop.create(a_hold((sku, 6), segment="web"))).outcome == HELD
     assert await shop.ats(sku, segment="web") == 0
+
+
+async def test_a_split_order_keeps_apart_what_is_here_and_what_is_on_its_way(
+    shop: Shop, rival: Shop
+) -> None:
+    """One unit is here and two are on their way, all three ordered. The order is split: one parcel
+    leaves, and somebody tries to move the rest to a store that has none, while others try to buy.
+    What waits goes on waiting and is nobody else's, until it arrives and is all spoken for."""
+    sku = await shop.stock(dc=1, store=0)
+    expected = supply_pb.SupplyRow(sku=sku, node_id="dc", bucket="po-1", on_hand=2)
+    expected.arrival_time.FromSeconds(int(time.time()) + 7 * 86_400)
+    await shop.sync([expected])
+    order = a_hold((sku, 3, "dc"), allow_backorder=True)
+    reply = await shop.create(order)
+    parts = [(x.bucket, x.quantity) for x in reply.reservation.lines[0].planned_units]
+    assert parts == [("", 1), ("po-1", 2)]
+    assert (await shop.confirm(order.reservation_id)).outcome == CONFIRMED
+
+    split = pb.FulfillReservationRequest(
+        reservation_id=order.reservation_id,
+        lines=[pb.LineUnits(line_id="0", quantity=1, node_id="dc")],
+        idempotency_key=f"parcel-{sku}",
+    )
+    moved = pb.TransferReservationRequest(
+        reservation_id=order.reservation_id,
+        transfers=[
+            pb.LineTransfer(line_id="0", quantity=2, source_node_id="dc", target_node_id="store")
+        ],
+        idempotency_key=f"rest-{sku}",
+    )
+    calls = shop.client.reservation
+    buying = [rival.create(a_hold((sku, 1), allow_backorder=True)) for _ in range(8)]
+    sent, *bought = await asyncio.gather(calls.FulfillReservation(split, timeout=SECONDS), *buying)
+    refused = await calls.TransferReservation(moved, timeout=SECONDS)
+
+    assert sent.outcome == pb.TRANSITION_OUTCOME_FULFILLED
+    assert {x.outcome for x in bought} == {INSUFFICIENT}
+    assert refused.outcome == pb.TRANSITION_OUTCOME_INSUFFICIENT_STOCK
+    seen = await calls.GetReservation(
+        pb.GetReservationRequest(reservation_id=order.reservation_id), timeout=SECONDS
+    )
+    assert [
+        (x.bucket, x.quantity, x.fulfilled_quantity)
+        for x in seen.reservation.lines[0].planned_units
+    ] == [("", 1, 1), ("po-1", 2, 0)]
+    assert await shop.figures(sku) == (0, 0, 0)
+
+    arrived = supply_pb.SupplyRow(sku=sku, node_id="dc", bucket="po-1", on_hand=3, arrived=True)
+    await shop.sync([arrived], sequence=2)
+    assert await rival.ats(sku) == 1

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
+from promise_svc.v1 import availability_service_pb2 as availability_pb
 from promise_svc.v1 import promise_service_pb2 as promise_pb
 from promise_svc.v1 import reservation_service_pb2 as pb
 from promise_svc.v1 import supply_service_pb2 as supply_pb
 from promise_svc.v1 import types_pb2
-from tests.rivals.conftest import CHICAGO, HELD, INSUFFICIENT, SECONDS, Shop, a_hold, plan_of
+from tests.rivals.conftest import (
+    CHICAGO,
+    HELD,
+    INSUFFICIENT,
+    SECONDS,
+    STRONG,
+    Shop,
+    a_hold,
+    plan_of,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -108,3 +119,62 @@ async def test_promise_and_hold_in_one_step_agree_under_a_crowd(shop: Shop, riva
         assert [units.node_id for units in line.planned_units] == [shipment.node_id]
     assert (await shop.figures(sku))[1] == len(held)
     assert len(held) == 21, {reply.outcome for reply in replies}
+
+
+async def test_what_is_on_its_way_is_shown_promised_held_and_put_off_by_its_own_date(
+    shop: Shop,
+) -> None:
+    """A page tells it apart from what can be sold now; a cart that allows it gets the date of its
+    arrival, and the hold the same bucket; when the supply is put off, who pays then hears of it."""
+    sku = await shop.stock(dc=0)
+    arrival_s = int(time.time()) + 20 * 86_400
+    row = supply_pb.SupplyRow(sku=sku, node_id="dc", bucket="po-1", on_hand=5, safety_stock=1)
+    row.arrival_time.FromSeconds(arrival_s)
+    await shop.sync([row])
+    request = promise_pb.PromiseCartRequest(address=CHICAGO, max_options=1)
+    request.lines.add(line_id="0", sku=sku, quantity=2)
+    later = promise_pb.PromiseCartRequest(allow_backorder=True)
+    later.MergeFrom(request)
+
+    page = await shop.client.availability.QueryAvailability(
+        availability_pb.QueryAvailabilityRequest(
+            entries=[availability_pb.AvailabilityQuery(sku=sku)],
+            consistency=STRONG,
+            view=availability_pb.AVAILABILITY_VIEW_INBOUND,
+        ),
+        timeout=SECONDS,
+    )
+    now, first, second = [
+        await shop.client.promise.PromiseCart(x, timeout=SECONDS) for x in (request, later, later)
+    ]
+    (shipment,) = first.options[0].shipments
+    held = await pays(shop, first.options[0])
+    at_once = await shop.client.reservation.PromiseAndReserve(
+        pb.PromiseAndReserveRequest(
+            reservation_id=f"at-once-{sku}",
+            owner_id="shopper",
+            lines=request.lines,
+            address=CHICAGO,
+            fulfillment_method=shipment.fulfillment_method,
+            allow_backorder=True,
+        ),
+        timeout=SECONDS,
+    )
+    row.arrival_time.FromSeconds(arrival_s + 86_400)
+    await shop.sync([row], sequence=2)
+    put_off = await pays(shop, second.options[0])
+
+    (entry,) = page.entries
+    assert (entry.ats, [(x.node_id, x.bucket, x.ats) for x in entry.inbound]) == (
+        0, [("dc", "po-1", 4)],
+    )  # fmt: skip
+    assert entry.inbound[0].arrival_time.seconds == arrival_s
+    assert now.outcome == promise_pb.PROMISE_OUTCOME_NONE
+    assert shipment.arrival_time.seconds == arrival_s
+    assert [(x.bucket, x.quantity) for x in shipment.lines] == [("po-1", 2)]
+    assert held.outcome == at_once.outcome == HELD
+    for reply in (held, at_once):
+        parts = reply.reservation.lines[0].planned_units
+        assert [(x.bucket, x.quantity) for x in parts] == [("po-1", 2)]
+        assert list(reply.reservation.shipments) == [shipment]
+    assert put_off.outcome == pb.CREATE_RESERVATION_OUTCOME_DATE_MOVED

@@ -77,11 +77,16 @@ sku,node_id,segment,level
 sku-1,dc-1,web,30
 sku-2,dc-1,marketplace,4
 """,
+    "inbound.csv": """\
+sku,node_id,supply_id,on_hand,arrival_time,arrived,safety_stock
+sku-1,dc-1,po-7-1,50,2027-01-04T09:00:00-06:00,,10
+sku-2,store-1,po-8-1,0,,yes,
+""",
 }
 
 COUNTS = {
     "calendars": 2, "nodes": 3, "node groups": 1, "items": 2, "carrier services": 2, "lanes": 6,
-    "sourcing rules": 3, "supply": 4, "protection levels": 2,
+    "sourcing rules": 3, "supply": 4, "protection levels": 2, "inbound": 2,
 }  # fmt: skip
 """Entries that become of them."""
 

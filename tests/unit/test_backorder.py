@@ -177,6 +177,25 @@ async def test_a_quote_stands_until_its_supply_is_put_off(world: World) -> None:
     assert [(x.line_id, x.outcome) for x in refused] == [("1", CreateOutcome.DATE_MOVED)]
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_hold_is_sourced_from_what_is_not_here_only_where_allowed(
+    world: World, allowed: bool
+) -> None:
+    """The plan of a reservation is that of the promise, or a refusal."""
+    world.table.put("S", "DC1", 2, bucket="po-1", arrival_ms=SOON)
+    request = PlanRequest(
+        lines=(Line("1", "S", 2),),
+        fulfillment_method=SHIP,
+        address=CHICAGOAN,
+        order_ms=NOW,
+        allow_backorder=allowed,
+    )
+
+    planned = plan(world.snapshot, world.table, request)
+
+    assert planned.units == ({"1": (("DC1", "po-1", 2, 0, 0),)} if allowed else {})
+
+
 def test_what_a_shard_said_of_a_bucket_counts(world: World) -> None:
     """Units of one bucket that the table still shows and the shard has not are not planned."""
     for bucket in ("po-1", "po-2"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from promise_svc.errors import ConfigError
 from promise_svc.load.folder import read_folder
-from promise_svc.load.parts import CALENDARS, ITEMS, LANES, NODES, SUPPLY
+from promise_svc.load.parts import CALENDARS, INBOUND, ITEMS, LANES, NODES, SUPPLY
 from tests.support.folders import COUNTS, FILES, write_folder
 
 
@@ -45,6 +46,20 @@ def test_zones_become_a_lane_for_each_service_of_the_zone(tmp_path: Path) -> Non
         ("stores", "", "air", 1, 0),
     ]
     assert [lane.HasField("base_cost_micros") for lane in lanes[1:3]] == [False, True]
+
+
+def test_supply_on_its_way_is_a_report_of_its_own(tmp_path: Path) -> None:
+    """Numbered by the time its own file was written: a new one counts nothing here anew."""
+    folder = write_folder(tmp_path)
+    os.utime(folder / "supply.csv", (5, 5))
+    os.utime(folder / "inbound.csv", (7, 7))
+
+    read = read_folder(folder)
+
+    first, second = read.part(INBOUND).entries
+    assert (first.bucket, first.arrival_time.seconds) == ("po-7-1", 1_799_074_800)
+    assert (second.on_hand, second.HasField("arrival_time"), second.arrived) == (0, False, True)
+    assert read.source_sequences == {"supply": 5_000, "inbound": 7_000}
 
 
 def test_the_first_safety_stock_rule_that_fits_decides(tmp_path: Path) -> None:
@@ -87,6 +102,12 @@ def test_the_first_safety_stock_rule_that_fits_decides(tmp_path: Path) -> None:
         ("supply", "sku-2,dc-1", "sku-1,dc-1", "supply.csv:4: sku-1 at dc-1 stands already in su"),
         ("supply", "sku-2,dc-1,40,3", "sku-2,dc-1", "supply.csv:4: has 2 values, the header nam"),
         ("supply", "on_hand,", "onhand,", "supply.csv:1: unknown column 'onhand'; did you mean on"),
+        ("inbound", "-06:00", "", "inbound.csv:2: arrival_time must be a time such as 2026-12-01T"),
+        ("inbound", ",,yes", ",2027-01-04T09:00:00Z,yes", "inbound.csv:3: arrival_time must be em"),
+        ("inbound", "po-7-1", "", "inbound.csv:2: supply_id must not be empty"),
+        ("inbound", ",,yes", ",,true", "inbound.csv:3: arrived must be yes or no, not 'true'"),
+        ("inbound", "sku-2,store-1,po-8", "sku-1,dc-1,po-7", "inbound.csv:3: po-7-1 of sku-1 to d"),
+        ("inbound", "sku-2", "sku-9", "inbound.csv:3: items.csv has no item sku-9"),
         ("safety_stock_rules", ",,25", ",3,25", "safety_stock_rules.csv:2: needs either units or"),
         ("sourcing_rules", ",stores,yes", ",shops,yes", "sourcing_rules.csv:2: node_groups.csv ha"),
         ("sourcing_rules", "yes", "true", "sourcing_rules.csv:2: excluded must be yes or no, not"),
@@ -113,7 +134,6 @@ def test_a_wrong_line_is_refused_by_file_and_line(
 @pytest.mark.parametrize(
     ("file", "text", "complaint"),
     [
-        ("inbound.csv", "sku\n", "inbound.csv:1: inbound supply has no arrival dates"),
         ("sourcing_rules.toml", "", "sourcing_rules.toml: unknown file; did you mean sourcing_ru"),
         ("node.csv", "", "node.csv: unknown file; did you mean nodes.csv?"),
     ],
@@ -180,7 +200,7 @@ def test_a_row_keeps_its_line_after_a_text_over_several(tmp_path: Path) -> None:
     items = 'sku,name\nsku-1,"two\nlines"\nsku 2,Mug\n'
 
     assert [text.partition(" ")[0] for text in refused(tmp_path, items=items)] == [
-        "items.csv:2:", "items.csv:4:", "protection_levels.csv:3:",
+        "inbound.csv:3:", "items.csv:2:", "items.csv:4:", "protection_levels.csv:3:",
         "supply.csv:4:", "supply.csv:5:",
     ]  # fmt: skip
 
