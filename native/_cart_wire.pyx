@@ -39,6 +39,7 @@ cdef enum:
     METHODS_MAX = 5
 
     INSUFFICIENT_STOCK = 60
+    CUSTOMER_LIMIT = 62
     HELD = 1
 
     # Bits of FulfillmentMethod: to an address 1 and 5, to a pickup node 2, 3 and 4.
@@ -574,7 +575,7 @@ def write_refused(int64_t outcome, lines not None):
         before = writer.written()
         of_line, ats = (<tuple>line)[1], (<tuple>line)[2]
         writer.text(0x22, (<tuple>line)[3])
-        if of_line == INSUFFICIENT_STOCK and ats >= 0:
+        if (of_line == INSUFFICIENT_STOCK or of_line == CUSTOMER_LIMIT) and ats >= 0:
             writer.told(0x18, ats)
         writer.number(0x10, of_line)
         writer.text(0x0A, (<tuple>line)[0])

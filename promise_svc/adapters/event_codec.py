@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from promise_svc.domain.events import Event, PositionImage
-from promise_svc.domain.reservation import ClaimRecord, LegLine, LegRecord
+from promise_svc.domain.reservation import ClaimRecord, CustomerLimit, LegLine, LegRecord
 from promise_svc.domain.sharding import Position
 from promise_svc.errors import InvariantBroken
 
@@ -61,6 +61,8 @@ class LegEntry(NamedTuple):
     ended: int = 0
     replaces: str = ""
     segment: str = ""
+    owner: str = ""
+    limits: tuple[CustomerLimit, ...] = ()
 
 
 class _EventEntry(NamedTuple):

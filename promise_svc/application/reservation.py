@@ -52,7 +52,9 @@ from promise_svc.domain.reservation import (
     ClaimDraft,
     ClaimRecord,
     CreateOutcome,
+    CustomerLimit,
     DurabilityMode,
+    LegLine,
     Outcome,
     State,
     StepReply,
@@ -70,6 +72,7 @@ from promise_svc.errors import (
 from promise_svc.hotpath import shard_of
 
 _NOBODY = OlderHold()
+_NO_LIMITS: Mapping[int, tuple[CustomerLimit, ...]] = {}
 _NETWORK_OUTCOMES = (CreateOutcome.UNKNOWN_SKU, CreateOutcome.UNKNOWN_NODE)
 
 REACQUIRED_MS = 60_000
@@ -254,7 +257,7 @@ class Reservations:
                 await self._shards.finish(command.reservation_id, hold.home, _known(reply))
             elif reply.outcome == Outcome.NETWORK_CHANGED:
                 await self._network.refresh()
-            elif reply.outcome == Outcome.INSUFFICIENT:
+            elif reply.outcome in (Outcome.INSUFFICIENT, Outcome.LIMITED):
                 if reply.contended and not ordered:
                     ordered = True
                 elif not self._may_replan(command, reply, missing, older):
@@ -332,7 +335,22 @@ class Reservations:
             segment=command.segment,
             replaces=older.reservation_id,
             replaced_attempt=older.attempt,
+            owner_id=command.owner_id,
+            limits=self._limits(legs),
         )
+
+    def _limits(
+        self, legs: Mapping[int, tuple[LegLine, ...]]
+    ) -> Mapping[int, tuple[CustomerLimit, ...]]:
+        """Shard -> limits of the SKUs that have one, as the network has them now."""
+        limits = self._network.snapshot().customer_limits
+        if not limits:
+            return _NO_LIMITS
+        skus = {shard: dict.fromkeys(line.sku for line in lines) for shard, lines in legs.items()}
+        return {
+            shard: tuple(limits[sku] for sku in here if sku in limits)
+            for shard, here in skus.items()
+        }
 
     async def _others_know_more(
         self,
@@ -366,7 +384,7 @@ class Reservations:
         table still shows more. Where the table has caught up meanwhile there is nothing to know,
         and the next plan differs all the same. A line that names its node, and a quote, have no
         other plan."""
-        if command.quote is not None:
+        if command.quote is not None or reply.outcome == Outcome.LIMITED:
             return False
         wanted, _ = exploded(command.lines, self._network.snapshot().bundles, LINES_MAX)
         named = {(line.sku, line.node_id) for line in wanted if line.node_id}
@@ -390,6 +408,7 @@ class Reservations:
         if claim.state != State.PENDING:
             return await self._granted(command, found, mode, deadline, replayed=True)
         body = decode_body(claim)
+        legs = legs_of(body.lines)
         again = Hold(
             reservation_id=command.reservation_id,
             home=self._home(command.reservation_id),
@@ -397,11 +416,13 @@ class Reservations:
             plan_hash=claim.plan_hash,
             ttl_ms=max(1, claim.expire_ms - found.time_ms),
             network_version=body.network_version,
-            legs=legs_of(body.lines),
+            legs=legs,
             claim=(),
             segment=body.segment,
             replaces=claim.replaces,
             replaced_attempt=claim.replaced_attempt,
+            owner_id=body.owner_id,
+            limits=self._limits(legs),
         )
         reply = await self._shards.hold(again, deadline)
         if reply.outcome == Outcome.DONE:
@@ -497,6 +518,8 @@ class Reservations:
         """The refusal of the last plan, ``held``."""
         if reply.outcome == Outcome.INSUFFICIENT:
             return self._insufficient(command, held, reply, mode)
+        if reply.outcome == Outcome.LIMITED:
+            return self._over_limit(command, held, reply, mode)
         if reply.outcome in (
             Outcome.OTHER_PLAN,
             Outcome.RESOLVED,
@@ -524,6 +547,30 @@ class Reservations:
                 known = shortfall.known or self._table.rows(line.sku) is not None
                 outcome = CreateOutcome.INSUFFICIENT_STOCK if known else CreateOutcome.UNKNOWN_SKU
                 refusals.append(LineOutcome(line.line_id, outcome, shortfall.ats, units.node_id))
+        lines = all_outcomes(command, of_requested(refusals, held.bundles))
+        return CreateResult(
+            outcome=min(line.outcome for line in lines), lines=lines, durability=mode
+        )
+
+    def _over_limit(
+        self,
+        command: CreateCommand,
+        held: SourcedLines,
+        reply: HoldReply,
+        mode: DurabilityMode,
+    ) -> CreateResult:
+        """Lines that count for one limit share what it leaves, in request order."""
+        limits = self._network.snapshot().customer_limits
+        left = {line.sku: shortfall.ats for line, shortfall in reply.shortfalls}
+        shared: dict[str, int] = {}
+        refusals = []
+        for line in held.lines:
+            if line.sku not in left:
+                continue
+            counter = limits[line.sku].counter if line.sku in limits else line.sku
+            free = shared.get(counter, left[line.sku])
+            shared[counter] = max(0, free - line.quantity)
+            refusals.append(LineOutcome(line.line_id, CreateOutcome.CUSTOMER_LIMIT, free))
         lines = all_outcomes(command, of_requested(refusals, held.bundles))
         return CreateResult(
             outcome=min(line.outcome for line in lines), lines=lines, durability=mode
@@ -593,9 +640,15 @@ class Reservations:
             legs=legs,
             segment=body.segment,
             claim=ClaimDraft(claim.body_hash, 0, tuple(legs), claim.body, reacquires=1),
+            owner_id=body.owner_id,
+            limits=self._limits(legs),
         )
         reply = await self._shards.hold(again, deadline)
-        return reply.outcome not in (Outcome.INSUFFICIENT, Outcome.NETWORK_CHANGED)
+        return reply.outcome not in (
+            Outcome.INSUFFICIENT,
+            Outcome.NETWORK_CHANGED,
+            Outcome.LIMITED,
+        )
 
     # -- reads ------------------------------------------------------------------------------
 

@@ -89,6 +89,12 @@ class ChangeCommand:
     durability: DurabilityMode | None = None
 
 
+_TOO_MANY: Mapping[int, TransitionOutcome] = {
+    Outcome.INSUFFICIENT: TransitionOutcome.INSUFFICIENT_STOCK,
+    Outcome.LIMITED: TransitionOutcome.CUSTOMER_LIMIT,
+}
+
+
 class _Computed(NamedTuple):
     """What a change comes to: how the claim shall read, or why it is refused."""
 
@@ -322,8 +328,8 @@ class ReservationChanges:
                 return _told(rid, reply.claim, computed, mode)
             if reply.outcome == Outcome.REFUSED and reply.state == State.EXPIRED:
                 return _told(rid, reply.claim or claim, _Computed(TransitionOutcome.EXPIRED), mode)
-            if reply.outcome == Outcome.INSUFFICIENT:
-                refused = _Computed(TransitionOutcome.INSUFFICIENT_STOCK)
+            if reply.outcome in _TOO_MANY:
+                refused = _Computed(_TOO_MANY[reply.outcome])
                 return replace(_told(rid, claim, refused, mode), short=_named(short))
         raise Unavailable("the reservation is being changed by others; try again")
 

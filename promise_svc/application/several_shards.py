@@ -37,6 +37,7 @@ from promise_svc.domain.reservation import (
     ClaimRecord,
     ConformStep,
     CreateStep,
+    CustomerLimit,
     FollowStep,
     LegLine,
     LegRecord,
@@ -100,6 +101,9 @@ class Hold:
     replaces: str = ""
     """The hold whose place it takes, and which attempt of it."""
     replaced_attempt: int = 0
+    owner_id: str = ""
+    limits: Mapping[int, tuple[CustomerLimit, ...]] = field(default_factory=dict)
+    """Shard -> limits of its lines' SKUs for one owner."""
 
     @property
     def multi(self) -> bool:
@@ -592,7 +596,9 @@ class SeveralShards:
                 await self.set_back(rid, home, deadline)
                 if len(replies) < len(growing):
                     raise Unavailable("a shard of the reservation did not answer; it is unchanged")
+                limited = any(reply.outcome == Outcome.LIMITED for reply in replies.values())
                 outcome = Outcome.INSUFFICIENT if short else Outcome.REFUSED
+                outcome = Outcome.LIMITED if limited else outcome
                 return StepReply(outcome, 0, 0, 0, claim.state, claim), {}, short
         reply, points = await self.revise(rid, home, claim, wanted, deadline)
         if growing and reply.outcome != Outcome.DONE:
@@ -843,6 +849,7 @@ class SeveralShards:
 
 
 def _step(hold: Hold, shard: int, claim: ClaimDraft | tuple[()]) -> CreateStep:
+    limits = hold.limits.get(shard, ())
     return CreateStep(
         hold.reservation_id,
         hold.attempt,
@@ -855,6 +862,8 @@ def _step(hold: Hold, shard: int, claim: ClaimDraft | tuple[()]) -> CreateStep:
         hold.replaces,
         hold.replaced_attempt,
         hold.segment,
+        hold.owner_id if limits else "",
+        limits,
     )
 
 
@@ -873,16 +882,19 @@ def _refusal(hold: Hold, home: StepReply, refused: Mapping[int, StepReply]) -> H
         Outcome.NETWORK_CHANGED,
         Outcome.OTHER_PLAN,
         Outcome.RESOLVED,
+        Outcome.LIMITED,
         Outcome.INSUFFICIENT,
     )
+    told = next(outcome for outcome in precedence if outcome in outcomes)
     return HoldReply(
-        outcome=next(outcome for outcome in precedence if outcome in outcomes),
+        outcome=told,
         claim=home.claim or None,
         epoch=home.epoch,
         time_ms=home.time_ms,
         shortfalls=tuple(
             (hold.legs[shard][shortfall.line_index], shortfall)
             for shard, reply in sorted(refused.items())
+            if reply.outcome == told
             for shortfall in reply.shortfalls
         ),
         contended=any(reply.contended for reply in refused.values()),

@@ -39,7 +39,7 @@ class TransitionResult:
     replayed: bool
     durability: DurabilityMode
     short: tuple[ShortPosition, ...] = ()
-    """For INSUFFICIENT_STOCK."""
+    """For INSUFFICIENT_STOCK and CUSTOMER_LIMIT."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ from promise_svc.domain.reservation import (
     ClaimRecord,
     ConformStep,
     CreateStep,
+    CustomerLimit,
     FollowStep,
     LegLine,
     LegRecord,
@@ -88,6 +89,8 @@ _LETTING_GO = frozenset({State.RELEASED, State.EXPIRED, State.ABORTED, State.SUP
 _GIVING_BACK = _LETTING_GO | {State.CANCELLED}
 _CONFORMED = frozenset({State.HELD, State.CONFIRMED, State.FULFILLED, State.CANCELLED})
 _CLOSED = frozenset({State.FULFILLED, State.CANCELLED})
+_BARRED = frozenset({Outcome.INSUFFICIENT, Outcome.NETWORK_CHANGED, Outcome.LIMITED})
+"""Refusals of a leg that leave a tombstone."""
 _KEYED = frozenset({EventType.SUPPLY_ADJUSTED, EventType.SALE_RECORDED})
 
 
@@ -104,6 +107,8 @@ class ShardLedger:
         self.open_until: dict[str, int] = {}
         self.doubted: dict[str, int] = {}
         """Legs taken without their claim, by when home is to be asked about them."""
+        self.taken: dict[tuple[str, str, int], int] = {}
+        """Counter, owner, window -> units that its legs have."""
         self.events: list[tuple[Position, Event]] = []
         self.at = START
         self.time_ms = 0
@@ -129,7 +134,7 @@ class ShardLedger:
         opening = bool(step.claim) and claim_outcome is Outcome.DONE
         leg_outcome, shortfalls, contended = self._check_leg(step)
         if leg_outcome not in (Outcome.DONE, Outcome.REPEATED):
-            if step.multi and leg_outcome in (Outcome.INSUFFICIENT, Outcome.NETWORK_CHANGED):
+            if step.multi and leg_outcome in _BARRED:
                 self._bar(rid, step.attempt)
             if opening and step.multi and step.claim and not step.claim.reacquires:
                 self._open_claim(step, State.ABORTED)
@@ -198,6 +203,9 @@ class ShardLedger:
         if self.shard in claim.legs:
             if leg is None or leg.attempt != claim.attempt or not _may_conform(leg, wanted):
                 return self._reply(Outcome.REFUSED, rid)
+            shortfalls = self._growth_limited(leg, wanted.lines)
+            if shortfalls:
+                return self._reply(Outcome.LIMITED, rid, shortfalls)
             shortfalls = self._growth_refused(leg, wanted.lines)
             if shortfalls:
                 return self._reply(Outcome.INSUFFICIENT, rid, shortfalls)
@@ -242,6 +250,9 @@ class ShardLedger:
             return self._leg_reply(Outcome.REFUSED, leg)
         if leg == _conformed(leg, step):
             return self._leg_reply(Outcome.REPEATED, leg)
+        shortfalls = self._growth_limited(leg, step.lines)
+        if shortfalls:
+            return self._leg_reply(Outcome.LIMITED, leg)._replace(shortfalls=shortfalls)
         shortfalls = self._growth_refused(leg, step.lines)
         if shortfalls:
             return self._leg_reply(Outcome.INSUFFICIENT, leg)._replace(shortfalls=shortfalls)
@@ -440,6 +451,7 @@ class ShardLedger:
             for image in event.positions:
                 self.positions[PositionKey(*image[:3])] = image.row
             if event.leg:
+                self._count(event.subject, event.leg)
                 self.legs[event.subject] = event.leg
                 self.doubted.pop(event.subject, None)
                 if event.leg.state == State.HELD and event.leg.multi and not event.claim:
@@ -483,9 +495,13 @@ class ShardLedger:
                 return outcome, (), 0
         if step.network_version < self.network_floor:
             return Outcome.NETWORK_CHANGED, (), 0
+        older = self._older_leg(step)
+        limited = self._limited(step, older)
+        if limited:
+            return Outcome.LIMITED, limited, 0
         shortfalls: list[Shortfall] = []
         contended = 0
-        own = self._own_units(step)
+        own = {PositionKey(*line[:3]): line.quantity for line in older.lines} if older else {}
         for index, line in enumerate(step.lines):
             key = PositionKey(*line[:3])
             mine = own.get(key, 0)
@@ -498,13 +514,68 @@ class ShardLedger:
         outcome = Outcome.INSUFFICIENT if shortfalls else Outcome.DONE
         return outcome, tuple(shortfalls), contended if shortfalls else 0
 
-    def _own_units(self, step: CreateStep) -> dict[PositionKey, int]:
+    def _older_leg(self, step: CreateStep) -> LegRecord | None:
         """What the hold to be replaced has here. Until one of the two is let go, both count as
         held: others find less, never more."""
         leg = self._leg_now(step.replaces) if step.replaces else None
         if leg is None or (leg.attempt, leg.state) != (step.replaced_attempt, State.HELD):
-            return {}
-        return {PositionKey(*line[:3]): line.quantity for line in leg.lines}
+            return None
+        return leg
+
+    def _limited(self, step: CreateStep, older: LegRecord | None) -> tuple[Shortfall, ...]:
+        """Lines of which the owner would have more than a limit allows."""
+        limits = _windowed(step.limits, self.time_ms)
+        wanted = _counted(step.owner, limits, step.lines, alive=True)
+        own = _counted_of(older) if older else {}
+        return self._over(step.owner, limits, wanted, own, step.lines)
+
+    def _growth_limited(self, leg: LegRecord, lines: tuple[LegLine, ...]) -> tuple[Shortfall, ...]:
+        """Lines that grow, of which the owner would have more than a limit allows."""
+        before = _counted_of(leg)
+        after = _counted(leg.owner, leg.limits, lines, alive=True)
+        grown = {key: after[key] - before.get(key, 0) for key in after}
+        return self._over(leg.owner, leg.limits, grown, {}, lines)
+
+    def _over(
+        self,
+        owner: str,
+        limits: tuple[CustomerLimit, ...],
+        wanted: dict[tuple[str, str, int], int],
+        own: dict[tuple[str, str, int], int],
+        lines: tuple[LegLine, ...],
+    ) -> tuple[Shortfall, ...]:
+        left: dict[str, int] = {}
+        for limit in limits:
+            key = limit.counter, owner, limit.window
+            more, most = wanted.get(key, 0), limit.quantity_max + own.get(key, 0)
+            if more > 0 and self._have(owner, key, most - more) + more > most:
+                left[limit.sku] = max(0, most - self.taken.get(key, 0))
+        return tuple(
+            Shortfall(index, left[line.sku], 1)
+            for index, line in enumerate(lines)
+            if line.sku in left
+        )
+
+    def _have(self, owner: str, key: tuple[str, str, int], most: int) -> int:
+        """Units of a counter, after expiring just enough due legs of its owner if too many."""
+        due = sorted(
+            (leg.expire_ms, rid)
+            for rid, leg in self.legs.items()
+            if leg.limits and leg.owner == owner and _due(leg, self.time_ms)
+        )
+        for _, rid in due:
+            if self.taken.get(key, 0) <= most:
+                break
+            self._expire_leg(rid, self.legs[rid])
+        return self.taken.get(key, 0)
+
+    def _count(self, rid: str, leg: LegRecord) -> None:
+        """Counters follow every change of a leg, whatever made it."""
+        before = self.legs.get(rid)
+        was, now = _counted_of(before) if before else {}, _counted_of(leg)
+        for key in was.keys() | now.keys():
+            units = self.taken.get(key, 0) + now.get(key, 0) - was.get(key, 0)
+            self.taken[key] = max(0, units)
 
     def _make_room(self, key: PositionKey, quantity: int, segment: str) -> int:
         """Units left at ``key`` for a segment, after expiring just enough due legs of its SKU if
@@ -578,6 +649,8 @@ class ShardLedger:
                 self._ended(step.reservation_id),
                 step.replaces,
                 step.segment,
+                step.owner if step.limits else "",
+                _windowed(step.limits, self.time_ms),
             ),
         )
         if step.multi and not step.claim:
@@ -692,9 +765,11 @@ class ShardLedger:
     def _bar(self, rid: str, attempt: int) -> None:
         """Leave a tombstone: this attempt can never have this leg. No event: what it bars is
         on its way over a connection that does not outlive the process."""
-        self.legs[rid] = LegRecord(
+        tombstone = LegRecord(
             RECORD_LAYOUT, State.ABORTED, attempt, "", 0, 1, (), 0, self._ended(rid)
         )
+        self._count(rid, tombstone)
+        self.legs[rid] = tombstone
 
     def _ended(self, rid: str) -> int:
         """What a record in the place of the one that stands here must remember: that an attempt
@@ -834,6 +909,7 @@ class ShardLedger:
             self._set_position(place, here)
 
     def _set_leg(self, rid: str, leg: LegRecord) -> None:
+        self._count(rid, leg)
         self.legs[rid] = self._touched_leg = leg
         if leg.state != State.HELD:
             self.doubted.pop(rid, None)
@@ -907,6 +983,33 @@ class ShardLedger:
 def _due(record: ClaimRecord | LegRecord, time_ms: int) -> bool:
     """Expired by the clock, whether or not it was swept. Pinned records no longer expire."""
     return record.state in (State.PENDING, State.HELD) and time_ms >= record.expire_ms
+
+
+def _windowed(limits: tuple[CustomerLimit, ...], time_ms: int) -> tuple[CustomerLimit, ...]:
+    """Limits with the window that units taken now count in."""
+    return tuple(
+        limit._replace(window=time_ms // limit.window_ms if limit.window_ms else 0)
+        for limit in limits
+    )
+
+
+def _counted(
+    owner: str, limits: tuple[CustomerLimit, ...], lines: tuple[LegLine, ...], *, alive: bool
+) -> dict[tuple[str, str, int], int]:
+    """Units that lines count for: those put aside, and in a window also those that left."""
+    units: dict[tuple[str, str, int], int] = {}
+    for limit in limits:
+        key = limit.counter, owner, limit.window
+        for line in lines:
+            if line.sku == limit.sku:
+                left = line.fulfilled if limit.window_ms else 0
+                units[key] = units.get(key, 0) + left + (line.quantity if alive else 0)
+    return units
+
+
+def _counted_of(leg: LegRecord) -> dict[tuple[str, str, int], int]:
+    alive = leg.state in OPEN or leg.state == State.CONFIRMED
+    return _counted(leg.owner, leg.limits, leg.lines, alive=alive)
 
 
 def _claim_due(claim: ClaimRecord, time_ms: int) -> bool:

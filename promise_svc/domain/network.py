@@ -6,13 +6,14 @@ millionths of the network's one currency, wall times are local to the node that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, time
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar, cast
 
 from promise_svc.domain.geography import LatitudeIndex
+from promise_svc.domain.reservation import CustomerLimit
 
 T = TypeVar("T")
 
@@ -111,6 +112,18 @@ class BundleComponent(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ItemLimit:
+    """The most units of an item that one owner of reservations may have."""
+
+    quantity_max: int
+    window_ms: int = 0
+    """Units count in the stretch of this length, counted from 1970, that they were taken in; 0: as
+    long as they are held or committed."""
+    by_shard_key: bool = False
+    """Counted together with all items of its shard key that are limited so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """What promising needs to know of a SKU."""
 
@@ -129,6 +142,8 @@ class Item:
     components: tuple[BundleComponent, ...] = ()
     """Makes it a bundle: it has no stock of its own, its components are what is sold. None of them
     is a bundle."""
+    customer_limit: ItemLimit | None = None
+    """Not for a bundle: its components have theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +261,8 @@ class NetworkSnapshot:
     """SKU of each bundle -> its components."""
     sourcing_rules: tuple[SourcingRule, ...]
     """By id."""
+    customer_limits: Mapping[str, CustomerLimit]
+    """SKU of each item that has one -> what the shards check."""
     _derived: dict[Callable[..., Any], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def derived(self, build: Callable[[NetworkSnapshot], T]) -> T:
@@ -337,6 +354,7 @@ def build_snapshot(version: int, documents: NetworkDocuments) -> NetworkSnapshot
         LatitudeIndex((n.latitude, n.longitude, n.node_id) for n in documents.nodes.values()),
         {sku: item.components for sku, item in documents.items.items() if item.components},
         tuple(rule for _, rule in sorted(documents.sourcing_rules.items())),
+        dict(_customer_limits(documents.items.values())),
     )
 
 
@@ -345,8 +363,23 @@ def with_items(
 ) -> NetworkSnapshot:
     """``documents``, which differ from those before in their items alone, so that what is derived
     of the rest stands. Cost: a look at each item."""
-    bundles = {sku: item.components for sku, item in documents.items.items() if item.components}
-    return replace(before, version=version, documents=documents, bundles=bundles)
+    items = documents.items
+    return replace(
+        before,
+        version=version,
+        documents=documents,
+        bundles={sku: item.components for sku, item in items.items() if item.components},
+        customer_limits=dict(_customer_limits(items.values())),
+    )
+
+
+def _customer_limits(items: Iterable[Item]) -> Iterator[tuple[str, CustomerLimit]]:
+    for item in items:
+        limit = item.customer_limit
+        if limit is not None:
+            together = limit.by_shard_key and item.shard_key
+            counter = f"k:{item.shard_key}" if together else f"s:{item.sku}"
+            yield item.sku, CustomerLimit(item.sku, counter, limit.quantity_max, limit.window_ms)
 
 
 def _group_ids_by_node(groups: Iterable[NodeGroup]) -> dict[str, tuple[str, ...]]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from promise_svc.domain.calendar import zone_of
 from promise_svc.domain.delivery import BUSINESS_DAYS_MAX, HANDLING_MINUTES_MAX
-from promise_svc.domain.inventory import ID_LENGTH_MAX
+from promise_svc.domain.inventory import ID_LENGTH_MAX, QUANTITY_MAX
 from promise_svc.domain.network import (
     Calendar,
     CarrierService,
@@ -45,6 +45,10 @@ COST_MICROS_MAX = 10**12
 
 COMPONENTS_MAX = 20
 """Most components of a bundle."""
+
+WINDOW_MS_MIN = 60_000
+WINDOW_MS_MAX = 366 * 86_400_000
+"""Of a customer limit."""
 
 COMPONENT_QUANTITY_MAX = 1_000
 """Most units of one component in a bundle."""
@@ -246,6 +250,15 @@ def _of_item(item: Item) -> _Violations:
             text = "each component may stand once, and none is the bundle itself"
             yield FieldViolation(f"components[{index}].sku", "REPEATED", text)
         seen.add(sku)
+    if item.customer_limit is not None:
+        limit = item.customer_limit
+        yield from _range("customer_limit.quantity_max", limit.quantity_max, 1, QUANTITY_MAX)
+        if limit.window_ms:
+            window_ms = limit.window_ms
+            yield from _range("customer_limit.window", window_ms, WINDOW_MS_MIN, WINDOW_MS_MAX)
+        if item.components:
+            text = "a bundle has none; limit its components"
+            yield FieldViolation("customer_limit", "DOES_NOT_FIT", text)
 
 
 def _of_calendar(calendar: Calendar) -> _Violations:

@@ -81,6 +81,19 @@ class LegLine(NamedTuple):
     """Units that have left under this leg."""
 
 
+class CustomerLimit(NamedTuple):
+    """The most units of a SKU that one owner may have; of all SKUs with its counter together."""
+
+    sku: str
+    counter: str
+    quantity_max: int
+    window_ms: int
+    """Units count in the window of the shard's clock that they were taken in, also once they left;
+    0: as long as they are held or committed."""
+    window: int = 0
+    """Number of the window, since 1970; the shard sets it."""
+
+
 class LegRecord(NamedTuple):
     """The part of a reservation in one shard."""
 
@@ -100,6 +113,10 @@ class LegRecord(NamedTuple):
     """The hold whose units here counted as free when it was taken."""
     segment: str = ""
     """Whose share its units drew on, and return to."""
+    owner: str = ""
+    """Whom its units count for, where there are limits."""
+    limits: tuple[CustomerLimit, ...] = ()
+    """As they were when it was taken; more units are checked against them too."""
 
 
 class ClaimRecord(NamedTuple):
@@ -168,6 +185,7 @@ class CreateOutcome(IntEnum):
     DATE_MOVED = 55
     EXCLUDED_BY_RULE = 58
     INSUFFICIENT_STOCK = 60
+    CUSTOMER_LIMIT = 62
     SPLIT_LIMIT = 65
     CONTENDED = 70
     REPLACED_UNKNOWN = 72
@@ -199,6 +217,7 @@ class TransitionOutcome(IntEnum):
     LIFE_LIMIT_REACHED = 95
     NODE_UNAVAILABLE = 96
     INSUFFICIENT_STOCK = 97
+    CUSTOMER_LIMIT = 98
 
 
 class Outcome(IntEnum):
@@ -227,6 +246,7 @@ class Outcome(IntEnum):
     REVISION_DIFFERS = 21
     NEEDS_REVISION = 22
     ALREADY_ARRIVED = 23
+    LIMITED = 24
 
 
 class ClaimDraft(NamedTuple):
@@ -260,10 +280,14 @@ class CreateStep(NamedTuple):
     replaced_attempt: int = 0
     segment: str = ""
     """Whom the units are for: its share may be drawn on."""
+    owner: str = ""
+    limits: tuple[CustomerLimit, ...] = ()
+    """For SKUs of the lines that have one, at most one each."""
 
 
 class Shortfall(NamedTuple):
-    """A line that does not fit, its true ATS, and whether the position exists at all."""
+    """A line that does not fit, its true ATS, and whether the position exists at all; where a limit
+    refuses it, the units its owner may still have."""
 
     line_index: int
     ats: int

@@ -46,7 +46,8 @@ _NODE_GROUPS = Columns(("node_group_id", "node_id"), ("name",))
 _ITEMS = Columns(
     ("sku",),
     ("name", "weight_grams", "length_millimeters", "width_millimeters", "height_millimeters",
-     "handling_class", "shard_key", "bundle"),
+     "handling_class", "shard_key", "bundle", "customer_limit", "customer_limit_hours",
+     "customer_limit_by_shard_key"),
 )  # fmt: skip
 _CARRIER_SERVICES = Columns(
     ("carrier_service", "calendar_id", "currency_code"),
@@ -210,6 +211,11 @@ def read_items(path: Path, parts: Parts, refusals: Refusals) -> None:
             height_millimeters=row.integer("height_millimeters"),
             components=_components(row),
         )
+        if row.text("customer_limit"):
+            item.customer_limit.quantity_max = row.integer("customer_limit")
+            item.customer_limit.by_shard_key = row.yes("customer_limit_by_shard_key")
+            if hours := row.integer("customer_limit_hours"):
+                item.customer_limit.window.FromSeconds(hours * 3_600)
         (bundles if item.components else part).add(item, Origin(path.name, row.line))
     # After their components, wherever they stand in the file.
     for bundle, origin in zip(bundles.entries, bundles.origins, strict=True):

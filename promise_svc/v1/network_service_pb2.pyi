@@ -870,6 +870,7 @@ class Item(_message.Message):
     WIDTH_MILLIMETERS_FIELD_NUMBER: _builtins.int
     HEIGHT_MILLIMETERS_FIELD_NUMBER: _builtins.int
     COMPONENTS_FIELD_NUMBER: _builtins.int
+    CUSTOMER_LIMIT_FIELD_NUMBER: _builtins.int
     sku: _builtins.str
     """The SKU. Required."""
     name: _builtins.str
@@ -900,6 +901,12 @@ class Item(_message.Message):
         components they were held with.
         """
 
+    @_builtins.property
+    def customer_limit(self) -> Global___CustomerLimit:
+        """The most units of it that one owner of reservations may have. Optional; left out means no limit.
+        Not for a bundle.
+        """
+
     def __init__(
         self,
         *,
@@ -912,14 +919,52 @@ class Item(_message.Message):
         width_millimeters: _builtins.int = ...,
         height_millimeters: _builtins.int = ...,
         components: _abc.Iterable[Global___BundleComponent] | None = ...,
+        customer_limit: Global___CustomerLimit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["customer_limit", b"customer_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["components", b"components", "handling_class", b"handling_class", "height_millimeters", b"height_millimeters", "length_millimeters", b"length_millimeters", "name", b"name", "shard_key", b"shard_key", "sku", b"sku", "weight_grams", b"weight_grams", "width_millimeters", b"width_millimeters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["components", b"components", "customer_limit", b"customer_limit", "handling_class", b"handling_class", "height_millimeters", b"height_millimeters", "length_millimeters", b"length_millimeters", "name", b"name", "shard_key", b"shard_key", "sku", b"sku", "weight_grams", b"weight_grams", "width_millimeters", b"width_millimeters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Item: _TypeAlias = Item  # noqa: Y015
+
+@_typing.final
+class CustomerLimit(_message.Message):
+    """The most units of an item that one owner of reservations may have, decided in the step that holds
+    them. Whoever sets limits must name the shopper as `owner_id`, not the cart.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUANTITY_MAX_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    BY_SHARD_KEY_FIELD_NUMBER: _builtins.int
+    quantity_max: _builtins.int
+    """Units, 1 to 2147483647."""
+    by_shard_key: _builtins.bool
+    """True to count it together with all items of its `shard_key` that say so too."""
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """Units count in the stretch of this length, counted from 1970 by the shard's clock, that they were
+        held in, also once they left; those released, expired or cancelled count no more. 1 minute to 366
+        days. Optional; left out, they count as long as they are held or committed.
+        """
+
+    def __init__(
+        self,
+        *,
+        quantity_max: _builtins.int = ...,
+        window: _duration_pb2.Duration | None = ...,
+        by_shard_key: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_shard_key", b"by_shard_key", "quantity_max", b"quantity_max", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CustomerLimit: _TypeAlias = CustomerLimit  # noqa: Y015
 
 @_typing.final
 class BundleComponent(_message.Message):

@@ -83,6 +83,10 @@ class _CreateReservationOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapp
     """There is enough, but sourcing rules exclude nodes that have it."""
     CREATE_RESERVATION_OUTCOME_INSUFFICIENT_STOCK: _CreateReservationOutcome.ValueType  # 60
     """Too little can be sold; see `ats`."""
+    CREATE_RESERVATION_OUTCOME_CUSTOMER_LIMIT: _CreateReservationOutcome.ValueType  # 62
+    """The owner would have more units of the item than its limit allows; `ats` says how many more they
+    may still have.
+    """
     CREATE_RESERVATION_OUTCOME_SPLIT_LIMIT: _CreateReservationOutcome.ValueType  # 65
     """There is enough, but not within the split limit together with the other lines."""
     CREATE_RESERVATION_OUTCOME_CONTENDED: _CreateReservationOutcome.ValueType  # 70
@@ -127,6 +131,10 @@ CREATE_RESERVATION_OUTCOME_EXCLUDED_BY_RULE: CreateReservationOutcome.ValueType 
 """There is enough, but sourcing rules exclude nodes that have it."""
 CREATE_RESERVATION_OUTCOME_INSUFFICIENT_STOCK: CreateReservationOutcome.ValueType  # 60
 """Too little can be sold; see `ats`."""
+CREATE_RESERVATION_OUTCOME_CUSTOMER_LIMIT: CreateReservationOutcome.ValueType  # 62
+"""The owner would have more units of the item than its limit allows; `ats` says how many more they
+may still have.
+"""
 CREATE_RESERVATION_OUTCOME_SPLIT_LIMIT: CreateReservationOutcome.ValueType  # 65
 """There is enough, but not within the split limit together with the other lines."""
 CREATE_RESERVATION_OUTCOME_CONTENDED: CreateReservationOutcome.ValueType  # 70
@@ -189,6 +197,8 @@ class _TransitionOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tra
     """A node named is unknown, OFF, or does not offer the reservation's method."""
     TRANSITION_OUTCOME_INSUFFICIENT_STOCK: _TransitionOutcome.ValueType  # 97
     """Too little can be sold; nothing was changed."""
+    TRANSITION_OUTCOME_CUSTOMER_LIMIT: _TransitionOutcome.ValueType  # 98
+    """The owner would have more units of an item than its limit allows; nothing was changed."""
 
 class TransitionOutcome(_TransitionOutcome, metaclass=_TransitionOutcomeEnumTypeWrapper):
     """What happened to an attempt to move a reservation to another state or to change it. Numbers are the precedence:
@@ -237,6 +247,8 @@ TRANSITION_OUTCOME_NODE_UNAVAILABLE: TransitionOutcome.ValueType  # 96
 """A node named is unknown, OFF, or does not offer the reservation's method."""
 TRANSITION_OUTCOME_INSUFFICIENT_STOCK: TransitionOutcome.ValueType  # 97
 """Too little can be sold; nothing was changed."""
+TRANSITION_OUTCOME_CUSTOMER_LIMIT: TransitionOutcome.ValueType  # 98
+"""The owner would have more units of an item than its limit allows; nothing was changed."""
 Global___TransitionOutcome: _TypeAlias = TransitionOutcome  # noqa: Y015
 
 @_typing.final
@@ -449,7 +461,7 @@ class LineOutcome(_message.Message):
     outcome: Global___CreateReservationOutcome.ValueType
     """HELD, or why not."""
     ats: _builtins.int
-    """For INSUFFICIENT_STOCK and PARTLY_HELD, the units that could have been held for this line's SKU when it was
+    """For INSUFFICIENT_STOCK, CUSTOMER_LIMIT and PARTLY_HELD, the units that could have been held for this line's SKU when it was
     decided: at its node, or over all nodes that could have served it. Else left out.
     """
     node_id: _builtins.str
@@ -1148,7 +1160,7 @@ class AmendReservationResponse(_message.Message):
     outcome: Global___TransitionOutcome.ValueType
     """AMENDED, or why not: REVISION_MISMATCH, EXPIRED, ALREADY_RELEASED, ALREADY_CANCELLED,
     ALREADY_SUPERSEDED, ALREADY_FULFILLED, UNKNOWN_LINE, EXCEEDS_OPEN_QUANTITY (less than what left
-    already), NODE_UNAVAILABLE, INSUFFICIENT_STOCK.
+    already), NODE_UNAVAILABLE, INSUFFICIENT_STOCK, CUSTOMER_LIMIT.
     """
     replayed: _builtins.bool
     """True when an earlier call had changed it."""
@@ -1160,7 +1172,9 @@ class AmendReservationResponse(_message.Message):
 
     @_builtins.property
     def short_positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShortPosition]:
-        """For INSUFFICIENT_STOCK, where units lack."""
+        """For INSUFFICIENT_STOCK, where units lack; for CUSTOMER_LIMIT, where more were wanted than the
+        owner may have, with the units that they may.
+        """
 
     def __init__(
         self,
@@ -1308,7 +1322,9 @@ class TransferReservationResponse(_message.Message):
 
     @_builtins.property
     def short_positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShortPosition]:
-        """For INSUFFICIENT_STOCK, where units lack."""
+        """For INSUFFICIENT_STOCK, where units lack; for CUSTOMER_LIMIT, where more were wanted than the
+        owner may have, with the units that they may.
+        """
 
     def __init__(
         self,

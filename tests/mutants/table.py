@@ -17,6 +17,7 @@ CHANGES = "tests/contract/test_reservation_changes.py::"
 BUNDLES = "tests/contract/test_bundles.py::"
 RULES = "tests/unit/test_rules.py::"
 AMENDS = "tests/contract/test_reservation_amends.py::"
+LIMITS = "tests/contract/test_customer_limits.py::"
 REPLACEMENTS = "tests/contract/test_replacements.py::"
 COUNTERS = "tests/contract/test_counters.py::"
 LEDGER = "tests/property/test_ledger.py::test_the_ledger_keeps_its_invariants"
@@ -221,6 +222,30 @@ MUTANTS = (
         "  local barring = LETTING_GO[target]\n",
         (RACES + "test_a_leg_that_comes_while_the_resolver_works_never_makes_a_false_answer",),
         "A leg that lands between probe and abort would let its worker acknowledge the aborted.",
+    ),
+    Mutant(
+        "growth_past_the_limit",
+        f"{LUA}/revise.lua",
+        "  local limits = leg[L_LIMITS]\n",
+        "  local limits = false\n",
+        (LIMITS + "test_more_by_an_amendment_counts_and_another_node_does_not",),
+        "Who may have three would hold one and amend it to thirty.",
+    ),
+    Mutant(
+        "limit_not_given_back",
+        f"{LUA}/prelude.lua",
+        "  for key, units in pairs(counted_of(was)) do S.taken[key] = units_of(key) - units end\n",
+        "",
+        (LIMITS + "test_units_that_are_given_back_may_be_taken_again",),
+        "A shopper whose hold ran out could never buy the item again.",
+    ),
+    Mutant(
+        "limit_past_its_window",
+        "promise_svc/domain/ledger.py",
+        "                left = line.fulfilled if limit.window_ms else 0\n",
+        "                left = 0\n",
+        (LIMITS + "test_in_a_window_units_count_until_it_is_over_also_once_they_left",),
+        "Two a day would be two at a time: whoever ships fast buys it all.",
     ),
     Mutant(
         "own_units_counted_twice",
@@ -1150,8 +1175,8 @@ MUTANTS = (
     Mutant(
         "tombstone_not_left",
         "promise_svc/domain/ledger.py",
-        "        self.legs[rid] = LegRecord(\n            RECORD_LAYOUT, State.ABORTED",
-        "        _ = LegRecord(\n            RECORD_LAYOUT, State.ABORTED",
+        "        self.legs[rid] = tombstone\n",
+        "",
         (SIMULATOR,),
         "A late message would bring a leg to life that its reservation was refused for.",
     ),

@@ -38,6 +38,7 @@ from promise_svc.domain.reservation import (
     ClaimDraft,
     ConformStep,
     CreateStep,
+    CustomerLimit,
     FollowStep,
     LegLine,
     LegRecord,
@@ -68,6 +69,18 @@ ages = st.sampled_from([0, 1, WINDOW_MS, WINDOW_MS + 1])
 """Of idempotency keys, ms; 0 where the caller does not say."""
 
 
+owners = st.sampled_from(["o1", "o2"])
+limited = st.sampled_from(
+    [
+        (),
+        (),
+        (CustomerLimit("A", "s:A", 3, 0),),
+        (CustomerLimit("A", "k:AB", 3, 0), CustomerLimit("B", "k:AB", 3, 0)),
+        (CustomerLimit("A", "s:A", 2, 7_000), CustomerLimit("B", "s:B", 4, 0)),
+    ]
+)
+
+
 @st.composite
 def legs(draw: st.DrawFn) -> tuple[LegLine, ...]:
     places = draw(st.lists(st.tuples(skus, nodes, buckets), max_size=3, unique=True))
@@ -96,9 +109,11 @@ def creates(draw: st.DrawFn) -> CreateStep:
     replaced = draw(attempts) if older else 0
     rid = draw(ids)
     segment = draw(st.sampled_from(["", "", "v", "w"]))
+    limits = draw(limited)
     return CreateStep(
-        rid, attempt, plan, ttl, version, multi, lines, claim, older, replaced, segment
-    )
+        rid, attempt, plan, ttl, version, multi, lines, claim, older, replaced, segment,
+        draw(owners) if limits else "", limits,
+    )  # fmt: skip
 
 
 targets = st.sampled_from(list(State))
@@ -180,7 +195,21 @@ class Steps(RuleBasedStateMachine):
         if not lines:
             return
         draft = ClaimDraft("x", 0, (SHARD,), "{}")
-        step = CreateStep(rid, attempt, "p", 5_000, 2, 1, lines, draft, older, leg.attempt)
+        step = CreateStep(
+            rid,
+            attempt,
+            "p",
+            5_000,
+            2,
+            1,
+            lines,
+            draft,
+            older,
+            leg.attempt,
+            leg.segment,
+            leg.owner,
+            leg.limits,
+        )
         self.both("create", [step])
         # Told too early that it is decided, or rightly.
         self.both("settle", [SettleStep(rid, attempt, State.PENDING, 0, int(not end))])
@@ -189,18 +218,45 @@ class Steps(RuleBasedStateMachine):
             self.both("resolve", [ResolveStep(older, to, 0, 0, 0, rid, attempt)])
             self.both("settle", [SettleStep(rid, attempt, State.PENDING, 0, 1)])
 
-    @rule(rid=ids, sku=skus, node=nodes, quantity=st.integers(1, 2), ended=st.booleans())
-    def sell(self, rid: str, sku: str, node: str, quantity: int, ended: bool) -> None:
+    @rule(
+        rid=ids,
+        sku=skus,
+        node=nodes,
+        quantity=st.integers(1, 2),
+        ended=st.booleans(),
+        limits=limited,
+    )
+    def sell(
+        self, rid: str, sku: str, node: str, quantity: int, ended: bool,
+        limits: tuple[CustomerLimit, ...],
+    ) -> None:  # fmt: skip
         """A hold that fits, mostly: what changes is for living reservations only."""
         line = LegLine(sku, node, "", quantity)
         shards = (SHARD,) if ended else (SHARD, OTHER_SHARD)
         draft = ClaimDraft("x", 0, shards, "{}")
         step = CreateStep(rid, 3, "p", 5_000, 2, int(not ended), (line,), draft)
-        self.both("create", [step])
+        self.both("create", [step._replace(owner="o1", limits=limits)])
         if ended:
             self.both("resolve", [ResolveStep(rid, State.CONFIRMED)])
         else:
             self.both("settle", [SettleStep(rid, 3, State.PENDING)])
+
+    @rule(owner=owners, node=nodes, most=st.integers(1, 2), alone=st.booleans())
+    def grow(self, owner: str, node: str, most: int, alone: bool) -> None:
+        """A hold that then wants a unit more than its owner may have, or than there is."""
+        rid = f"g{len(self.ledger.claims)}"
+        limits = (CustomerLimit("A", "s:A", most, 0),)
+        line, shards = LegLine("A", node, "", 1), (SHARD,) if alone else (SHARD, OTHER_SHARD)
+        draft = ClaimDraft("x", 0, shards, "{}")
+        multi = int(not alone)
+        step = CreateStep(rid, 1, "p", 5_000, 2, multi, (line,), draft, owner=owner, limits=limits)
+        self.both("create", [step])
+        more, expire_ms = (line._replace(quantity=2),), self.now_ms + 5_000
+        if alone:
+            args = (State.HELD, State.HELD, 2, expire_ms, "{}", more)
+            self.both("revise", [ReviseStep(rid, 1, 0, *args)])
+        else:
+            self.both("conform", [ConformStep(rid, 1, 1, State.HELD, expire_ms, more)])
 
     @precondition(lambda self: self.living_legs())
     @rule(data=st.data(), to=ends)
@@ -367,7 +423,10 @@ class LedgerMachine(Steps):
                 self.creates(step)
             return
         if verb != "adjust_supply":
-            super().both(verb, steps)
+            for step in steps:
+                reply = self.on_ledger(verb, [step])[0]
+                if verb in ("conform", "revise"):
+                    self.reached[f"{verb} {Outcome(reply.outcome).name}"] += 1
             return
         for step in steps:
             key = PositionKey(*step[:3])
@@ -414,6 +473,7 @@ class LedgerMachine(Steps):
         fits = all(self.ledger._left(key, step.segment) >= units for key, units in wanted.items())
         before = len(self.ledger.events)
         outcome = Outcome(self.on_ledger("create", [step])[0].outcome)
+        self.reached[f"create {outcome.name}"] += 1
         expired = len(self.ledger.events) > before + 1
         if step.replaces and outcome is Outcome.DONE and not fits and not expired:
             self.reached["replace DONE by own units"] += 1
@@ -431,6 +491,31 @@ class LedgerMachine(Steps):
                 by = (claim.successor, claim.successor_attempt)
                 assert superseded.setdefault(event.subject, by) == by
                 self.reached["replaced"] += 1
+
+    @invariant()
+    def nobody_takes_more_than_a_limit_allows(self) -> None:
+        """Counters are the sums over the legs; no event leaves an owner more units of a limit than
+        it had and the limit allows, but for a hold that will take the place of another."""
+        taken: dict[tuple[str, str, int], int] = {}
+        legs: dict[str, LegRecord] = {}
+        for _, event in self.ledger.events:
+            if not event.leg:
+                continue
+            leg, before = event.leg, legs.get(event.subject)
+            older = legs.get(leg.replaces)
+            own = _units_counted(older) if older and older.state == State.HELD else {}
+            was = _units_counted(before) if before else {}
+            for key, units in _units_counted(leg).items():
+                grown = units - was.get(key, 0)
+                sum_now = taken.get(key, 0) + grown
+                most = min((x.quantity_max for x in leg.limits if x.counter == key[0]), default=0)
+                assert grown <= 0 or sum_now - own.get(key, 0) <= most, (key, sum_now)
+            for key in was.keys() | _units_counted(leg).keys():
+                change = _units_counted(leg).get(key, 0) - was.get(key, 0)
+                taken[key] = taken.get(key, 0) + change
+            legs[event.subject] = leg
+        counted = {key: units for key, units in self.ledger.taken.items() if units}
+        assert counted == {key: units for key, units in taken.items() if units}
 
     @invariant()
     def what_was_sold_short_is_owed(self) -> None:
@@ -495,6 +580,7 @@ class LedgerMachine(Steps):
         assert {key: _counted(row) for key, row in other.positions.items()} == counters
         assert other.adjustments == self.ledger.adjustments
         assert other.at == self.ledger.at
+        assert +Counter(other.taken) == +Counter(self.ledger.taken)
         states = {rid: claim.state for rid, claim in self.ledger.claims.items()}
         assert {rid: claim.state for rid, claim in other.claims.items()} == states
 
@@ -562,6 +648,18 @@ class TwinMachine(Steps):
         assert [(entry.at, entry.event) for entry in outbox] == self.ledger.events
 
 
+def _units_counted(leg: LegRecord) -> dict[tuple[str, str, int], int]:
+    """Units put aside, and with a window those that left."""
+    alive = leg.state in OPEN or leg.state == State.CONFIRMED
+    units: Counter[tuple[str, str, int]] = Counter()
+    for limit in leg.limits:
+        for line in (line for line in leg.lines if line.sku == limit.sku):
+            counts = line.quantity if alive else 0
+            counts += line.fulfilled if limit.window_ms else 0
+            units[limit.counter, leg.owner, limit.window] += counts
+    return dict(units)
+
+
 PATHS = {
     "arrived with holds",
     "change DONE",
@@ -570,6 +668,9 @@ PATHS = {
     "change DONE paid",
     "replace DONE by own units",
     "replaced",
+    "create LIMITED",
+    "conform LIMITED",
+    "revise LIMITED",
     "sale DONE short",
     "sale REPEATED",
     "sale WINDOW_PASSED",

@@ -13,6 +13,7 @@ import pytest
 
 from loadtest.driver.client import reason_of_error
 from promise_svc.v1 import admin_service_pb2 as admin_pb
+from promise_svc.v1 import network_service_pb2 as network_pb
 from promise_svc.v1 import promise_service_pb2 as promise_pb
 from promise_svc.v1 import reservation_service_pb2 as pb
 from promise_svc.v1 import supply_service_pb2 as supply_pb
@@ -120,6 +121,32 @@ async def test_who_comes_back_with_another_cart_is_not_in_their_own_way(
     assert await shop.figures(sku) == (3, 0, 3)
     audit = await shop.client.admin.Verify(admin_pb.VerifyRequest(), timeout=60)
     assert (audit.consistent, audit.oversold_count) == (True, 0), audit
+
+
+async def test_a_limit_of_two_a_customer_holds_against_six_tabs(shop: Shop, rival: Shop) -> None:
+    """A flash sale: one shopper opens six tabs and gets two, ordered or held; another gets theirs;
+    what the first lets go they may take again."""
+    sku = await shop.stock(dc=50)
+    item = network_pb.Item(sku=sku, customer_limit=network_pb.CustomerLimit(quantity_max=2))
+    limited = await shop.client.network.UpsertItems(
+        network_pb.UpsertItemsRequest(items=[item]), timeout=SECONDS
+    )
+    tabs = [a_hold((sku, 1, "dc"), owner_id="greedy") for _ in range(6)]
+
+    first = await asyncio.gather(*(shop.create(tab) for tab in tabs))
+    other = await rival.create(a_hold((sku, 2), owner_id="patient"))
+    held = [reply for reply in first if reply.outcome == HELD]
+    await shop.confirm(held[0].reservation.reservation_id)
+    fewer = await shop.create(a_hold((sku, 1), owner_id="greedy"))
+    await shop.release(held[1].reservation.reservation_id)
+    again = await shop.create(a_hold((sku, 1), owner_id="greedy"))
+
+    refusal = pb.CREATE_RESERVATION_OUTCOME_CUSTOMER_LIMIT
+    assert limited.results[0].outcome == network_pb.UPSERT_OUTCOME_UPDATED
+    assert [reply.outcome for reply in first].count(refusal) == 4
+    assert (len(held), other.outcome, fewer.outcome, again.outcome) == (2, HELD, refusal, HELD)
+    assert fewer.line_outcomes[0].ats == 0
+    assert await shop.figures(sku) == (50, 3, 1)
 
 
 async def test_two_lines_that_each_fit_are_refused_when_their_sum_does_not(

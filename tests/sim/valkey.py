@@ -24,6 +24,7 @@ from promise_svc.domain.reservation import (
     ClaimDraft,
     ConformStep,
     CreateStep,
+    CustomerLimit,
     FollowStep,
     LegLine,
     ProtectRow,
@@ -353,7 +354,9 @@ _COMMANDS: dict[str, Callable[[Session, list[Any]], Any]] = {
 def _create_step(raw: list[Any]) -> CreateStep:
     step = CreateStep(*raw)
     claim = ClaimDraft(*step.claim)._replace(legs=tuple(step.claim[2])) if step.claim else ()
-    return step._replace(lines=tuple(LegLine(*line) for line in step.lines), claim=claim)
+    limits = tuple(CustomerLimit(*limit) for limit in step.limits)
+    lines = tuple(LegLine(*line) for line in step.lines)
+    return step._replace(lines=lines, claim=claim, limits=limits)
 
 
 def _changing(kind: Any) -> Callable[[bytes], Any]:

@@ -162,6 +162,20 @@ def test_bundles_come_after_their_components(tmp_path: Path) -> None:
     assert [(x.sku, x.quantity) for x in bundle.components] == [("sku-1", 2), ("sku-2", 1)]
 
 
+def test_a_customer_limit_is_read_with_its_window(tmp_path: Path) -> None:
+    """Units, hours, and whether a style counts together; without units there is none."""
+    items = (
+        "sku,shard_key,customer_limit,customer_limit_hours,customer_limit_by_shard_key\n"
+        "sku-1,style,3,24,yes\nsku-2,,,,\n"
+    )
+    folder = read_folder(write_folder(tmp_path, items=items))
+
+    first, second = folder.part(ITEMS).entries
+    limit = first.customer_limit
+    assert (limit.quantity_max, limit.window.seconds, limit.by_shard_key) == (3, 86_400, True)
+    assert not second.HasField("customer_limit")
+
+
 @pytest.mark.parametrize(
     ("bundle", "complaint"),
     [

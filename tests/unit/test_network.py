@@ -12,6 +12,7 @@ from promise_svc.domain.network import (
     CarrierService,
     Document,
     Item,
+    ItemLimit,
     Lane,
     NodeGroup,
     NodeMethod,
@@ -92,6 +93,16 @@ def method(**changes: int) -> NodeMethod:
         (NodeGroup(node_group_id="g", node_ids=("ok", "")), "node_ids[1]", "INVALID_ID"),
         (NodeGroup(node_group_id="g", node_ids=("a",) * 10_001), "node_ids", "TOO_MANY"),
         (Item(sku="S", weight_grams=-1), "weight_grams", "OUT_OF_RANGE"),
+        (
+            Item(sku="S", customer_limit=ItemLimit(quantity_max=0)),
+            "customer_limit.quantity_max",
+            "OUT_OF_RANGE",
+        ),
+        (
+            Item(sku="S", customer_limit=ItemLimit(quantity_max=1, window_ms=59_999)),
+            "customer_limit.window",
+            "OUT_OF_RANGE",
+        ),
         (a_calendar(working_days=frozenset({0})), "working_days", "OUT_OF_RANGE"),
         (
             a_calendar(

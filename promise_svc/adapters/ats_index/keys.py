@@ -12,6 +12,7 @@ All keys of a shard share its hash tag, so one Function may touch them all. ``P`
 ``P{t}:l:<id>``       string  packed LegRecord
 ``P{t}:c:<id>``       string  packed ClaimRecord (home shard only)
 ``P{t}:a:<key>``      string  answer to an adjustment or sale, kept for the window
+``P{t}:u:<...>``      string  units that count for an owner: counter, owner and window, a line each
 ``P{t}:legs-due``     zset    HELD legs by expire time; what the sweeper reads
 ``P{t}:doubt``        zset    HELD legs without their claim, by when home is to be asked about them
 ``P{t}:claims-due``   zset    PENDING and HELD claims by expire time

@@ -10,12 +10,14 @@ from promise_svc.application.network import NodeStatusChange
 from promise_svc.application.network_edit import UpsertReply
 from promise_svc.domain.calendar import zone_of
 from promise_svc.domain.delivery import BUSINESS_DAYS_MAX, HANDLING_MINUTES_MAX
+from promise_svc.domain.inventory import QUANTITY_MAX
 from promise_svc.domain.network import (
     BundleComponent,
     Calendar,
     CarrierService,
     FulfillmentMethod,
     Item,
+    ItemLimit,
     Lane,
     NetworkSnapshot,
     Node,
@@ -34,6 +36,8 @@ from promise_svc.domain.network_validation import (
     GROUP_NODES_MAX,
     SIZE_MILLIMETERS_MAX,
     WEIGHT_GRAMS_MAX,
+    WINDOW_MS_MAX,
+    WINDOW_MS_MIN,
     violations,
 )
 from promise_svc.errors import NotFound
@@ -262,6 +266,21 @@ def _item_from(fields: Fields, path: str, item: pb.Item) -> Item:
         width_millimeters=side("width_millimeters", item.width_millimeters),
         height_millimeters=side("height_millimeters", item.height_millimeters),
         components=_components_from(fields, path, item),
+        customer_limit=_limit_from(fields, f"{path}.customer_limit", item),
+    )
+
+
+def _limit_from(fields: Fields, path: str, item: pb.Item) -> ItemLimit | None:
+    if not item.HasField("customer_limit"):
+        return None
+    limit, window_ms = item.customer_limit, 0
+    if item.components:
+        fields.complain(path, "DOES_NOT_FIT", "a bundle has none; limit its components")
+    if limit.HasField("window"):
+        window_ms = fields.duration_ms(f"{path}.window", limit.window, WINDOW_MS_MIN, WINDOW_MS_MAX)
+    quantity_max = fields.number(f"{path}.quantity_max", limit.quantity_max, 1, QUANTITY_MAX)
+    return ItemLimit(
+        quantity_max=quantity_max, window_ms=window_ms, by_shard_key=limit.by_shard_key
     )
 
 

@@ -60,6 +60,8 @@ STATE_NUMBERS = {
 _MODES = {int(mode): mode for mode in DurabilityMode}
 _POLICIES = {int(policy): policy for policy in HoldPolicy}
 _HELD = number_of(CreateOutcome.HELD)
+_COUNTED = (CreateOutcome.INSUFFICIENT_STOCK, CreateOutcome.CUSTOMER_LIMIT)
+"""Outcomes that say how many units there would have been."""
 
 ReplyT = TypeVar(
     "ReplyT",
@@ -386,7 +388,7 @@ def _requested(reservation: Reservation) -> dict[str, int]:
 
 
 def _line_outcome_to(line: LineOutcome) -> pb.LineOutcome:
-    short = line.outcome is CreateOutcome.INSUFFICIENT_STOCK and line.ats >= 0
+    short = line.outcome in _COUNTED and line.ats >= 0
     day = line.latest_delivery_date
     return pb.LineOutcome(
         line_id=line.line_id,

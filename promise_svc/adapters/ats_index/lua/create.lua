@@ -32,12 +32,23 @@ local function meet_leg(leg, step)
 end
 
 -- What the hold to be replaced has here.
-local function own_units(step)
-  local leg, own = leg_now(step[9]), {}
-  if leg and leg[L_ATTEMPT] == step[10] and leg[L_STATE] == HELD then
-    for _, line in ipairs(leg[L_LINES]) do own[row_id(line[1], line[2], line[3])] = line[4] end
-  end
+local function older_leg(step)
+  local leg = leg_now(step[9])
+  return leg and leg[L_ATTEMPT] == step[10] and leg[L_STATE] == HELD and leg
+end
+
+local function own_units(leg)
+  local own = {}
+  for _, line in ipairs(leg[L_LINES]) do own[row_id(line[1], line[2], line[3])] = line[4] end
   return own
+end
+
+local function limited(step, older)
+  local owner, limits = step[12], step[13]
+  for _, limit in ipairs(limits) do
+    limit[5] = limit[4] > 0 and math.floor(S.time / limit[4]) or 0
+  end
+  return over_limit(owner, limits, counted(owner, limits, step[7], true), counted_of(older), step[7])
 end
 
 local function check_leg(step)
@@ -50,7 +61,10 @@ local function check_leg(step)
   end
   if step[5] < S.floor then return NETWORK_CHANGED end
   local shortfalls, contended = {}, 0
-  local own = step[9] ~= '' and own_units(step)
+  local older = step[9] ~= '' and older_leg(step)
+  local refused = #step[13] > 0 and limited(step, older)
+  if refused then return LIMITED, refused, 0 end
+  local own = older and own_units(older)
   for i = 1, #lines do
     local line = lines[i]
     local mine = own and own[row_id(line[1], line[2], line[3])] or 0
@@ -76,7 +90,10 @@ local function take_leg(step)
   end
   local leg = {1, HELD, step[2], step[3], S.time + step[4], multi, step[7], 0,
     ended(get_leg(step[1]))}
-  if step[9] ~= '' or step[11] ~= '' then leg[L_REPLACES], leg[L_SEGMENT] = step[9], step[11] end
+  if step[9] ~= '' or step[11] ~= '' or #step[13] > 0 then
+    leg[L_REPLACES], leg[L_SEGMENT] = step[9], step[11]
+  end
+  if #step[13] > 0 then leg[L_OWNER], leg[L_LIMITS] = step[12], step[13] end
   set_leg(step[1], leg)
   S.touched_leg = leg
   if multi == 1 and #step[8] == 0 then S.doubt[step[1]] = S.time + DOUBT_MS end
@@ -101,7 +118,8 @@ verb('create', each(function(step)
   local opening = outcome == DONE and home
   local leg_outcome, shortfalls, contended = check_leg(step)
   if leg_outcome ~= DONE and leg_outcome ~= REPEATED then
-    if step[6] == 1 and (leg_outcome == INSUFFICIENT or leg_outcome == NETWORK_CHANGED) then
+    if step[6] == 1 and (leg_outcome == INSUFFICIENT or leg_outcome == NETWORK_CHANGED
+      or leg_outcome == LIMITED) then
       bar(rid, step[2])
     end
     if opening and step[6] == 1 and step[8][5] == 0 then

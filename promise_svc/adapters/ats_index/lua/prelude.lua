@@ -20,11 +20,11 @@ local DONE, REPEATED, EXISTS, BODY_DIFFERS, WINDOW_PASSED = 1, 2, 3, 4, 5
 local STALE_ATTEMPT, UNSETTLED, OTHER_PLAN, RESOLVED, INSUFFICIENT = 6, 7, 8, 9, 10
 local NETWORK_CHANGED, MISSING, NEEDS_PINS, NEEDS_FOLLOW, REFUSED = 11, 12, 14, 15, 16
 local UNCHANGED, STALE_SEQUENCE, BELOW_ZERO, ABOVE_MAXIMUM, REVISION_DIFFERS = 17, 18, 19, 20, 21
-local NEEDS_REVISION, ALREADY_ARRIVED = 22, 23
+local NEEDS_REVISION, ALREADY_ARRIVED, LIMITED = 22, 23, 24
 
 -- Fields of the records, in the order of the NamedTuples.
 local L_STATE, L_ATTEMPT, L_PLAN, L_EXPIRE, L_MULTI, L_LINES, L_CHANGE = 2, 3, 4, 5, 6, 7, 8
-local L_ENDED, L_REPLACES, L_SEGMENT = 9, 10, 11
+local L_ENDED, L_REPLACES, L_SEGMENT, L_OWNER, L_LIMITS = 9, 10, 11, 12, 13
 local C_STATE, C_ATTEMPT, C_REVISION, C_BODY_HASH, C_PLAN, C_EXPIRE = 2, 3, 4, 5, 6, 8
 local C_LEGS, C_BODY, C_EPOCH, C_SEQUENCE, C_SETTLED, C_CHANGE = 9, 10, 11, 12, 13, 14
 local C_REACQUIRED, C_REPLACES, C_REPLACED, C_SUCCESSOR, C_SUCCESSOR_ATTEMPT = 15, 16, 17, 18, 19
@@ -84,7 +84,8 @@ end
 
 -- What a call has read, changed and must write; most calls leave most of these empty.
 local TABLES = {'events', 'rows', 'row_dirty', 'legs', 'leg_before', 'leg_dirty', 'claims', 'claim_before',
-  'claim_dirty', 'open_at', 'doubt', 'keys', 'touched', 'cursors', 'adjusted'}
+  'claim_dirty', 'open_at', 'doubt', 'keys', 'touched', 'cursors', 'adjusted',
+  'taken', 'counted_until'}
 
 local function load_meta(key)
   if not call then
@@ -206,8 +207,54 @@ local function get_leg(rid)
   return leg
 end
 
+-- Units that count for an owner, by key: fields of a limit are SKU, counter, most, window ms, window.
+local function count_key(owner, limit)
+  return S.base .. 'u:' .. limit[2] .. '\n' .. owner .. '\n' .. string.format('%d', limit[5])
+end
+
+local function counted(owner, limits, lines, alive)
+  local units = {}
+  for _, limit in ipairs(limits) do
+    local key = count_key(owner, limit)
+    for _, line in ipairs(lines) do
+      if line[1] == limit[1] then
+        local gone = limit[4] > 0 and line[5] or 0
+        units[key] = (units[key] or 0) + gone + (alive and line[4] or 0)
+      end
+    end
+  end
+  return units
+end
+
+local function counted_of(leg)
+  if not leg or not leg[L_LIMITS] then return {} end
+  return counted(leg[L_OWNER], leg[L_LIMITS], leg[L_LINES], ALIVE[leg[L_STATE]])
+end
+
+local function units_of(key)
+  local units = S.taken[key]
+  if units == nil then
+    units = tonumber(call('GET', key) or 0)
+    S.taken[key] = units
+  end
+  return units
+end
+
+-- Counters follow every change of a leg, whatever made it.
+local function count_leg(was, leg)
+  for _, each in ipairs({leg, was or nil}) do
+    for _, limit in ipairs(each[L_LIMITS] or {}) do
+      S.counted_until[count_key(each[L_OWNER], limit)] = limit[4] > 0 and (limit[5] + 2) * limit[4] or 0
+    end
+  end
+  for key, units in pairs(counted_of(was)) do S.taken[key] = units_of(key) - units end
+  for key, units in pairs(counted_of(leg)) do S.taken[key] = units_of(key) + units end
+end
+
 local function set_leg(rid, leg)
   if S.leg_before[rid] == nil then get_leg(rid) end
+  local was = S.legs[rid]
+  if leg[L_LIMITS] or was and was[L_LIMITS] then count_leg(was, leg) end
   S.legs[rid] = leg
   S.leg_dirty[rid] = true
 end
@@ -363,6 +410,35 @@ local function make_room(sku, node, bucket, quantity, segment)
   return free, row
 end
 
+-- Units of a counter, after expiring just enough due legs of its owner if too many.
+local function have(owner, key, most)
+  if units_of(key) <= most then return units_of(key) end
+  for _, rid in ipairs(call('ZRANGEBYSCORE', S.base .. 'legs-due', '-inf', S.time)) do
+    local leg = get_leg(rid)
+    if leg and leg[L_LIMITS] and leg[L_OWNER] == owner and due(leg[L_STATE], leg[L_EXPIRE]) then
+      expire_leg(rid, leg)
+      if units_of(key) <= most then break end
+    end
+  end
+  return units_of(key)
+end
+
+-- Lines of which the owner would have more than a limit allows, or false.
+local function over_limit(owner, limits, wanted, own, lines)
+  local free, shortfalls = {}, {}
+  for _, limit in ipairs(limits) do
+    local key = count_key(owner, limit)
+    local more, most = wanted[key] or 0, limit[3] + (own[key] or 0)
+    if more > 0 and have(owner, key, most - more) + more > most then
+      free[limit[1]] = math.max(0, most - units_of(key))
+    end
+  end
+  for i, line in ipairs(lines) do
+    if free[line[1]] then shortfalls[#shortfalls + 1] = {i - 1, free[line[1]], 1} end
+  end
+  return #shortfalls > 0 and shortfalls
+end
+
 local function put_claim(rid, claim, state, settled)
   local changed = copy(claim)
   changed[C_STATE], changed[C_SETTLED] = state, settled
@@ -434,6 +510,20 @@ local function commit_rows()
   end
 end
 
+-- A counter of a window outlives it by one more: orders of it may still be changed.
+local function commit_taken()
+  for key, ends in pairs(S.counted_until) do
+    local units = units_of(key)
+    if units <= 0 or ends > 0 and ends <= S.time then
+      call('DEL', key)
+    elseif ends > 0 then
+      call('SET', key, string.format('%d', units), 'PX', string.format('%d', ends - S.time))
+    else
+      call('SET', key, string.format('%d', units))
+    end
+  end
+end
+
 local function commit_leg(rid)
   local leg, before = S.legs[rid], S.leg_before[rid]
   local key = S.base .. 'l:' .. rid
@@ -493,6 +583,7 @@ local function commit()
   end
   commit_rows()
   for rid in pairs(S.leg_dirty) do commit_leg(rid) end
+  commit_taken()
   for rid in pairs(S.claim_dirty) do commit_claim(rid) end
   for rid, at in pairs(S.open_at) do
     if at then call('ZADD', S.base .. 'open', at, rid) else call('ZREM', S.base .. 'open', rid) end

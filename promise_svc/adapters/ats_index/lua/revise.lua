@@ -53,6 +53,14 @@ local function growth_refused(leg, lines)
   return #shortfalls > 0 and shortfalls
 end
 
+local function growth_limited(leg, lines)
+  local limits = leg[L_LIMITS]
+  if not limits then return false end
+  local grown = counted(leg[L_OWNER], limits, lines, true)
+  for key, units in pairs(counted_of(leg)) do grown[key] = (grown[key] or 0) - units end
+  return over_limit(leg[L_OWNER], limits, grown, {}, lines)
+end
+
 local function change_row(line, old, committed, segment)
   local row = get_row(line[1], line[2], line[3])
   local gone, back = moved_units(old, line)
@@ -123,6 +131,8 @@ verb('revise', each(function(step)
       or not may_conform(leg, target, lines) then
       return reply(REFUSED, rid)
     end
+    local limited = growth_limited(leg, lines)
+    if limited then return reply(LIMITED, rid, limited) end
     local shortfalls = growth_refused(leg, lines)
     if shortfalls then return reply(INSUFFICIENT, rid, shortfalls) end
   end
@@ -158,6 +168,8 @@ verb('conform', each(function(step)
   if change < (leg[L_CHANGE] or 0) or overtaken then return leg_reply(REPEATED, leg) end
   if not may_conform(leg, target, lines) then return leg_reply(REFUSED, leg) end
   if conforms(leg, target, change, expire, lines) then return leg_reply(REPEATED, leg) end
+  local limited = growth_limited(leg, lines)
+  if limited then return leg_reply(LIMITED, leg, limited) end
   local shortfalls = growth_refused(leg, lines)
   if shortfalls then return leg_reply(INSUFFICIENT, leg, shortfalls) end
   local moved = conform_leg(rid, leg, target, change, expire, lines)
