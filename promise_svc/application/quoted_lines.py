@@ -17,6 +17,7 @@ from promise_svc.application.sourced_lines import (
     of_requested,
 )
 from promise_svc.domain.delivery import Shipment
+from promise_svc.domain.inventory import ARRIVED
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reach import Reach, UnfulfilledReason, Wanted
 from promise_svc.domain.reservation import CreateOutcome
@@ -41,7 +42,7 @@ def quoted_lines(
         else:
             found = _as_of_now(reach, shipment, now_ms)
         if isinstance(found, Shipment):
-            shipments.append(found)
+            shipments.append(_here_by_now(table, found) if found.arrival_ms else found)
         else:
             refusals += [found._replace(line_id=line.line_id) for line in shipment.lines]
     if refusals:
@@ -77,6 +78,21 @@ def _reach(snapshot: NetworkSnapshot, quote: Quote, now_ms: int) -> Reach:
         order_ms=now_ms,
     )
     return Reach(snapshot, wanted)
+
+
+def _here_by_now(table: AtsReader, shipment: Shipment) -> Shipment:
+    """Lines whose supply has arrived meanwhile are stock here now."""
+    arrived = {
+        (line.sku, row.bucket)
+        for line in shipment.lines
+        for row in table.rows(line.sku) or ()
+        if row.node_id == shipment.node_id and row.arrival_ms == ARRIVED
+    }
+    lines = (
+        line._replace(bucket="") if (line.sku, line.bucket) in arrived else line
+        for line in shipment.lines
+    )
+    return shipment._replace(lines=tuple(lines))
 
 
 def _put_off(table: AtsReader, shipment: Shipment) -> list[LineOutcome]:

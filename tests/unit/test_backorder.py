@@ -164,7 +164,8 @@ async def test_rules_hold_for_the_node_it_goes_to(world: World) -> None:
 
 
 async def test_a_quote_stands_until_its_supply_is_put_off(world: World) -> None:
-    """Held from the same bucket; told as DATE_MOVED where the arrival moved back."""
+    """Held from the same bucket; told as DATE_MOVED where the arrival moved back; once it is here,
+    from stock here now."""
     world.table.put("S", "DC1", 5, bucket="po-1", arrival_ms=SOON)
     shipments = (await world.promise(("S", 2))).options[0].shipments
     quote = Quote("q", VERSION, "US", "60601", "", "", PromisedPlan("USD", shipments))
@@ -175,6 +176,10 @@ async def test_a_quote_stands_until_its_supply_is_put_off(world: World) -> None:
     world.table.put("S", "DC1", 5, bucket="po-1", arrival_ms=LATER)
     refused = quoted_lines(world.snapshot, world.table, quote, 4, NOW).refusals
     assert [(x.line_id, x.outcome) for x in refused] == [("1", CreateOutcome.DATE_MOVED)]
+
+    world.table.put("S", "DC1", 0, bucket="po-1", arrival_ms=ARRIVED)
+    arrived = quoted_lines(world.snapshot, world.table, quote, 4, NOW)
+    assert [x.planned_units for x in arrived.lines] == [(("DC1", "", 2, 0, 0),)]
 
 
 @pytest.mark.parametrize("allowed", [False, True])
