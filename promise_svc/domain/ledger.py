@@ -501,7 +501,9 @@ class ShardLedger:
             return Outcome.LIMITED, limited, 0
         shortfalls: list[Shortfall] = []
         contended = 0
-        own = {PositionKey(*line[:3]): line.quantity for line in older.lines} if older else {}
+        # Units that drew on a segment's share go back there: no other segment gets them.
+        ours = older is not None and older.segment in ("", step.segment)
+        own = {line[:3]: line.quantity for line in older.lines} if older and ours else {}
         for index, line in enumerate(step.lines):
             key = PositionKey(*line[:3])
             mine = own.get(key, 0)

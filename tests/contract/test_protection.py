@@ -112,3 +112,17 @@ async def test_a_share_changes_its_level_and_keeps_what_it_has_taken(world: Worl
         assert await protect(world, 1, f"s{number}") is Outcome.DONE
     assert await protect(world, 1, "one-more") is Outcome.ABOVE_MAXIMUM
     assert await protect(world, 2, "s3") is Outcome.DONE
+
+
+async def test_a_replaced_hold_gives_its_share_to_no_other_segment(world: World) -> None:
+    """Three units, two of them web's and held for web: a store's hold in its place gets one."""
+    await world.stock(A=3)
+    await protect(world, 2)
+    await hold(world, "old", 2, "web")
+
+    async def replaced(rid: str, units: int, segment: str) -> CreateOutcome:
+        cart = a_cart(rid, ("A",), units, segment=segment, replaces="old")
+        return (await world.worker().reservations.create(cart, TIMEOUT)).outcome
+
+    assert await replaced("for-store", 2, "store") is SHORT
+    assert await replaced("for-web", 3, "web") is HELD

@@ -37,8 +37,9 @@ local function older_leg(step)
   return leg and leg[L_ATTEMPT] == step[10] and leg[L_STATE] == HELD and leg
 end
 
-local function own_units(leg)
-  local own = {}
+local function own_units(leg, segment)
+  local own, drew_for = {}, leg[L_SEGMENT] or ''
+  if drew_for ~= '' and drew_for ~= segment then return own end
   for _, line in ipairs(leg[L_LINES]) do own[row_id(line[1], line[2], line[3])] = line[4] end
   return own
 end
@@ -64,7 +65,7 @@ local function check_leg(step)
   local older = step[9] ~= '' and older_leg(step)
   local refused = #step[13] > 0 and limited(step, older)
   if refused then return LIMITED, refused, 0 end
-  local own = older and own_units(older)
+  local own = older and own_units(older, step[11])
   for i = 1, #lines do
     local line = lines[i]
     local mine = own and own[row_id(line[1], line[2], line[3])] or 0
