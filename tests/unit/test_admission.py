@@ -62,7 +62,7 @@ def test_a_limit_of_one_lets_everybody_in_alone() -> None:
 @pytest.mark.parametrize("priority", PACED)
 async def test_a_turn_begins_as_many_calls_as_fit_by_what_they_cost(priority: Priority) -> None:
     """The cost is learned, by priority; the next turn has room again."""
-    admission = Admission(1_000)
+    admission = Admission(1_000, clock=lambda: 0.0)
     for _ in range(200):
         admission.took(priority, TURN_SECONDS / 5)
     begun = sum(admission.begins(priority) for _ in range(100))
@@ -75,7 +75,7 @@ async def test_a_turn_begins_as_many_calls_as_fit_by_what_they_cost(priority: Pr
 
 async def test_a_settling_call_waits_for_no_turn() -> None:
     """Neither when the turn is used up nor when others wait."""
-    admission = Admission(1_000)
+    admission = Admission(1_000, clock=lambda: 0.0)
     used_up(admission)
     waiting = await waits(admission, Priority.SUPPLY_DOWN)
 
@@ -86,7 +86,7 @@ async def test_a_settling_call_waits_for_no_turn() -> None:
 
 async def test_the_highest_priority_has_the_next_turn() -> None:
     """Whoever came first; within a priority, whoever came first."""
-    admission = Admission(1_000)
+    admission = Admission(1_000, clock=lambda: 0.0)
     for priority in Priority:
         for _ in range(200):
             admission.took(priority, TURN_SECONDS)  # one a turn
@@ -107,7 +107,7 @@ async def test_the_highest_priority_has_the_next_turn() -> None:
 
 async def test_who_comes_while_others_wait_does_not_overtake_them() -> None:
     """Even when a turn has room."""
-    admission = Admission(1_000)
+    admission = Admission(1_000, clock=lambda: 0.0)
     used_up(admission)
     waiting = await waits(admission, Priority.PROMISE)
 
@@ -142,7 +142,7 @@ async def test_who_has_waited_too_long_in_a_crowd_is_shed(count: int, shed_count
 
 async def test_a_few_may_wait_whatever_they_cost() -> None:
     """Nobody is refused at the door for a queue of which nobody is a crowd."""
-    admission = Admission(1_000)
+    admission = Admission(1_000, clock=lambda: 0.0)
     for _ in range(200):
         admission.took(Priority.PROMISE, 1.0)
     used_up(admission)
@@ -163,7 +163,7 @@ async def test_a_few_may_wait_whatever_they_cost() -> None:
 async def test_who_would_wait_too_long_is_shed_at_once_the_lowest_priority_first() -> None:
     """As many wait as can begin within patience by what they cost; those of lower priority do not
     count against those above them."""
-    admission = Admission(1_000)
+    admission = Admission(1_000, clock=lambda: 0.0)
     used_up(admission)
     room = round(PATIENCE_SECONDS[Priority.PROMISE] / COST_SECONDS)
     waiting = [asyncio.create_task(admission.turn(Priority.PROMISE)) for _ in range(room + 2)]
@@ -179,7 +179,7 @@ async def test_who_would_wait_too_long_is_shed_at_once_the_lowest_priority_first
 
 async def test_a_caller_who_went_away_leaves_the_queue() -> None:
     """And takes nobody's turn."""
-    admission = Admission(1_000)
+    admission = Admission(1_000, clock=lambda: 0.0)
     used_up(admission)
     gone, stays = [asyncio.create_task(admission.turn(Priority.RESERVE)) for _ in range(2)]
     asyncio.get_running_loop().call_soon(gone.cancel)
