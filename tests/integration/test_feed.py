@@ -74,6 +74,9 @@ class System:
     def failed(self, shard: int, reason: str, error: str = "") -> None:
         self.reasons.append(reason)
 
+    def faulted(self, shard: int, error: Exception) -> None:
+        raise error
+
     def stopped(self, shard: int, reason: str) -> None:
         self.reasons.append(reason)
 
