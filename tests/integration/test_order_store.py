@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -377,7 +377,13 @@ async def test_a_server_killed_and_started_again_loses_nothing(tmp_path: Path) -
         outbox.write(history.sync("a", 2))
         await _until(observed, lambda: len(observed.failures) >= 3)
         await asyncio.to_thread(engine.restart)
+        marked = asyncio.Event()
+        outbox.before["mark_durable"] = _sets(marked)
         await _until(observed, lambda: observed.carried_counts[0] == 3)
+        async with asyncio.timeout(30):
+            while outbox.durable != {0: Position(1, 3)}:
+                marked.clear()
+                await marked.wait()
         stop.set()
         await task
 
@@ -386,6 +392,13 @@ async def test_a_server_killed_and_started_again_loses_nothing(tmp_path: Path) -
         assert observed.alarms == []
         assert {reason for _, reason in observed.failures} <= {"UNAVAILABLE", "OUTCOME_UNKNOWN"}
         await store.close()
+
+
+def _sets(event: asyncio.Event) -> Callable[[int], Awaitable[None]]:
+    async def set_soon(_shard: int) -> None:
+        asyncio.get_running_loop().call_soon(event.set)
+
+    return set_soon
 
 
 async def _until(observed: Observed, condition: Any) -> None:
