@@ -212,7 +212,8 @@ class ReservationChanges:
             if state not in (State.HELD, State.CONFIRMED):
                 return _Computed(STANDS[state])
             lines, refusal = lines_of(body)
-            if refusal is None and not all(self._offers(node, body) for node in nodes):
+            gaining = _gaining(body.lines, lines).union(nodes)
+            if refusal is None and not all(self._offers(node, body) for node in gaining):
                 refusal = TransitionOutcome.NODE_UNAVAILABLE
             if refusal is not None:
                 return _Computed(refusal)
@@ -392,6 +393,21 @@ def _told(
 def _digest(command: ChangeCommand, done: TransitionOutcome) -> str:
     covered = msgspec.json.encode((done, command.lines))
     return hashlib.blake2b(covered, digest_size=8).hexdigest()
+
+
+def _gaining(before: Lines, after: Lines) -> set[str]:
+    """Nodes at which a line has more units than it had."""
+    had = {
+        (line.line_id, part.node_id, part.bucket): part.quantity
+        for line in before
+        for part in line.planned_units
+    }
+    return {
+        part.node_id
+        for line in after
+        for part in line.planned_units
+        if part.quantity > had.get((line.line_id, part.node_id, part.bucket), 0)
+    }
 
 
 def _is_known(body: Body, key: str, digest: str) -> bool:

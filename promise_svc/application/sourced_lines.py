@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import NamedTuple
 
-from promise_svc.application.ports import AtsReader
+from promise_svc.application.ports import AtsReader, AtsRow
 from promise_svc.application.promise import (
     PlannedUnits,
     PlanRequest,
@@ -25,7 +25,9 @@ from promise_svc.application.reservation_body import (
     RequestedLine,
     ReservationLine,
 )
+from promise_svc.application.stock import rows_of
 from promise_svc.domain.bundle import BundleLine, exploded, requested_line_id
+from promise_svc.domain.inventory import ats
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reach import Line, UnfulfilledReason
 from promise_svc.domain.reservation import LINES_MAX, CreateOutcome
@@ -99,7 +101,8 @@ def source_lines(
             refusals.append(LineOutcome(line.line_id, refusal, node_id=line.node_id))
         parts: tuple[PlannedUnits, ...] = (PlannedUnits(line.node_id, "", line.quantity),)
         if command.allow_backorder:
-            parts = _at_node(table, line, taken, now_ms) or parts
+            rows = rows_of(table, line.sku, command.segment)
+            parts = _at_node(rows, line, taken, now_ms) or parts
         for part in parts:
             place = (line.sku, place_of(part.node_id, part.bucket))
             taken[place] = taken.get(place, 0) + part.quantity
@@ -142,15 +145,15 @@ def source_lines(
 
 
 def _at_node(
-    table: AtsReader, line: RequestedLine, taken: Mapping[tuple[str, str], int], now_ms: int
+    rows: Sequence[AtsRow], line: RequestedLine, taken: Mapping[tuple[str, str], int], now_ms: int
 ) -> tuple[PlannedUnits, ...]:
     """Units at the node that a line names: stock here now, then what arrives first. None where all
     of it is not enough."""
     node_id, sku, left = line.node_id, line.sku, line.quantity
-    here = table.ats(sku, [node_id]) - taken.get((sku, node_id), 0)
+    there = [row for row in rows if row.node_id == node_id]
+    here = sum(ats(*row[2:6]) for row in there if not row.bucket) - taken.get((sku, node_id), 0)
     parts = [PlannedUnits(node_id, "", max(0, min(here, left)))]
-    rows = (row for row in table.rows(sku) or () if row.node_id == node_id)
-    for found in inbound_units(rows, now_ms, sku, taken):
+    for found in inbound_units(there, now_ms, sku, taken):
         units = min(found.quantity, left - sum(part.quantity for part in parts))
         parts.append(PlannedUnits(node_id, found.bucket, units))
     enough = sum(part.quantity for part in parts) == left

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from promise_svc.application.changed_lines import ChangeLine
 from promise_svc.application.reservation_changes import ChangeCommand
-from promise_svc.domain.inventory import PROTECTIONS_MAX, Protection
+from promise_svc.domain.inventory import PROTECTIONS_MAX, Protection, StockPosition
 from promise_svc.domain.reservation import (
     CreateOutcome,
     Outcome,
@@ -126,3 +126,26 @@ async def test_a_replaced_hold_gives_its_share_to_no_other_segment(world: World)
 
     assert await replaced("for-store", 2, "store") is SHORT
     assert await replaced("for-web", 3, "web") is HELD
+    await world.resolve_everything()
+    assert await shares(world) == (Protection("web", 2, 3),)
+
+
+async def test_a_named_node_gives_a_segment_its_share_before_supply_on_its_way(
+    world: World,
+) -> None:
+    """Eight of ten here, four of them web's: none of it waits for a delivery."""
+    await world.stock(A=10)
+    await protect(world, 4)
+    bucket = SupplyRow("A", "n1", "po-1", 10, 0, "erp", 1, world.clock.now + 86_400_000)
+    await world.index.sync_supply(world.shard("A"), [bucket], TIMEOUT)
+    share = (Protection("web", 4),)
+    world.table.put("A", "n1", 10, safety_stock=4)
+    world.table.kept["A"] = {("n1", ""): StockPosition(10, protected=share)}
+    world.table.put("A", "n1", 10, bucket="po-1", arrival_ms=world.clock.now + 86_400_000)
+
+    cart = a_cart("r1", ("A",), 8, segment="web", allow_backorder=True)
+    told = await world.worker().reservations.create(cart, TIMEOUT)
+
+    assert told.outcome is HELD and told.reservation is not None
+    places = [(x.bucket, x.quantity) for x in told.reservation.lines[0].planned_units]
+    assert places == [("", 8)]

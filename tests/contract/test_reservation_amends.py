@@ -161,6 +161,19 @@ async def test_units_move_to_another_node_or_stay(world: World) -> None:
     await world.check()
 
 
+async def test_a_node_that_is_off_sells_no_more_to_a_hold_either(world: World) -> None:
+    """Also where the amendment names no node: more units come from where the line's are."""
+    await world.stock(A=5, B=5, C=5)
+    worker = await held(world)
+    off = [a_node("n1", status=NodeStatus.OFF), *map(a_node, NODES[1:])]
+    world.network.now = a_snapshot(*off)
+
+    more, fewer = await amend(worker, 3, key="k1"), await amend(worker, 1, key="k2")
+
+    assert more.outcome is TransitionOutcome.NODE_UNAVAILABLE
+    assert fewer.outcome is TransitionOutcome.AMENDED
+
+
 @pytest.mark.parametrize("sold", [False, True], ids=["hold", "order"])
 async def test_a_place_that_a_leg_never_had_is_left_again(world: World, sold: bool) -> None:
     """Two lines could grow at another node, the third cannot: all are as before."""

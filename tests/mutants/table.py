@@ -535,6 +535,14 @@ MUTANTS = (
         "Units a segment has bought would be withheld from others a second time.",
     ),
     Mutant(
+        "replaced_share_not_given_back",
+        "promise_svc/adapters/ats_index/lua/prelude.lua",
+        "[CANCELLED] = true,\n  [SUPERSEDED] = true}\n",
+        "[CANCELLED] = true}\n",
+        (PROTECTION + "test_a_replaced_hold_gives_its_share_to_no_other_segment",),
+        "Every edit of a cart would take more of its segment's share, for good.",
+    ),
+    Mutant(
         "share_not_given_back",
         "promise_svc/domain/ledger.py",
         "            if target in _GIVING_BACK:\n",

@@ -29,6 +29,8 @@ class FakeAtsReader:
     def __init__(self, time_ms: int) -> None:
         self.stock: dict[str, list[AtsRow]] = {}
         self.shards: dict[str, int] = {}
+        self.kept: dict[str, dict[tuple[str, str], StockPosition]] = {}
+        """SKU -> positions that keep shares for segments."""
         self.clocks: dict[int, tuple[Position, int]] = {}
         self.at = Position(1, 7)
         self.time_ms = time_ms
@@ -61,7 +63,7 @@ class FakeAtsReader:
         )
 
     def protected(self, sku: str) -> Mapping[tuple[str, str], StockPosition]:
-        return {}
+        return self.kept.get(sku, {})
 
     def shard(self, sku: str) -> int | None:
         return self.shards.get(sku)

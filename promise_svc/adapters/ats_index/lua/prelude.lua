@@ -56,7 +56,8 @@ local ALIVE = {[PENDING] = true, [HELD] = true, [PINNED] = true, [CONFIRMED] = t
 local FOLLOWED = {[CONFIRMED] = true, [RELEASED] = true, [CANCELLED] = true,
   [EXPIRED] = true, [ABORTED] = true, [SUPERSEDED] = true}
 local LETTING_GO = {[RELEASED] = true, [EXPIRED] = true, [ABORTED] = true, [SUPERSEDED] = true}
-local GIVING_BACK = {[RELEASED] = true, [EXPIRED] = true, [ABORTED] = true, [CANCELLED] = true}
+local GIVING_BACK = {[RELEASED] = true, [EXPIRED] = true, [ABORTED] = true, [CANCELLED] = true,
+  [SUPERSEDED] = true}
 local MOVES = {
   [PENDING] = {[HELD] = true, [PINNED] = true, [RELEASED] = true, [EXPIRED] = true, [ABORTED] = true},
   [HELD] = {[PINNED] = true, [CONFIRMED] = true, [RELEASED] = true, [EXPIRED] = true, [SUPERSEDED] = true},
