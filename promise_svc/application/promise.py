@@ -220,9 +220,20 @@ def plan(snapshot: NetworkSnapshot, table: AtsReader, request: PlanRequest) -> P
         shipments = promised.options[0].shipments
     return Plan(
         units=planned_units(shipments),
-        unfulfilled_lines=promised.unfulfilled_lines,
+        unfulfilled_lines=_with_inbound(request.lines, promised),
         shipments=shipments,
         network_version=snapshot.version,
+    )
+
+
+def _with_inbound(lines: Iterable[Line], promised: PromisedCart) -> tuple[UnfulfilledLine, ...]:
+    """Unfulfilled lines told with what is on its way, as it could be held too."""
+    if not promised.with_inbound:
+        return promised.unfulfilled_lines
+    sku_of = {line.line_id: line.sku for line in lines}
+    return tuple(
+        line._replace(ats=promised.with_inbound.get(sku_of[line.line_id], line.ats))
+        for line in promised.unfulfilled_lines
     )
 
 

@@ -11,7 +11,7 @@ from promise_svc.application.held_stock import look_behind_holds
 from promise_svc.application.hold_policy import reduced
 from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.ports import AtsIndex, AtsReader, Clock, DurabilityWatch, OrderStore
-from promise_svc.application.promise import place_of
+from promise_svc.application.promise import PlannedUnits, inbound_units, place_of
 from promise_svc.application.quoted_lines import quoted_lines
 from promise_svc.application.recorded import Recorder
 from promise_svc.application.replacement import OlderHold, older_hold
@@ -157,7 +157,7 @@ class Reservations:
         digest, asked = body_hash(command), command
         told = result = await self._create(asked, digest, mode, deadline)
         for _ in range(_REDUCTIONS):
-            fewer = reduced(asked, result.lines)
+            fewer = reduced(asked, result.lines, self._network.snapshot())
             if result.reservation is not None or fewer is None:
                 break
             asked = fewer
@@ -546,11 +546,20 @@ class Reservations:
                     continue
                 known = shortfall.known or self._table.rows(line.sku) is not None
                 outcome = CreateOutcome.INSUFFICIENT_STOCK if known else CreateOutcome.UNKNOWN_SKU
-                refusals.append(LineOutcome(line.line_id, outcome, shortfall.ats, units.node_id))
+                free = shortfall.ats + self._later(command, line.sku, units)
+                refusals.append(LineOutcome(line.line_id, outcome, free, units.node_id))
         lines = all_outcomes(command, of_requested(refusals, held.bundles))
         return CreateResult(
             outcome=min(line.outcome for line in lines), lines=lines, durability=mode
         )
+
+    def _later(self, command: CreateCommand, sku: str, units: PlannedUnits) -> int:
+        """What the command may have beyond stock here now, where that was too little."""
+        if units.bucket or not command.allow_backorder or command.quote is not None:
+            return 0
+        rows = rows_of(self._table, sku, command.segment)
+        here = (row for row in rows if row.node_id == units.node_id)
+        return sum(x.quantity for x in inbound_units(here, self._clock.now_ms(), sku, {}))
 
     def _over_limit(
         self,

@@ -35,6 +35,14 @@ from promise_svc.domain.sourcing import SHIPMENTS_MAX
 from promise_svc.hotpath import shard_of
 
 
+class ShortUnits(NamedTuple):
+    """What there is of a SKU at a node, or where the service chooses the node, in all."""
+
+    sku: str
+    node_id: str
+    ats: int
+
+
 class LineOutcome(NamedTuple):
     """What happened to one line. ``ats`` is -1 where it was not looked at."""
 
@@ -44,6 +52,8 @@ class LineOutcome(NamedTuple):
     node_id: str = ""
     latest_delivery_date: date | None = None
     """Where a quoted date no longer stands: when it would be there now."""
+    short: tuple[ShortUnits, ...] = ()
+    """Of a bundle: the components there is too little of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,12 +179,15 @@ def of_requested(
     told: dict[str, LineOutcome] = {}
     for refusal in refusals:
         asked = requested_line_id(refusal.line_id)
-        sets = refusal.ats
-        if asked in whole and sets > 0:
-            sets = whole[asked].sets(refusal.line_id, sets)
-        before = told.get(asked)
+        sets, before = refusal.ats, told.get(asked)
+        short = before.short if before else ()
+        if asked in whole:
+            sku = whole[asked].component(refusal.line_id).sku
+            short = (*short, ShortUnits(sku, refusal.node_id, refusal.ats))
+            sets = whole[asked].sets(refusal.line_id, sets) if sets > 0 else sets
         if before is None or (refusal.outcome, sets) < (before.outcome, before.ats):
-            told[asked] = refusal._replace(line_id=asked, ats=sets)
+            before = refusal._replace(line_id=asked, ats=sets)
+        told[asked] = before._replace(short=short)
     return tuple(told.values()) if bundles else tuple(refusals)
 
 

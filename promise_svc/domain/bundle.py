@@ -34,7 +34,11 @@ class BundleLine(NamedTuple):
 
     def sets(self, part_id: str, units: int) -> int:
         """Bundles that ``units`` of the component on line ``part_id`` are enough for."""
-        return units // self.components[int(part_id.rpartition(_MARK)[2]) - 1].quantity
+        return units // self.component(part_id).quantity
+
+    def component(self, part_id: str) -> BundleComponent:
+        """The component on line ``part_id``."""
+        return self.components[int(part_id.rpartition(_MARK)[2]) - 1]
 
     def quantity(self, units: Mapping[str, int]) -> int:
         """Whole bundles in ``units`` (line -> units)."""

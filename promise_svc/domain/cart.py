@@ -8,7 +8,7 @@ one that no refused line could join, not always the largest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import NamedTuple
 
@@ -67,6 +67,8 @@ class PromisedCart:
     """In request order."""
     priority: int = PRIORITY_MAX
     """Nodes of higher numbers were not needed."""
+    with_inbound: Mapping[str, int] = field(default_factory=dict)
+    """SKU -> ``ats`` and what is on its way, where that was too little too."""
 
 
 def promise_cart(snapshot: NetworkSnapshot, cart: Cart) -> PromisedCart:

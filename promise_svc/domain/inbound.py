@@ -51,11 +51,16 @@ def promise_later(snapshot: NetworkSnapshot, cart: Cart, inbound: Inbound) -> Pr
 
     fewest = refused_count(times[-1])
     if fewest == len(now.unfulfilled_lines):
-        return now
+        return replace(now, with_inbound=_ats(tried[times[-1]], sku_of))
     index = bisect_left(times[:-1], -fewest, key=lambda at: -refused_count(at))
     promised = tried[times[index]]
     options = tuple(_from_buckets(option, inbound) for option in promised.options)
-    return replace(promised, options=options)
+    return replace(promised, options=options, with_inbound=_ats(tried[times[-1]], sku_of))
+
+
+def _ats(refused: PromisedCart, sku_of: Mapping[str, str]) -> dict[str, int]:
+    short = UnfulfilledReason.INSUFFICIENT_STOCK
+    return {sku_of[x.line_id]: x.ats or 0 for x in refused.unfulfilled_lines if x.reason is short}
 
 
 def _until(cart: Cart, inbound: Inbound, lacking: set[str], until_ms: int) -> Cart:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from promise_svc.application.reservation import CreateResult
 from promise_svc.application.reservation_body import CreateCommand, RequestedLine
-from promise_svc.domain.reservation import CreateOutcome, HoldPolicy, State
+from promise_svc.domain.reservation import CreateOutcome, HoldPolicy, State, SupplyRow
 from promise_svc.errors import IdempotencyKeyReused
 from promise_svc.rpc.convert.reservation import create_to
 from promise_svc.v1 import reservation_service_pb2 as pb
+from tests.contract.test_bundles import with_bundle
+from tests.contract.test_quotes import CHICAGO
 from tests.support.reservation_world import World, a_cart
 from tests.support.shards import TIMEOUT
 
@@ -154,3 +157,94 @@ async def test_a_partial_hold_is_confirmed_as_what_it_holds(world: World) -> Non
     assert [line.quantity for line in result.reservation.lines] == [2, 1]
     await world.resolve_everything()
     assert await world.held_and_committed("A") == (0, 2)
+
+
+# -- lines that share: 24 of A at n1, plenty of B; a SET is two A and one B
+
+
+@pytest.fixture
+async def shop(world: World) -> World:
+    world.network.now = with_bundle()
+    await world.stock(A=24, B=99)
+    return world
+
+
+def asked(policy: HoldPolicy, node_id: str, *lines: tuple[str, int], **other: Any) -> CreateCommand:
+    """Lines that name the node, or leave it to the service."""
+    wanted = tuple(
+        RequestedLine(f"l{n}", sku, units, node_id) for n, (sku, units) in enumerate(lines)
+    )
+    address = None if node_id else CHICAGO
+    return a_cart(RID, (), lines=wanted, policy=policy, address=address, **other)
+
+
+def units_held(result: CreateResult) -> list[int]:
+    """A line, in request order; of a bundle, sets."""
+    if result.reservation is None:
+        return []
+    return [
+        line.held_quantity or -(line.outcome == pb.CREATE_RESERVATION_OUTCOME_HELD)
+        for line in create_to(result).line_outcomes
+    ]
+
+
+WHOLE = -1
+LINES = HoldPolicy.PER_LINE
+UNITS = HoldPolicy.PARTIAL
+CASES: tuple[tuple[HoldPolicy, list[tuple[str, int]], list[int], int], ...] = (
+    (UNITS, [("A", 18), ("A", 20)], [WHOLE, 6], 24),
+    (UNITS, [("A", 18), ("A", 20), ("A", 3)], [WHOLE, 6, 0], 24),
+    (LINES, [("A", 18), ("A", 20)], [WHOLE, 0], 18),
+    (LINES, [("A", 18), ("A", 20), ("A", 3)], [WHOLE, 0, WHOLE], 21),
+    (LINES, [("A", 30), ("A", 20)], [0, WHOLE], 20),
+    (UNITS, [("SET", 9), ("A", 20)], [WHOLE, 6], 24),
+    (UNITS, [("A", 20), ("SET", 9)], [WHOLE, 2], 24),
+    (UNITS, [("SET", 10), ("A", 10)], [WHOLE, 4], 24),
+    (LINES, [("SET", 10), ("A", 10)], [WHOLE, 0], 20),
+    (UNITS, [("SET", 15), ("SET", 5)], [12, 0], 24),
+    (UNITS, [("SET", 9), ("A", 20), ("ZZ", 3)], [WHOLE, 6, 0], 24),
+    (LINES, [("A", 20), ("ZZ", 3), ("SET", 3)], [WHOLE, 0, 0], 20),
+)
+
+
+@pytest.mark.parametrize("node_id", ["n1", ""])
+@pytest.mark.parametrize(("policy", "lines", "expected", "of_a"), CASES)
+async def test_lines_that_share_units_hold_what_there_is_wherever_the_node_is_chosen(
+    shop: World,
+    node_id: str,
+    policy: HoldPolicy,
+    lines: list[tuple[str, int]],
+    expected: list[int],
+    of_a: int,
+) -> None:
+    result = await create(shop, asked(policy, node_id, *lines))
+
+    assert result.outcome is CreateOutcome.PARTLY_HELD
+    assert units_held(result) == expected
+    assert await shop.held_and_committed("A") == (of_a, 0)
+    await shop.check()
+
+
+@pytest.mark.parametrize("node_id", ["n1", ""])
+async def test_a_hold_in_part_takes_supply_on_its_way_too_where_it_may(
+    shop: World, node_id: str
+) -> None:
+    """Two here, six and five on their way. Of two lines, the second gets what the first leaves,
+    though it could have had what is here."""
+    await shop.stock(A=2)
+    nodes = ("n1", node_id or "n2")
+    for bucket, node, units, days in (("po-1", nodes[0], 6, 1), ("po-2", nodes[1], 5, 2)):
+        at = shop.clock.now_ms() + days * 86_400_000
+        row = SupplyRow("A", node, bucket, units, 0, "", 0, at)
+        await shop.index.sync_supply(shop.shard("A"), [row], TIMEOUT)
+        shop.table.put("A", node, units, bucket=bucket, arrival_ms=at)
+
+    whole = await create(shop, asked(LINES, node_id, ("A", 14), allow_backorder=True))
+    two = await create(shop, asked(UNITS, node_id, ("A", 12), ("A", 2), allow_backorder=True))
+    await shop.worker().reservations.release(RID, 0, None, TIMEOUT)
+    one = replace(asked(UNITS, node_id, ("A", 14), allow_backorder=True), reservation_id="r-2")
+
+    assert (whole.reservation, whole.lines[0].ats) == (None, 13)
+    assert units_held(two) == [WHOLE, 1]
+    assert units_held(await create(shop, one)) == [13]
+    await shop.check()

@@ -553,13 +553,24 @@ MUTANTS = (
     Mutant(
         "partial_lines_share_nothing",
         "promise_svc/application/hold_policy.py",
-        "            left[place] -= units\n",
-        "",
+        "            pool.left -= fits * units\n",
+        "            pass\n",
         (
             "tests/contract/test_hold_policies.py::"
             "test_lines_of_one_sku_share_what_there_is_in_request_order",
         ),
         "Two lines of one SKU would each be promised the same units, and the hold refused.",
+    ),
+    Mutant(
+        "partial_bundles_share_nothing",
+        "promise_svc/application/hold_policy.py",
+        "in snapshot.bundles.get(line.sku, (BundleComponent(line.sku, 1),)):",
+        "in (BundleComponent(line.sku, 1),):",
+        (
+            "tests/contract/test_hold_policies.py::"
+            "test_lines_that_share_units_hold_what_there_is_wherever_the_node_is_chosen",
+        ),
+        "A shopper who asks for sets and for one of their parts would get neither.",
     ),
     Mutant(
         "late_hold_revived_unchecked",
