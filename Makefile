@@ -33,8 +33,8 @@ demo: setup ## a shopper from product page to a row in PostgreSQL, then the audi
 serve: setup ## run the service (embedded engines unless URLs are given)
 	@$(BIN)/python -m promise_svc serve $(ARGS)
 
-test: setup ## run the tests against real engines
-	@$(BIN)/python -m pytest $(ARGS)
+test: setup ## run the tests against real engines, on all cores, a file at a time on each
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 check: lint types contracts ## ruff, mypy, import contracts, buf, generated code compared
 	@echo "check: ok"

@@ -27,6 +27,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
 
 SEED = int(os.environ.get("PROMISE_TEST_SEED") or random.SystemRandom().randrange(2**32))
+os.environ["PROMISE_TEST_SEED"] = str(SEED)  # of the processes that share the run
 
 
 def pytest_report_header() -> str:
