@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import random
 from collections.abc import AsyncIterator
@@ -13,7 +12,16 @@ import hpack
 import pytest
 
 from promise_svc.rpc.transport import TransportOptions
-from tests.support.fronts import BOTH, REPLIES, REQUESTS, SERVICE, UNARY, Behaviors, new_front
+from tests.support.fronts import (
+    BOTH,
+    REPLIES,
+    REQUESTS,
+    SERVICE,
+    UNARY,
+    Behaviors,
+    live_calls,
+    new_front,
+)
 from tests.support.raw_http2 import (
     CONTINUATION,
     DATA,
@@ -150,13 +158,9 @@ def random_conversation(rng: random.Random) -> bytes:
     return bytes(data)
 
 
-def live_calls() -> list[Any]:
-    gc.collect()
-    return [item for item in gc.get_objects() if type(item).__name__ == "Call"]
-
-
 async def test_no_bytes_break_the_front(session: Any, rng: random.Random) -> None:
     """Whatever comes: nothing is raised, and nothing is left when the connection is lost."""
+    before = live_calls()
     for _ in range(CONVERSATION_COUNT):
         data = random_conversation(rng)
         connection, transport = session.connection(), FakeTransport()
@@ -180,6 +184,6 @@ async def test_no_bytes_break_the_front(session: Any, rng: random.Random) -> Non
 
     async with asyncio.timeout(10):
         # Handlers end in their own time; what is then left is a leak.
-        while live_calls():
+        while live_calls(before):
             await asyncio.sleep(0.01)
     assert (session.connections, session.unfinished_bytes) == (set(), 0)

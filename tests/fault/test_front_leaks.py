@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from promise_svc.rpc.transport import TransportOptions
-from tests.support.fronts import BOTH, REPLIES, UNARY, BytesFront, bytes_front, until
+from tests.support.fronts import BOTH, REPLIES, UNARY, BytesFront, bytes_front, live_calls, until
 from tests.support.raw_http2 import (
     DATA,
     END_HEADERS,
@@ -133,7 +133,7 @@ async def test_memory_and_handles_stay_flat(
     front: BytesFront, frames: Frames, answered: bool
 ) -> None:
     """No call object is left, no file descriptor, and the process does not grow."""
-    process = psutil.Process()
+    process, calls_before = psutil.Process(), live_calls()
     session: Any = front.transport._front  # type: ignore[attr-defined]  # what is left is inside
     await call_many(front, WARM_COUNT, frames, answered=answered)
     await until(lambda: not session.connections)
@@ -145,7 +145,7 @@ async def test_memory_and_handles_stay_flat(
     await asyncio.sleep(0.01)
     gc.collect()
 
-    assert [item for item in gc.get_objects() if type(item).__name__ == "Call"] == []
+    assert live_calls(calls_before) == []
     assert session.unfinished_bytes == 0
     assert handle_count() == handles_before
     assert process.memory_info().rss - bytes_before < GROWTH_BYTES_MAX

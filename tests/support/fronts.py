@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import gc
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -133,3 +134,11 @@ async def until(holds: Callable[[], Any], seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
         while not holds():
             await asyncio.sleep(0.005)
+
+
+def live_calls(besides: Sequence[Any] = ()) -> list[Any]:
+    """Calls that something still holds; tests before this one may have left some."""
+    gc.collect()
+    known = set(map(id, besides))
+    calls = [item for item in gc.get_objects() if type(item).__name__ == "Call"]
+    return [call for call in calls if id(call) not in known]
