@@ -72,9 +72,13 @@ def _print(story: pb.ExplainAvailabilityResponse, sku: str, node_id: str) -> Non
     for part in story.components:
         console.print(f"= {part.ats} of {part.sku}, {part.quantity} in each", markup=False)
     if not story.components:
+        left = now.on_hand - now.committed - now.reserved - now.safety_stock
+        kept = sum(max(0, share.level - share.taken) for share in story.shares)
+        protected = max(0, min(left, kept))
         console.print(
             f"= {now.on_hand} on hand - {now.committed} committed - {now.reserved} "
             f"reserved - {now.safety_stock} safety stock"
+            + (f" - {protected} protected" if protected else "")
             + (f", short by {now.shortage}" if now.shortage else "")
         )
     for share in story.shares:
