@@ -36,7 +36,7 @@ from promise_svc.application.sourced_lines import (
     of_requested,
     source_lines,
 )
-from promise_svc.application.stock import rows_of
+from promise_svc.application.stock import ats_at, rows_of
 from promise_svc.application.tasks import Deadline, OwnedTasks
 from promise_svc.application.transition import (
     Durability,
@@ -45,7 +45,6 @@ from promise_svc.application.transition import (
     transition_outcome,
 )
 from promise_svc.domain.bundle import exploded
-from promise_svc.domain.inventory import ats
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reservation import (
     LINES_MAX,
@@ -392,9 +391,9 @@ class Reservations:
             place = (line.sku, place_of(line.node_id, line.bucket))
             if (line.sku, line.node_id) in named and not command.allow_backorder:
                 return False
-            rows = rows_of(self._table, line.sku, command.segment)
-            here = (x for x in rows if (x.node_id, x.bucket) == (line.node_id, line.bucket))
-            shown = sum(ats(*row[2:6]) for row in here) + older.units.get(place, 0)
+            table, segment = self._table, command.segment
+            shown = ats_at(table, line.sku, line.node_id, segment, line.bucket)
+            shown += older.units.get(place, 0)
             missing[place] = max(0, shown - shortfall.ats)
         return bool(reply.shortfalls)
 

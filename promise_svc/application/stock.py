@@ -310,12 +310,12 @@ def rows_of(table: AtsReader, sku: str, segment: str) -> Sequence[AtsRow]:
     return rows_to(segment, table.rows(sku), table.protected(sku)) or ()
 
 
-def ats_at(table: AtsReader, sku: str, node_id: str, segment: str) -> int:
-    """What the table says can be sold at a node to a segment, of stock here now."""
-    if not segment:
+def ats_at(table: AtsReader, sku: str, node_id: str, segment: str, bucket: str = "") -> int:
+    """What the table says can be sold of one position to a segment."""
+    if not segment and not bucket:
         return table.ats(sku, [node_id])
     rows = rows_of(table, sku, segment)
-    return sum(ats(*row[2:6]) for row in rows if row[:2] == (node_id, ""))
+    return sum(ats(*row[2:6]) for row in rows if row[:2] == (node_id, bucket))
 
 
 def _to(segment: str, stock: Stock) -> Stock:

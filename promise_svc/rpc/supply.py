@@ -8,13 +8,10 @@ from promise_svc.application.supply import SupplyWriter
 from promise_svc.rpc.auth import Scope
 from promise_svc.rpc.convert.supply import (
     adjust_from,
-    adjust_to,
+    answer_to,
     levels_from,
-    levels_to,
     sale_from,
-    sale_to,
     sync_from,
-    sync_to,
 )
 from promise_svc.rpc.guard import Call, MethodRule
 from promise_svc.v1 import supply_service_pb2 as pb
@@ -49,7 +46,7 @@ class SupplyServicer:
         answer = await self._writer.sync(
             report.source, report.source_sequence, report.rows, call.timeout
         )
-        return sync_to(answer)
+        return answer_to(pb.SyncSupplyResponse, answer)
 
     async def AdjustSupply(
         self, request: pb.AdjustSupplyRequest, call: Call
@@ -58,13 +55,16 @@ class SupplyServicer:
         answer = await self._writer.adjust(
             change.idempotency_key, change.create_ms, change.rows, call.timeout
         )
-        return adjust_to(answer)
+        return answer_to(pb.AdjustSupplyResponse, answer)
 
     async def RecordSale(self, request: pb.RecordSaleRequest, call: Call) -> pb.RecordSaleResponse:
         sale = sale_from(request, self._clock.now_ms())
-        return sale_to(await self._writer.record_sale(*sale, call.timeout))
+        return answer_to(pb.RecordSaleResponse, await self._writer.record_sale(*sale, call.timeout))
 
     async def SetProtectionLevels(
         self, request: pb.SetProtectionLevelsRequest, call: Call
     ) -> pb.SetProtectionLevelsResponse:
-        return levels_to(await self._writer.protect(levels_from(request), call.timeout))
+        return answer_to(
+            pb.SetProtectionLevelsResponse,
+            await self._writer.protect(levels_from(request), call.timeout),
+        )

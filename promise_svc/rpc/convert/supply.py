@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from promise_svc.application.supply import (
     KEEP_SAFETY_STOCK,
@@ -150,26 +150,18 @@ def _position_from(
     )
 
 
-def sync_to(answer: SupplyAnswer) -> pb.SyncSupplyResponse:
-    return pb.SyncSupplyResponse(
-        results=_results_to(answer.results), durability_mode=number_of(answer.durability)
-    )
+_AnswerT = TypeVar(
+    "_AnswerT",
+    pb.SyncSupplyResponse,
+    pb.AdjustSupplyResponse,
+    pb.RecordSaleResponse,
+    pb.SetProtectionLevelsResponse,
+)
 
 
-def adjust_to(answer: SupplyAnswer) -> pb.AdjustSupplyResponse:
-    return pb.AdjustSupplyResponse(
-        results=_results_to(answer.results), durability_mode=number_of(answer.durability)
-    )
-
-
-def sale_to(answer: SupplyAnswer) -> pb.RecordSaleResponse:
-    return pb.RecordSaleResponse(
-        results=_results_to(answer.results), durability_mode=number_of(answer.durability)
-    )
-
-
-def levels_to(answer: SupplyAnswer) -> pb.SetProtectionLevelsResponse:
-    return pb.SetProtectionLevelsResponse(
+def answer_to(message: type[_AnswerT], answer: SupplyAnswer) -> _AnswerT:
+    """The answers of all four calls have the same fields."""
+    return message(
         results=_results_to(answer.results), durability_mode=number_of(answer.durability)
     )
 
