@@ -275,7 +275,11 @@ class ShardLedger:
         """Make a leg follow its claim; a missing leg that must not come alive gets a tombstone."""
         self._advance(now_ms)
         rid, target = step.reservation_id, State(step.target)
-        leg = self._leg_now(rid)
+        leg = self.legs.get(rid)
+        # Home pinned the claim in time: its leg's own time does not count against it, as long as
+        # nobody has given the units to another.
+        if leg is not None and (target is not State.CONFIRMED or leg.attempt != step.attempt):
+            leg = self._leg_now(rid)
         barring = target is State.PENDING or target in _LETTING_GO
         if leg is not None and leg.attempt != step.attempt:
             if barring and leg.attempt < step.attempt and leg.state == State.HELD:

@@ -154,10 +154,9 @@ async def test_a_hold_lives_by_the_shards_clock_and_not_by_the_workers(world: Wo
     assert (before, after) == ([State.HELD] * 2, [State.EXPIRED] * 2)
 
 
-async def test_a_confirm_whose_legs_expired_before_they_were_pinned_confirms_nothing(
-    world: World,
-) -> None:
-    """The claim is pinned in time, the legs are not: nobody is sold what may be gone already."""
+async def test_a_confirm_that_was_in_time_at_home_is_in_time_everywhere(world: World) -> None:
+    """The claim is pinned in time, and its legs' own time passes before they hear of it: nobody was
+    given their units meanwhile, so what home decided stands."""
     await world.stock(A=1, B=1, C=1)
     worker = world.worker()
     await worker.reservations.create(a_cart(RID, CART, ttl_ms=1_000), TIMEOUT)
@@ -172,9 +171,33 @@ async def test_a_confirm_whose_legs_expired_before_they_were_pinned_confirms_not
     result = await slow.reservations.confirm(RID, 0, None, TIMEOUT)
     await slow.rest()
 
+    assert result.outcome is TransitionOutcome.CONFIRMED
+    assert [await world.held_and_committed(sku) for sku in CART] == [(0, 1)] * 3
+    await world.check()
+
+
+async def test_a_confirm_whose_legs_expired_before_they_were_pinned_confirms_nothing(
+    world: World,
+) -> None:
+    """The claim is pinned in time, the legs are not, and another shopper was given their units."""
+    await world.stock(A=1, B=1, C=1)
+    worker = world.worker()
+    await worker.reservations.create(a_cart(RID, CART, ttl_ms=1_000), TIMEOUT)
+    await worker.rest()
+    others = tuple(sku for sku in CART if world.shard(sku) != world.shard(RID))
+
+    async def pass_time(count: int, _verb: str, _shard: int) -> None:
+        if count == 1:
+            world.advance(1_000)
+            other = await world.worker().reservations.create(a_cart("r-2", others), TIMEOUT)
+            assert other.outcome is CreateOutcome.HELD
+
+    slow = world.worker()
+    slow.index._inner = Watched(world.index, pass_time)
+    result = await slow.reservations.confirm(RID, 0, None, TIMEOUT)
+    await slow.rest()
+
     assert result.outcome is TransitionOutcome.EXPIRED
-    other = await world.worker().reservations.create(a_cart("r-2", CART), TIMEOUT)
-    assert other.outcome is CreateOutcome.HELD
     await world.check()
 
 
@@ -203,6 +226,7 @@ async def test_a_confirm_that_finds_some_legs_expired_and_some_not_is_told_expir
     async def pass_time(count: int, _verb: str, _shard: int) -> None:
         if count == 1:
             world.advance(500)
+            await world.index.sweep(world.shard("A"), 100, TIMEOUT)
 
     late = world.worker()
     late.index._inner = Watched(world.index, pass_time)

@@ -263,6 +263,7 @@ async def test_a_confirm_that_met_an_ended_leg_gives_back_what_it_had_confirmed(
                 await asyncio.sleep(0)
             if when == "before":
                 world.advance(1_000)
+                await world.index.sweep(last, 100, TIMEOUT)
 
     async def confirmed(sku: str) -> bool:
         leg = (await world.index.read_legs(world.shard(sku), [RID], TIMEOUT))[0]
@@ -287,6 +288,7 @@ async def test_an_end_that_another_worker_decided_is_no_confirm(world: World) ->
     async def overtaken(verb: str, shard: int, step: Any, when: str) -> None:
         if verb == "follow" and when == "before":
             world.advance(1_000)
+            await world.index.sweep(shard, 100, TIMEOUT)
         if verb == "resolve" and step.target == State.EXPIRED and when == "before" and not rival:
             other = world.worker()
             rival.append((await other.reservations.confirm(RID, 0, None, TIMEOUT)).outcome)

@@ -42,6 +42,15 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = (
+    # -- legs' own time
+    Mutant(
+        "leg_times_out_under_its_confirm",
+        f"{LUA}/follow.lua",
+        "if leg and (target ~= CONFIRMED or leg[L_ATTEMPT] ~= attempt) then leg = leg_now(rid) end",
+        "leg = leg_now(rid)",
+        (RACES + "test_a_confirm_that_was_in_time_at_home_is_in_time_everywhere",),
+        "A shopper who paid in time would be told that the cart had expired a moment before.",
+    ),
     # -- bundles
     Mutant(
         "bundle_not_opened",

@@ -3,7 +3,10 @@
 
 verb('follow', each(function(step)
   local rid, attempt, target = step[1], step[2], step[3]
-  local leg = leg_now(rid)
+  local leg = get_leg(rid)
+  -- Home pinned the claim in time: its leg's own time does not count against it, as long as nobody
+  -- has given the units to another.
+  if leg and (target ~= CONFIRMED or leg[L_ATTEMPT] ~= attempt) then leg = leg_now(rid) end
   local barring = target == PENDING or LETTING_GO[target]
   if leg and leg[L_ATTEMPT] ~= attempt then
     if barring and leg[L_ATTEMPT] < attempt and leg[L_STATE] == HELD then
