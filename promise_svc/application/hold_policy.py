@@ -76,22 +76,30 @@ def _shared(
     why: dict[str, LineOutcome] = {}
     for line in command.lines:
         refusal = told.get(line.line_id)
-        if refusal is not None and refusal.outcome not in _COUNTED:
-            fitting[line.line_id] = 0
-            continue
-        uses = _uses(line, refusal, snapshot)
-        here = [(pools[key], units) for key, units in uses.items() if key in pools]
-        fits = min((line.quantity, *(pool.left // units for pool, units in here)))
+        most = _most(line, refusal)
+        here = [
+            (pools[key], *use)
+            for key, use in _uses(line, refusal, snapshot).items()
+            if key in pools
+        ]
+        fits = min((most, *((pool.left + other) // units for pool, units, other in here)))
         if fits < line.quantity:
             if refusal is None:
-                pool, units = min(here, key=lambda x: x[0].left // x[1])
+                pool, units, _ = min(here, key=lambda x: x[0].left // x[1])
                 ats = pool.units // units
                 why[line.line_id] = pool.refusal._replace(line_id=line.line_id, ats=ats)
             fits = fits if command.policy is HoldPolicy.PARTIAL else 0
-        for pool, units in here:
-            pool.left -= fits * units
+        for pool, units, other in here:
+            pool.left -= max(0, fits * units - other)
         fitting[line.line_id] = fits
     return fitting, why
+
+
+def _most(line: RequestedLine, refusal: LineOutcome | None) -> int:
+    """Units of a line that are left by what was told against it, stock apart."""
+    if refusal is None or refusal.outcome in _COUNTED:
+        return line.quantity
+    return refusal.fits if refusal.outcome is CreateOutcome.SPLIT_LIMIT else 0
 
 
 def _pools(
@@ -104,7 +112,7 @@ def _pools(
         if refusal is None or refusal.outcome not in _COUNTED:
             continue
         limited = refusal.outcome is CreateOutcome.CUSTOMER_LIMIT
-        for sku, node_id, ats in _short(line, refusal):
+        for sku, node_id, ats, _ in _short(line, refusal):
             key = _limit(sku, snapshot) if limited else (sku, node_id)
             units = max(0, ats)
             before = pools.get(key)
@@ -115,19 +123,23 @@ def _pools(
 
 def _uses(
     line: RequestedLine, refusal: LineOutcome | None, snapshot: NetworkSnapshot
-) -> dict[_Key, int]:
-    """What one unit of a line takes of each pool that it may draw on."""
+) -> dict[_Key, tuple[int, int]]:
+    """What one unit of a line takes of each pool that it may draw on, and how many units the line
+    has elsewhere, before it draws on that one."""
     short = () if refusal is None else _short(line, refusal)
-    uses: dict[_Key, int] = {}
+    uses: dict[_Key, tuple[int, int]] = {}
     for sku, units in snapshot.bundles.get(line.sku, (BundleComponent(line.sku, 1),)):
-        places = {line.node_id, *(x.node_id for x in short if x.sku == sku)}
-        for key in (_limit(sku, snapshot), *((sku, node_id) for node_id in places)):
-            uses[key] = uses.get(key, 0) + units
+        wanted = {line.node_id: 0} | {x.node_id: x.wanted for x in short if x.sku == sku}
+        limit = _limit(sku, snapshot)
+        uses[limit] = units + uses.get(limit, (0, 0))[0], 0
+        for node_id, there in wanted.items():
+            uses[sku, node_id] = units, max(0, line.quantity * units - there) if there else 0
     return uses
 
 
 def _short(line: RequestedLine, refusal: LineOutcome) -> tuple[ShortUnits, ...]:
-    return refusal.short or (ShortUnits(line.sku, refusal.node_id or line.node_id, refusal.ats),)
+    node_id = refusal.node_id or line.node_id
+    return refusal.short or (ShortUnits(line.sku, node_id, refusal.ats, refusal.wanted),)
 
 
 def _limit(sku: str, snapshot: NetworkSnapshot) -> _Key:

@@ -183,6 +183,8 @@ class Plan:
     """In request order; lines not named here could have been planned."""
     shipments: tuple[Shipment, ...]
     """The same units as they would leave, with dates and costs."""
+    within_limit: Mapping[str, int]
+    """Of lines beyond the split limit: line id -> units that fit."""
     network_version: int
 
 
@@ -222,6 +224,7 @@ def plan(snapshot: NetworkSnapshot, table: AtsReader, request: PlanRequest) -> P
         units=planned_units(shipments),
         unfulfilled_lines=_with_inbound(request.lines, promised),
         shipments=shipments,
+        within_limit=promised.within_limit,
         network_version=snapshot.version,
     )
 

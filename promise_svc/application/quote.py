@@ -70,6 +70,8 @@ class Quote(msgspec.Struct, frozen=True, array_like=True):
     plan: PromisedPlan
     bundles: tuple[BundleLine, ...] = ()
     """What was asked for as a bundle; the plan has its components."""
+    places: tuple[int, ...] = ()
+    """Of each line of the plan, its place in the request; empty where they stand as asked for."""
 
     @property
     def fulfillment_method(self) -> FulfillmentMethod:
@@ -85,12 +87,15 @@ class Quote(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def lines(self) -> tuple[Line, ...]:
-        """The lines of the plan, in the order of its shipments."""
+        """The lines of the plan, in request order."""
         units: dict[tuple[str, str], int] = {}
         for shipment in self.plan.shipments:
             for line_id, sku, quantity, _ in shipment.lines:
                 units[line_id, sku] = units.get((line_id, sku), 0) + quantity
-        return tuple(Line(*line, quantity) for line, quantity in units.items())
+        lines = [Line(*line, quantity) for line, quantity in units.items()]
+        if len(self.places) == len(lines):
+            lines = [line for _, line in sorted(zip(self.places, lines, strict=True))]
+        return tuple(lines)
 
     @property
     def requested_lines(self) -> tuple[Line, ...]:
@@ -198,6 +203,7 @@ class Quotes:
             plan=PromisedPlan(reply.currency_code, option.shipments),
             bundles=tuple(x for x in reply.bundles if x.line_id in line_ids),
         )
+        quote = msgspec.structs.replace(quote, places=_places(request, quote))
         token = self._signer.sign(quote)
         if not token:
             return QuoteToken(absent=NoQuoteReason.TOO_LARGE)
@@ -231,6 +237,19 @@ class Mint:
             if len(spare) < _SPARE_IDS_MAX:
                 spare.append(made)
         return f"q-{self._stem}-{next(self._numbers)}"
+
+
+def _places(request: PromiseCartRequest, quote: Quote) -> tuple[int, ...]:
+    """Places of a plan's lines in the request, a bundle's components by number; none where the
+    shipments have them in that order."""
+    asked = {line.line_id: index for index, line in enumerate(request.lines)}
+
+    def place(line_id: str) -> tuple[int, int, str]:
+        return asked[requested_line_id(line_id)], len(line_id), line_id
+
+    ids = [line.line_id for line in quote.lines]
+    rank = {line_id: index for index, line_id in enumerate(sorted(ids, key=place))}
+    return () if list(rank) == ids else tuple(rank[line_id] for line_id in ids)
 
 
 def _key_id(key: bytes) -> bytes:

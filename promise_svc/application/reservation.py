@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -381,18 +382,20 @@ class Reservations:
     ) -> bool:
         """Whether another plan may help, and what it must know: the shard's true ATS where the
         table still shows more. Where the table has caught up meanwhile there is nothing to know,
-        and the next plan differs all the same. A line that names its node, and a quote, have no
-        other plan."""
+        and the next plan differs all the same. Lines that name a node which has too little for them
+        alone, and a quote, have no other plan."""
         if command.quote is not None or reply.outcome == Outcome.LIMITED:
             return False
         wanted, _ = exploded(command.lines, self._network.snapshot().bundles, LINES_MAX)
-        named = {(line.sku, line.node_id) for line in wanted if line.node_id}
-        for line, shortfall in reply.shortfalls:
-            place = (line.sku, place_of(line.node_id, line.bucket))
-            if (line.sku, line.node_id) in named and not command.allow_backorder:
+        named = Counter[tuple[str, str]]()
+        for line in wanted:
+            named[line.sku, line.node_id] += line.quantity if line.node_id else 0
+        for short, shortfall in reply.shortfalls:
+            place = (short.sku, place_of(short.node_id, short.bucket))
+            if named[short.sku, short.node_id] > shortfall.ats and not command.allow_backorder:
                 return False
             table, segment = self._table, command.segment
-            shown = ats_at(table, line.sku, line.node_id, segment, line.bucket)
+            shown = ats_at(table, short.sku, short.node_id, segment, short.bucket)
             shown += older.units.get(place, 0)
             missing[place] = max(0, shown - shortfall.ats)
         return bool(reply.shortfalls)
@@ -546,7 +549,10 @@ class Reservations:
                 known = shortfall.known or self._table.rows(line.sku) is not None
                 outcome = CreateOutcome.INSUFFICIENT_STOCK if known else CreateOutcome.UNKNOWN_SKU
                 free = shortfall.ats + self._later(command, line.sku, units)
-                refusals.append(LineOutcome(line.line_id, outcome, free, units.node_id))
+                place = units[:2] if units.bucket else (units.node_id,)
+                there = (x.quantity for x in line.planned_units if x[: len(place)] == place)
+                refusal = LineOutcome(line.line_id, outcome, free, units.node_id)
+                refusals.append(refusal._replace(wanted=sum(there)))
         lines = all_outcomes(command, of_requested(refusals, held.bundles))
         return CreateResult(
             outcome=min(line.outcome for line in lines), lines=lines, durability=mode

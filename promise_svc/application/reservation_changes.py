@@ -217,15 +217,15 @@ class ReservationChanges:
                 refusal = TransitionOutcome.NODE_UNAVAILABLE
             if refusal is not None:
                 return _Computed(refusal)
-            if lines == body.lines:
-                return _Computed(done, replayed=True)
             if not any(open_units(line) for line in lines):
-                reason = "nothing would be left of it; release or cancel it instead"
+                ends = "cancel what is open" if state is State.CONFIRMED else "release it"
+                reason = f"no units would be put aside any more; {ends} instead"
                 raise InvalidRequest([FieldViolation("lines", "DOES_NOT_FIT", reason)])
+            # A change of nothing is one too: its key is kept and tells the same later.
             changed = _noted(body, lines, command.idempotency_key, digest)
             wanted = Revision(
                 target=state,
-                revision=claim.revision + 1,
+                revision=claim.revision + (lines != body.lines),
                 expire_ms=claim.expire_ms,
                 body=encode_body(changed),
                 legs=legs_of(lines),

@@ -6,13 +6,14 @@ refused; the others are planned together by the promise search.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import NamedTuple
 
 from promise_svc.application.ports import AtsReader, AtsRow
 from promise_svc.application.promise import (
+    Plan,
     PlannedUnits,
     PlanRequest,
     inbound_units,
@@ -41,6 +42,8 @@ class ShortUnits(NamedTuple):
     sku: str
     node_id: str
     ats: int
+    wanted: int = 0
+    """Of the line's units those planned there; 0 for all of them."""
 
 
 class LineOutcome(NamedTuple):
@@ -54,6 +57,10 @@ class LineOutcome(NamedTuple):
     """Where a quoted date no longer stands: when it would be there now."""
     short: tuple[ShortUnits, ...] = ()
     """Of a bundle: the components there is too little of."""
+    wanted: int = 0
+    """Of the line's units those planned at ``node_id``; 0 for all of them."""
+    fits: int = 0
+    """With SPLIT_LIMIT, units that fit within the limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,10 +142,7 @@ def source_lines(
                 allow_backorder=command.allow_backorder,
             ),
         )
-        refusals += [
-            LineOutcome(x.line_id, REFUSALS[x.reason], -1 if x.ats is None else x.ats)
-            for x in planned.unfulfilled_lines
-        ]
+        refusals += _refused(planned)
         placed.update(planned.units)
         if terms:
             promised = PromisedPlan(snapshot.currency_code, planned.shipments)
@@ -152,6 +156,12 @@ def source_lines(
     return SourcedLines(
         lines=lines, network_version=snapshot.version, promised=promised, bundles=bundles
     )
+
+
+def _refused(planned: Plan) -> Iterator[LineOutcome]:
+    for line_id, reason, units in planned.unfulfilled_lines:
+        fits = planned.within_limit.get(line_id, 0)
+        yield LineOutcome(line_id, REFUSALS[reason], -1 if units is None else units, fits=fits)
 
 
 def _at_node(
@@ -183,7 +193,7 @@ def of_requested(
         short = before.short if before else ()
         if asked in whole:
             sku = whole[asked].component(refusal.line_id).sku
-            short = (*short, ShortUnits(sku, refusal.node_id, refusal.ats))
+            short = (*short, ShortUnits(sku, refusal.node_id, refusal.ats, refusal.wanted))
             sets = whole[asked].sets(refusal.line_id, sets) if sets > 0 else sets
         if before is None or (refusal.outcome, sets) < (before.outcome, before.ats):
             before = refusal._replace(line_id=asked, ats=sets)

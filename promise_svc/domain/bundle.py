@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple, Protocol, TypeVar
 
-from promise_svc.domain.inventory import QUANTITY_MAX
+from promise_svc.domain.inventory import ID_LENGTH_MAX, QUANTITY_MAX
 from promise_svc.domain.network import BundleComponent
 from promise_svc.errors import FieldViolation, InvalidRequest
 
@@ -67,8 +67,8 @@ def exploded(
 ) -> tuple[tuple[LineT, ...], tuple[BundleLine, ...]]:
     """Lines with each bundle's components in its place, and what was a bundle.
 
-    InvalidRequest where that makes more than ``lines_max`` lines or more units than a line may
-    have.
+    InvalidRequest where that makes more than ``lines_max`` lines, more units than a line may have,
+    or line ids that are too long.
     """
     if bundles.keys().isdisjoint(line.sku for line in lines):
         return tuple(lines), ()
@@ -80,6 +80,11 @@ def exploded(
             found.append(line)
             continue
         whole.append(BundleLine(line.line_id, line.sku, components))
+        over = len(whole[-1].part_ids()[-1]) - ID_LENGTH_MAX
+        if over > 0:
+            most = len(line.line_id) - over
+            text = f"of a bundle with {len(components)} components must be at most {most} bytes"
+            raise InvalidRequest([FieldViolation(f"lines[{index}].line_id", "TOO_LONG", text)])
         found += _parts(f"lines[{index}].quantity", line, whole[-1])
     if len(found) > lines_max:
         text = f"bundles count as their components: {len(found)} lines, at most {lines_max}"

@@ -69,6 +69,8 @@ class PromisedCart:
     """Nodes of higher numbers were not needed."""
     with_inbound: Mapping[str, int] = field(default_factory=dict)
     """SKU -> ``ats`` and what is on its way, where that was too little too."""
+    within_limit: Mapping[str, int] = field(default_factory=dict)
+    """Line beyond the split limit -> units that fit beside the lines before it."""
 
 
 def promise_cart(snapshot: NetworkSnapshot, cart: Cart) -> PromisedCart:
@@ -92,7 +94,11 @@ def promise_cart(snapshot: NetworkSnapshot, cart: Cart) -> PromisedCart:
         fewer = sourcing.within(kept, priority, len(earlier) + 1)
         cut = cut or sourcing.cut
         if fewer.options and not fewer.unfulfilled_lines:
-            promised = replace(fewer, unfulfilled_lines=promised.unfulfilled_lines)
+            promised = replace(
+                fewer,
+                unfulfilled_lines=promised.unfulfilled_lines,
+                within_limit=promised.within_limit,
+            )
             break
     if cut:
         options = tuple(replace(option, exact=False) for option in promised.options)
@@ -120,6 +126,7 @@ class _CartSourcing:
         self._tried_all = True
         self._served: dict[str, dict[str, int]] = {}
         self._refused: dict[str, UnfulfilledLine] = {}
+        self._fit: dict[str, int] = {}
 
     def within(self, lines: Sequence[Line], priority: int, shares: int) -> PromisedCart:
         """Promises from nodes of priorities up to this one, with one of so many shares of work."""
@@ -135,6 +142,7 @@ class _CartSourcing:
                 self._refused[line.line_id] for line in lines if line.line_id in self._refused
             ),
             priority=priority,
+            within_limit=self._fit,
         )
 
     @property
@@ -185,6 +193,8 @@ class _CartSourcing:
             else:
                 for line in group:
                     self._refuse(line, UnfulfilledReason.SPLIT_LIMIT)
+                if len(group) == 1:
+                    self._fit[line.line_id] = self._fits(line, units.get(line.sku, 0))
         self._tried_all = not work.spent
         self._work = Work(self._work_max)
         return kept
@@ -257,6 +267,15 @@ class _CartSourcing:
         """What the nodes found so far have of a SKU."""
         served = self._served_stock(sku)
         return sum(served.get(node_id, 0) for node_id in self._fitting)
+
+    def _fits(self, line: Line, taken: int) -> int:
+        """Units of a line at the nodes found so far, and at the fullest others that may be added;
+        ``taken`` are its SKU's for earlier lines."""
+        served = self._served_stock(line.sku)
+        others = sorted(units for n, units in served.items() if n not in self._fitting)
+        more = self._cart.max_shipments - len(self._fitting)
+        units = self._fitting_ats(line.sku) + sum(others[-more:] if more > 0 else ())
+        return max(0, min(units - taken, line.quantity - 1))
 
     def _refuse(self, line: Line, reason: UnfulfilledReason) -> None:
         # Earlier reasons say that no node could have served it: there is nothing to add up.

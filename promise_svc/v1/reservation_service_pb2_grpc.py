@@ -213,7 +213,7 @@ class ReservationServiceServicer:
         can be sold at that moment; fewer go back into stock.
 
         Idempotent by `idempotency_key`. Errors as ConfirmReservation, and INVALID_ARGUMENT
-        (IDEMPOTENCY_KEY_REUSED; DOES_NOT_FIT where nothing would be left).
+        (IDEMPOTENCY_KEY_REUSED; DOES_NOT_FIT where no units would stay put aside).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -114,7 +114,7 @@ class ReservationServiceStub:
     can be sold at that moment; fewer go back into stock.
 
     Idempotent by `idempotency_key`. Errors as ConfirmReservation, and INVALID_ARGUMENT
-    (IDEMPOTENCY_KEY_REUSED; DOES_NOT_FIT where nothing would be left).
+    (IDEMPOTENCY_KEY_REUSED; DOES_NOT_FIT where no units would stay put aside).
     """
     TransferReservation: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.TransferReservationRequest, _reservation_service_pb2.TransferReservationResponse]
     """Puts units of a hold or an order aside at another node instead, all or none. Dates that were
@@ -217,7 +217,7 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     can be sold at that moment; fewer go back into stock.
 
     Idempotent by `idempotency_key`. Errors as ConfirmReservation, and INVALID_ARGUMENT
-    (IDEMPOTENCY_KEY_REUSED; DOES_NOT_FIT where nothing would be left).
+    (IDEMPOTENCY_KEY_REUSED; DOES_NOT_FIT where no units would stay put aside).
     """
     TransferReservation: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.TransferReservationRequest, _reservation_service_pb2.TransferReservationResponse]  # type: ignore[assignment]
     """Puts units of a hold or an order aside at another node instead, all or none. Dates that were
@@ -371,7 +371,7 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         can be sold at that moment; fewer go back into stock.
 
         Idempotent by `idempotency_key`. Errors as ConfirmReservation, and INVALID_ARGUMENT
-        (IDEMPOTENCY_KEY_REUSED; DOES_NOT_FIT where nothing would be left).
+        (IDEMPOTENCY_KEY_REUSED; DOES_NOT_FIT where no units would stay put aside).
         """
 
     @_abc_1.abstractmethod

@@ -17,7 +17,15 @@ from promise_svc.errors import IdempotencyKeyReused
 from promise_svc.rpc.convert.quote import quoted_create_from
 from promise_svc.rpc.convert.reservation import TtlLimits, create_to, reservation_to
 from promise_svc.v1 import reservation_service_pb2 as pb
-from tests.contract.test_quotes import create, held, in_one_step, network, put, quoted
+from tests.contract.test_quotes import (
+    create,
+    held,
+    in_one_step,
+    network,
+    put,
+    quoted,
+    with_token,
+)
 from tests.support.networks import a_snapshot
 from tests.support.reservation_world import World, a_cart
 from tests.support.shards import TIMEOUT
@@ -126,6 +134,20 @@ async def test_a_quoted_bundle_is_held_as_it_was_promised(shop: World) -> None:
     assert command.lines == (RequestedLine("0", "SET", 2),)
     assert result.outcome is CreateOutcome.HELD
     assert (await held(shop, "A"), await held(shop, "B")) == ({"n1": 4}, {"n2": 2})
+
+
+async def test_a_quoted_bundle_stands_where_it_was_asked_for(shop: World) -> None:
+    """Though its components leave from different nodes, after another line's."""
+    await put(shop, "A", "n3", 2)
+    await put(shop, "B", "n2", 1)
+    await put(shop, "C", "n1", 1)
+    quote = await quoted(shop, ("SET", 1), ("C", 1))
+
+    result = await create(shop, with_token(quote))
+
+    assert [line.sku for line in quote.requested_lines] == ["SET", "C"]
+    assert result.reservation is not None
+    assert [line.line_id for line in result.reservation.lines] == ["0#1", "0#2", "1"]
 
 
 async def test_a_bundle_is_promised_and_held_in_one_step(shop: World) -> None:

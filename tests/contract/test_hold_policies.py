@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from promise_svc.application.reservation import CreateResult
-from promise_svc.application.reservation_body import CreateCommand, RequestedLine
+from promise_svc.application.reservation_body import CreateCommand, PromiseTerms, RequestedLine
 from promise_svc.domain.reservation import CreateOutcome, HoldPolicy, State, SupplyRow
 from promise_svc.errors import IdempotencyKeyReused
 from promise_svc.rpc.convert.reservation import create_to
 from promise_svc.v1 import reservation_service_pb2 as pb
 from tests.contract.test_bundles import with_bundle
-from tests.contract.test_quotes import CHICAGO
+from tests.contract.test_quotes import CHICAGO, held, network, put
 from tests.support.reservation_world import World, a_cart
 from tests.support.shards import TIMEOUT
 
@@ -248,3 +248,43 @@ async def test_a_hold_in_part_takes_supply_on_its_way_too_where_it_may(
     assert units_held(two) == [WHOLE, 1]
     assert units_held(await create(shop, one)) == [13]
     await shop.check()
+
+
+@pytest.mark.parametrize("policy", [HoldPolicy.PARTIAL, HoldPolicy.PER_LINE])
+@pytest.mark.parametrize("shown", [3, 5])
+async def test_lines_with_and_without_a_node_hold_all_there_is_together(
+    world: World, policy: HoldPolicy, shown: int
+) -> None:
+    """The open line's plan met the named line at n1, of which the table showed too much. What the
+    open line has at n2 is no share of n1's."""
+    world.network.now = network()
+    await put(world, "A", "n1", 3)
+    await put(world, "A", "n2", 2)
+    world.table.put("A", "n1", shown)
+    wanted = RequestedLine("l0", "A", 2), RequestedLine("l1", "A", 4, "n1")
+    lines = wanted if policy is HoldPolicy.PARTIAL else (wanted[0], wanted[1]._replace(quantity=3))
+
+    result = await create(world, a_cart(RID, (), lines=lines, policy=policy, address=CHICAGO))
+
+    assert result.reservation is not None
+    assert await held(world, "A") == {"n1": 3, "n2": 2}
+    assert sum(line.quantity for line in result.reservation.lines) == 5
+
+
+async def test_a_line_beyond_the_split_limit_is_held_as_far_as_it_goes(world: World) -> None:
+    """Two places may send; the two fullest do, where any quantity will do."""
+    world.network.now = network()
+    for node_id, units in (("n1", 2), ("n2", 3), ("n3", 4)):
+        await put(world, "A", node_id, units)
+    terms = PromiseTerms(frozenset(), 2)
+    lines = (RequestedLine("l0", "A", 9),)
+
+    result = await create(
+        world,
+        a_cart(
+            RID, (), lines=lines, policy=HoldPolicy.PARTIAL, address=CHICAGO, terms=terms
+        ),
+    )  # fmt: skip
+
+    assert result.outcome is CreateOutcome.PARTLY_HELD
+    assert await held(world, "A") == {"n2": 3, "n3": 4}

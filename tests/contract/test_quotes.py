@@ -157,6 +157,25 @@ async def test_the_promised_dates_stay_with_the_reservation(shop: World) -> None
     assert result.reservation.promised == read.promised == quote.plan
 
 
+async def test_a_quoted_cart_is_held_in_the_order_it_was_asked_for(shop: World) -> None:
+    """Whatever order its shipments come in; a split line stands once, and before those after it."""
+    await put(shop, "A", "n3", 3)
+    await put(shop, "A", "n2", 1)
+    await put(shop, "B", "n1", 2)
+    await put(shop, "C", "n2", 1)
+
+    quote = await quoted(shop, ("A", 4), ("B", 2), ("C", 1))
+    result = await create(shop, with_token(quote))
+
+    assert [line.node_id for line in quote.plan.shipments] == ["n1", "n2", "n3"]
+    assert result.reservation is not None
+    assert [(x.line_id, x.sku) for x in result.reservation.lines] == [
+        ("0", "A"),
+        ("1", "B"),
+        ("2", "C"),
+    ]
+
+
 async def test_stock_that_went_between_is_told_with_what_is_left_and_nothing_is_held(
     shop: World,
 ) -> None:

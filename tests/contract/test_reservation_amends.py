@@ -199,14 +199,21 @@ async def test_a_place_that_a_leg_never_had_is_left_again(world: World, sold: bo
     await agree(world, [RID])
 
 
-async def test_what_changes_nothing_is_no_change(world: World) -> None:
+async def test_what_changes_nothing_is_a_change_of_its_own(world: World) -> None:
+    """Told as done, not as done before; and its key, sent again, undoes nothing that came later."""
     await world.stock(A=5, B=5, C=5)
     worker = await held(world)
 
     same = await amend(worker, 2)
+    other = await amend(worker, 4, key="other")
+    again = await amend(worker, 2)
+    await worker.rest()
 
-    assert (same.outcome, same.replayed) == (TransitionOutcome.AMENDED, True)
-    assert same.reservation.revision == 1
+    told = [(x.outcome, x.replayed, x.reservation.revision) for x in (same, other, again)]
+    done = TransitionOutcome.AMENDED
+    assert told == [(done, False, 1), (done, False, 2), (done, True, 2)]
+    assert await totals(world) == [(4, 0), (2, 0), (2, 0)]
+    await agree(world, [RID])
 
 
 class Between(MortalIndex):

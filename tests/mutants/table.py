@@ -51,6 +51,37 @@ MUTANTS = (
         (RACES + "test_a_confirm_that_was_in_time_at_home_is_in_time_everywhere",),
         "A shopper who paid in time would be told that the cart had expired a moment before.",
     ),
+    # -- less than was asked for
+    Mutant(
+        "open_line_spends_what_it_has_elsewhere",
+        "promise_svc/application/hold_policy.py",
+        "pool.left -= max(0, fits * units - other)",
+        "pool.left -= fits * units",
+        (
+            "tests/contract/test_hold_policies.py::"
+            "test_lines_with_and_without_a_node_hold_all_there_is_together",
+        ),
+        "Units of one node would be counted against another's, and stay unsold.",
+    ),
+    Mutant(
+        "split_limit_drops_the_line",
+        "promise_svc/application/hold_policy.py",
+        "return refusal.fits if refusal.outcome is CreateOutcome.SPLIT_LIMIT else 0",
+        "return 0",
+        (
+            "tests/contract/test_hold_policies.py::"
+            "test_a_line_beyond_the_split_limit_is_held_as_far_as_it_goes",
+        ),
+        "Who would rather have some gets none, where many places have a little each.",
+    ),
+    Mutant(
+        "unchanged_amendment_forgets_its_key",
+        "promise_svc/application/reservation_changes.py",
+        "            # A change of nothing is one too: its key is kept and tells the same later.\n",
+        "            if lines == body.lines:\n                return _Computed(done)\n",
+        (AMENDS + "test_what_changes_nothing_is_a_change_of_its_own",),
+        "A late copy of a message that changed nothing would undo what the shopper changed since.",
+    ),
     # -- bundles
     Mutant(
         "bundle_not_opened",
@@ -562,7 +593,7 @@ MUTANTS = (
     Mutant(
         "partial_lines_share_nothing",
         "promise_svc/application/hold_policy.py",
-        "            pool.left -= fits * units\n",
+        "            pool.left -= max(0, fits * units - other)\n",
         "            pass\n",
         (
             "tests/contract/test_hold_policies.py::"

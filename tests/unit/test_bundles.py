@@ -162,6 +162,18 @@ def test_more_lines_or_units_than_a_request_may_have_are_refused() -> None:
     assert [v[:2] for v in large.value.violations] == [("lines[1].quantity", "OUT_OF_RANGE")]
 
 
+def test_a_line_id_that_its_components_would_make_too_long_is_refused() -> None:
+    """A reservation shows their ids, and callers send them back."""
+    fits = Line("x" * 62, "SET", 1)
+
+    parts, _ = exploded([fits], {"SET": SET}, 9)
+    with pytest.raises(InvalidRequest) as long:
+        exploded([Line("0", "T", 1), fits._replace(line_id="x" * 63)], {"SET": SET}, 9)
+
+    assert max(len(line.line_id) for line in parts) == 64
+    assert [v[:2] for v in long.value.violations] == [("lines[1].line_id", "TOO_LONG")]
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(["A", "B", "AB", "BB"]), st.integers(1, 3)), max_size=5),

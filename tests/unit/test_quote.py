@@ -141,7 +141,11 @@ REQUEST = PromiseCartRequest(
 
 
 def tokens(request: PromiseCartRequest, *options: DeliveryPromise) -> tuple[QuoteToken, ...]:
+    """For a request of the lines that the options have."""
     snapshot = a_snapshot(Item(sku="000", shard_key="style"))
+    parts = [line for option in options for line in option.shipments[0].lines]
+    asked = dict.fromkeys(Line(part.line_id, part.sku, part.quantity) for part in parts)
+    request = replace(request, lines=tuple(asked))
     return Quotes(a_signer(), lambda: snapshot, SHARDS).tokens(request, a_reply(*options))
 
 
