@@ -632,8 +632,9 @@ class Reservations:
         )
 
     async def _reacquired(self, rid: str, deadline: Deadline) -> bool:
-        """Take the units of a hold that ended by the clock again; whether there were enough, or
-        somebody else has moved it meanwhile."""
+        """Take the units of a hold that ended by the clock again; False where there are too few, or
+        a node of theirs is off. True also where it is worth another look: somebody has moved it
+        meanwhile, or edited the network."""
         home = self._home(rid)
         found = await self._read(rid, deadline)
         claim = found.claim
@@ -641,8 +642,11 @@ class Reservations:
             return True
         if not claim.settled and not await self._shards.finish(rid, home, claim):
             raise Unavailable("a shard of the reservation did not answer; it is unchanged")
-        body = decode_body(claim)
+        body, snapshot = decode_body(claim), self._network.snapshot()
         legs = legs_of(body.lines)
+        nodes = {line.node_id for lines in legs.values() for line in lines}
+        if not all(map(snapshot.switched_on, nodes)):
+            return False
         attempt = max(self._clock.now_ms() * 1000 + random.randrange(1000), claim.attempt + 1)
         again = Hold(
             reservation_id=rid,
@@ -650,7 +654,7 @@ class Reservations:
             attempt=attempt,
             plan_hash=plan_hash(attempt, body.lines),
             ttl_ms=REACQUIRED_MS,
-            network_version=self._network.snapshot().version,
+            network_version=snapshot.version,
             legs=legs,
             segment=body.segment,
             claim=ClaimDraft(claim.body_hash, 0, tuple(legs), claim.body, reacquires=1),
@@ -658,11 +662,9 @@ class Reservations:
             limits=self._limits(legs),
         )
         reply = await self._shards.hold(again, deadline)
-        return reply.outcome not in (
-            Outcome.INSUFFICIENT,
-            Outcome.NETWORK_CHANGED,
-            Outcome.LIMITED,
-        )
+        if reply.outcome == Outcome.NETWORK_CHANGED:
+            await self._network.refresh()
+        return reply.outcome not in (Outcome.INSUFFICIENT, Outcome.LIMITED)
 
     # -- reads ------------------------------------------------------------------------------
 

@@ -675,7 +675,7 @@ class ShardLedger:
                 before.revision if before else 1,
                 draft.body_hash,
                 step.plan_hash,
-                self.time_ms,
+                before.create_ms if before else self.time_ms,
                 self.time_ms + step.ttl_ms,
                 draft.legs,
                 draft.body,

@@ -129,7 +129,7 @@ class ClaimRecord(NamedTuple):
     body_hash: str
     plan_hash: str
     create_ms: int
-    """Shard time at which the claim was opened, ms since 1970."""
+    """Shard time at which the claim was first opened, ms since 1970."""
     expire_ms: int
     legs: tuple[int, ...]
     """Shards that hold a leg, ascending."""

@@ -780,7 +780,7 @@ class ConfirmReservationRequest(_message.Message):
     reacquire: _builtins.bool
     """True when the money is taken already: if the hold ended by the clock, its units are taken again
     first, at the same nodes, all or none, checked as for a new hold. The outcome is EXPIRED if there
-    are too few, or if it ended longer ago than the idempotency window.
+    are too few, a node of theirs is OFF, or it ended longer ago than the idempotency window.
     """
     def __init__(
         self,

@@ -8,8 +8,10 @@ import contextlib
 import pytest
 
 from promise_svc.application.transition import TransitionResult
+from promise_svc.domain.network import NodeStatus
 from promise_svc.domain.reservation import CreateOutcome, State, TransitionOutcome
-from tests.support.reservation_world import Died, Worker, World, a_cart
+from tests.support.networks import a_node, a_snapshot
+from tests.support.reservation_world import NODES, Died, Worker, World, a_cart
 from tests.support.shards import TIMEOUT
 
 CART = ("A", "B", "C")
@@ -49,6 +51,32 @@ async def test_units_that_are_still_there_are_sold_after_all(
     assert (again.outcome, again.replayed) == (TransitionOutcome.CONFIRMED, True)
     assert [await world.held_and_committed(sku) for sku in skus] == [(0, 1)] * len(skus)
     await world.check()
+
+
+async def test_it_was_made_when_it_was_first_held(world: World) -> None:
+    """Also once it was taken again: the same call again gets the same answer."""
+    await world.stock(A=1, B=1, C=1)
+    worker = await expired(world)
+    before = await worker.reservations.get(RID, TIMEOUT)
+
+    result = await confirm(worker)
+
+    assert result.outcome is TransitionOutcome.CONFIRMED
+    assert result.reservation.create_ms == before.create_ms
+
+
+async def test_a_node_that_is_off_sells_nothing_again(world: World) -> None:
+    """Its units may be there: nobody sends them. Switched on, they are sold after all."""
+    await world.stock(A=1, B=1, C=1)
+    worker, network = await expired(world), world.network.now
+    world.network.now = a_snapshot(*map(a_node, NODES[1:]), a_node("n1", status=NodeStatus.OFF))
+
+    off = await confirm(worker)
+    world.network.now = network
+    on = await confirm(worker)
+
+    assert off.outcome is TransitionOutcome.EXPIRED
+    assert on.outcome is TransitionOutcome.CONFIRMED
 
 
 async def test_units_sold_to_another_meanwhile_are_not_sold_twice(world: World) -> None:

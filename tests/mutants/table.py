@@ -25,6 +25,7 @@ TWIN = "tests/property/test_ledger.py::test_the_functions_do_exactly_what_the_le
 SUPERVISOR = "promise_svc/rpc/supervisor.py"
 SUPERVISED = "tests/integration/test_supervisor.py::"
 TAKEOVER = "tests/fault/test_takeover.py::"
+KINDS = "tests/sim/test_simulator.py::test_forty_seeds_of_every_kind_break_no_promise_either"
 SIMULATOR = "tests/sim/test_simulator.py::test_forty_other_seeds_break_no_promise_either"
 
 
@@ -242,8 +243,8 @@ MUTANTS = (
     Mutant(
         "expiry_by_the_workers_clock",
         f"{LUA}/create.lua",
-        "S.time, S.time + step[4], draft[3]",
-        "S.time, math.floor(step[2] / 1000) + step[4], draft[3]",
+        "held, S.time + step[4], draft[3]",
+        "held, math.floor(step[2] / 1000) + step[4], draft[3]",
         (RACES + "test_a_hold_lives_by_the_shards_clock_and_not_by_the_workers",),
         "A host whose clock is wrong would grant holds that last an hour, or none at all.",
     ),
@@ -563,7 +564,7 @@ MUTANTS = (
         "promise_svc/domain/inventory.py",
         "    return sum(max(0, p.level - p.taken) for p in row.protected if",
         "    return sum(0 for p in row.protected if",
-        (PROTECTION + "test_nobody_else_is_sold_what_is_protected",),
+        (PROTECTION + "test_nobody_else_is_sold_what_is_protected", KINDS),
         "A marketplace would sell the units kept for the shop's own customers.",
     ),
     Mutant(
@@ -587,7 +588,7 @@ MUTANTS = (
         "promise_svc/domain/ledger.py",
         "            if target in _GIVING_BACK:\n",
         "            if target in ():\n",
-        (PROTECTION + "test_what_a_segment_gives_back_returns_to_its_share",),
+        (PROTECTION + "test_what_a_segment_gives_back_returns_to_its_share", KINDS),
         "A share would melt away with every hold that was let go.",
     ),
     Mutant(
@@ -1242,8 +1243,8 @@ MUTANTS = (
     Mutant(
         "claim_expires_by_the_workers_clock",
         "promise_svc/domain/ledger.py",
-        "                self.time_ms,\n                self.time_ms + step.ttl_ms,\n",
-        "                self.time_ms,\n                step.attempt // 1000 + step.ttl_ms,\n",
+        "else self.time_ms,\n                self.time_ms + step.ttl_ms,\n",
+        "else self.time_ms,\n                step.attempt // 1000 + step.ttl_ms,\n",
         (SIMULATOR,),
         "Hosts with wrong clocks would grant holds that are over, or outlive their units.",
     ),
@@ -1357,6 +1358,55 @@ MUTANTS = (
         "  if false then\n",
         ("tests/contract/test_inbound.py::test_a_bucket_arrives_once",),
         "A receipt sent again would sell one delivery twice.",
+    ),
+    Mutant(
+        "arrival_moves_holds",
+        "promise_svc/domain/inventory.py",
+        "    spare = bucket.on_hand - bucket.committed - bucket.held\n",
+        "    spare = bucket.on_hand - bucket.committed\n",
+        (KINDS,),
+        "What arrives would be sold past the shoppers who have been waiting for it.",
+    ),
+    # -- what only schedules show, by the simulator's draws
+    Mutant(
+        "limits_ignored",
+        "promise_svc/domain/ledger.py",
+        "            if more > 0 and self._have(",
+        "            if more > 99 and self._have(",
+        (LIMITS + "test_one_owner_gets_what_the_limit_allows_however_many_carts", KINDS),
+        "A reseller would empty the shelf in one cart.",
+    ),
+    Mutant(
+        "floor_not_heard",
+        "promise_svc/domain/ledger.py",
+        "        if step.network_version < self.network_floor:\n",
+        "        if False:\n",
+        (KINDS,),
+        "A store that closed would go on selling by plans made a second before.",
+    ),
+    Mutant(
+        "bundle_changed_in_part",
+        "promise_svc/application/changed_lines.py",
+        "quantity=change.quantity * quantity))",
+        "quantity=change.quantity))",
+        (KINDS,),
+        "A bundle of two and one, cancelled once, would leave a part of it in the order.",
+    ),
+    Mutant(
+        "taken_again_at_a_node_that_is_off",
+        "promise_svc/application/reservation.py",
+        "        if not all(map(snapshot.switched_on, nodes)):\n",
+        "        if False:\n",
+        ("tests/contract/test_reacquire.py::test_a_node_that_is_off_sells_nothing_again",),
+        "A late payment would sell from a store that cannot send anything.",
+    ),
+    Mutant(
+        "made_when_taken_again",
+        f"{LUA}/create.lua",
+        "before and before[C_CREATE] or S.time",
+        "S.time",
+        ("tests/contract/test_reacquire.py::test_it_was_made_when_it_was_first_held",),
+        "An order would tell two times at which it was made, and its life would start anew.",
     ),
     # -- loading, listing, rebuilding, and who calls
     Mutant(

@@ -7,7 +7,8 @@ import multiprocessing
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -25,9 +26,10 @@ def main() -> int:
     parser.add_argument(
         "--ttl-ms-max", type=int, default=TTL_MS_MAX, help="longest hold (default %(default)s)"
     )
+    parser.add_argument("--plain", action="store_true", help="plain SKUs and carts only")
     options = parser.parse_args()
     if options.seed is not None:
-        return _tell(run_seed(options.seed, print, ttl_ms_max=options.ttl_ms_max))
+        return _tell(_run(options)(options.seed, print))
     first = random.SystemRandom().randrange(10**9) if options.first is None else options.first
     return _many(first, options)
 
@@ -55,12 +57,16 @@ def _many(first: int, options: argparse.Namespace) -> int:
 
 
 def _verdicts(seeds: range, options: argparse.Namespace) -> Iterator[Verdict]:
+    run = _run(options)
     if options.jobs == 1:
-        for seed in seeds:
-            yield run_seed(seed, ttl_ms_max=options.ttl_ms_max)
+        yield from map(run, seeds)
         return
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-        yield from pool.imap_unordered(run_seed, seeds)
+        yield from pool.imap_unordered(run, seeds)
+
+
+def _run(options: argparse.Namespace) -> Callable[..., Verdict]:
+    return partial(run_seed, ttl_ms_max=options.ttl_ms_max, plain=options.plain)
 
 
 def _tell(verdict: Verdict) -> int:

@@ -10,6 +10,7 @@ from promise_svc.domain.inventory import PositionKey
 from promise_svc.domain.ledger import ShardLedger
 from promise_svc.domain.reservation import OPEN, ClaimRecord, LegRecord, State, may_move
 from promise_svc.domain.sharding import START, Position
+from tests.sim.stock_laws import StockLaws
 from tests.sim.valkey import Cluster, Shard
 from tests.support.fake_order_store import FakeOrderStore
 
@@ -24,8 +25,12 @@ class Laws:
         cluster: Cluster,
         broken: Callable[[str], None],
         most_on_hand: dict[PositionKey, int],
+        stock: StockLaws,
     ) -> None:
+        """``most_on_hand`` is filled: the most units there ever were at a position, with those
+        that have left."""
         self._broken = broken
+        self._stock = stock
         self._most = most_on_hand
         self._seen = [0] * len(cluster.shards)
         self._at = [START] * len(cluster.shards)
@@ -42,6 +47,7 @@ class Laws:
             if event.time_ms < self._time[number]:
                 self._broken(f"shard {number}: time falls at {at}")
             self._time[number] = event.time_ms
+            self._stock.follow(number, event)
             older = ledger.legs.get(event.leg.replaces) if event.leg else None
             twice = older.lines if older is not None and older.state == State.HELD else ()
             for image in event.positions:
@@ -52,7 +58,8 @@ class Laws:
                 if taken > self._taken.get(key, 0) and sold > row.on_hand - row.safety_stock:
                     self._broken(f"{key} is oversold: {row[:4]}")
                 self._taken[key] = taken
-                self._most[key] = max(self._most.get(key, 0), row.on_hand)
+                ever = row.on_hand + row.fulfilled_total
+                self._most[key] = max(self._most.get(key, 0), ever)
             if event.claim:
                 self._moves(event.subject, event.claim)
         self._seen[number] = len(ledger.events)
@@ -76,7 +83,8 @@ class Laws:
         before = self._claims.get(rid)
         self._claims[rid] = claim
         if before is None or before.attempt != claim.attempt:
-            if before is not None and before.state != State.ABORTED:
+            again = claim.reacquired and before and before.state == State.EXPIRED
+            if before is not None and before.state != State.ABORTED and not again:
                 self._broken(f"{rid}: another attempt over one that is {State(before.state).name}")
         elif claim.state == before.state and claim.change > before.change:
             return

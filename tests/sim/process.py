@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
+import itertools
 import random
+import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from functools import cache, partial
 from typing import Any
@@ -13,10 +15,15 @@ from unittest import mock
 
 from promise_svc import bootstrap
 from promise_svc.adapters.ats_index import index
+from promise_svc.application.network_edit import NetworkEditor
+from promise_svc.application.promise import CartPromiser
+from promise_svc.application.quote import Quotes
 from promise_svc.application.reservation import Reservations
 from promise_svc.application.supply import SupplyWriter
 from promise_svc.config import ClusterConfig, ProcessConfig
 from promise_svc.errors import PromiseServiceError, Unavailable
+from promise_svc.rpc.network import NetworkServicer
+from promise_svc.rpc.promise import PromiseServicer
 from promise_svc.rpc.reservation import ReservationServicer
 from promise_svc.rpc.supply import SupplyServicer
 from tests.sim.loop import Process, VirtualLoop
@@ -95,6 +102,18 @@ class Worker:
     def supply(self) -> SupplyWriter:
         return self._servicer(SupplyServicer)._writer
 
+    @property
+    def promiser(self) -> CartPromiser:
+        return self._servicer(PromiseServicer)._promiser
+
+    @property
+    def quotes(self) -> Quotes:
+        return self._servicer(PromiseServicer)._quotes
+
+    @property
+    def editor(self) -> NetworkEditor:
+        return self._servicer(NetworkServicer)._editor
+
     def _servicer(self, kind: Any) -> Any:
         if self.service is None or not self.serving:
             raise Unavailable("the worker is starting")
@@ -130,7 +149,7 @@ class Worker:
 @contextlib.contextmanager
 def composed(loop: VirtualLoop, cluster: Cluster, store: StoreServer) -> Iterator[None]:
     """Let ``Service`` find simulated engines, clocks and chance where it looks for real ones."""
-    chance = cluster.chance
+    chance, stems = cluster.chance, itertools.count()
 
     relay = partial(bootstrap.RelayLoop, concurrency=2, poll_seconds=0.7)
 
@@ -153,6 +172,8 @@ def composed(loop: VirtualLoop, cluster: Cluster, store: StoreServer) -> Iterato
         # redis-py looks its own version up for every connection, in the file system.
         mock.patch.object(importlib.metadata, "version", cache(importlib.metadata.version)),
         mock.patch.object(random, "Random", Seeded),
+        # Ids that are minted: without the seed's chance, of which every draw would move the next.
+        mock.patch.object(secrets, "token_hex", lambda size: f"{next(stems):0{2 * size}x}"),
         mock.patch.object(index, "Keys", lambda prefix, shard_count: cluster.keys),
     ):
         yield

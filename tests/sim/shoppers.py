@@ -9,27 +9,31 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from promise_svc.application.changed_lines import ChangeLine, TransferLine
-from promise_svc.application.reservation_body import CreateCommand
+from promise_svc.application.reservation_body import CreateCommand, PromiseTerms
 from promise_svc.application.reservation_changes import ChangeCommand
 from promise_svc.application.supply import SaleLine, SupplyCount, SupplyDelta
-from promise_svc.domain.reservation import DurabilityMode, State
+from promise_svc.domain.reach import Address
+from promise_svc.domain.reservation import DurabilityMode, HoldPolicy, State
 from promise_svc.errors import NotFound, OutcomeUnknown, PromiseServiceError
+from tests.sim.draws import OWNERS, PLAIN, SEGMENTS
 from tests.sim.process import Gone, Worker
 from tests.support.reservation_world import a_cart
 
 if TYPE_CHECKING:
     from tests.sim.world import World
 
+ADDRESS = Address(country="US", postal_code="60601")
+
 Operation = Callable[["Shopper"], Awaitable[None]]
-OPERATIONS: dict[Operation, int] = {}
-"""Operation -> how often, relative to the others."""
+OPERATIONS: dict[Operation, tuple[int, str]] = {}
+"""Operation -> how often, relative to the others; and the kind that a seed must have drawn."""
 
 
-def operation(weight: int) -> Callable[[Operation], Operation]:
+def operation(weight: int, kind: str = "") -> Callable[[Operation], Operation]:
     """Let shoppers do this, ``weight`` times as often as something of weight 1."""
 
     def enter(work: Operation) -> Operation:
-        OPERATIONS[work] = weight
+        OPERATIONS[work] = weight, kind
         return work
 
     return enter
@@ -44,7 +48,9 @@ class Shopper:
 
     async def shop(self) -> None:
         """Until the world says that it is enough."""
-        works, weights = list(OPERATIONS), list(OPERATIONS.values())
+        kinds = self.world.draws.kinds | {""}
+        works = [work for work, (_, kind) in OPERATIONS.items() if kind in kinds]
+        weights = [OPERATIONS[work][0] for work in works]
         while self.world.open:
             await self.chance.choices(works, weights)[0](self)
             await asyncio.sleep(self.chance.random() * self.world.pause_seconds)
@@ -79,10 +85,38 @@ class Shopper:
         ttl_ms = chance.choice(world.ttls_ms)
         cart = a_cart(rid, skus, chance.choice((1, 1, 1, 2)), ttl_ms=ttl_ms)
         node = chance.choice(world.node_ids)
-        return _at(cart, node)
+        cart = _at(cart, node)
+        return cart if world.draws is PLAIN else self._of_its_kind(cart)
+
+    def _of_its_kind(self, cart: CreateCommand) -> CreateCommand:
+        """The cart with what the seed is about."""
+        draws, chance = self.world.draws, self.chance
+        lines, fields = list(cart.lines), {}
+        if draws.lines_max and chance.random() < 0.3:
+            for at in range(len(lines), chance.randrange(len(lines), draws.lines_max)):
+                line = lines[0]._replace(line_id=f"l{at}", sku=chance.choice(self.world.plenty))
+                lines.append(line)
+        if draws.bundles and chance.random() < 0.6:
+            at = chance.choice((0, len(lines) - 1))
+            lines[at] = lines[at]._replace(sku=chance.choice(draws.bundles))
+        if "segments" in draws.kinds:
+            fields["segment"] = chance.choice(("", *SEGMENTS, "web"))
+        if "limits" in draws.kinds:
+            fields["owner_id"] = chance.choice(OWNERS)
+        if "inbound" in draws.kinds:
+            fields["allow_backorder"] = chance.random() < 0.6
+        if "sourcing" in draws.kinds:
+            fields["policy"] = chance.choice((*HoldPolicy, HoldPolicy.ALL_OR_NOTHING))
+            fields["address"] = ADDRESS
+            share = chance.choice((0.0, 0.5, 1.0))
+            if share == 1.0 and chance.random() < 0.5:
+                fields["terms"] = PromiseTerms(frozenset(), chance.choice((1, 3)))
+            lines = [x._replace(node_id="") if chance.random() < share else x for x in lines]
+        return replace(cart, lines=tuple(lines), **fields)
 
 
-async def _create(shopper: Shopper, cart: CreateCommand, *, name: str = "create") -> None:
+async def create_as(shopper: Shopper, cart: CreateCommand, *, name: str = "create") -> None:
+    """Ask for a cart; the world hears what was told."""
     world, began = shopper.world, shopper.world.now()
     answer = await shopper.ask(
         f"{name} {cart.reservation_id}", lambda w: w.reservations.create(cart, 3.0)
@@ -95,7 +129,7 @@ async def create(shopper: Shopper) -> None:
     world = shopper.world
     cart = shopper.new_cart(f"r{len(world.carts)}")
     world.carts.append(cart)
-    await _create(shopper, cart)
+    await create_as(shopper, cart)
 
 
 @operation(2)
@@ -104,13 +138,13 @@ async def create_twice_at_once(shopper: Shopper) -> None:
     world = shopper.world
     cart = shopper.new_cart(f"r{len(world.carts)}")
     world.carts.append(cart)
-    await asyncio.gather(_create(shopper, cart), _create(shopper, cart))
+    await asyncio.gather(create_as(shopper, cart), create_as(shopper, cart))
 
 
 @operation(4)
 async def retry(shopper: Shopper) -> None:
     if cart := shopper.cart():
-        await _create(shopper, cart, name="retry")
+        await create_as(shopper, cart, name="retry")
 
 
 @operation(3)
@@ -120,16 +154,18 @@ async def take_its_place(shopper: Shopper) -> None:
     if older is None:
         return
     cart = replace(shopper.new_cart(f"r{len(world.carts)}"), replaces=older.reservation_id)
+    if cart.owner_id != older.owner_id and shopper.chance.random() < 0.9:
+        cart = replace(cart, owner_id=older.owner_id)
     world.carts.append(cart)
     world.told.hold(older.reservation_id).asked.add(State.SUPERSEDED)
-    await _create(shopper, cart, name=f"replace {older.reservation_id} by")
+    await create_as(shopper, cart, name=f"replace {older.reservation_id} by")
 
 
 @operation(1)
 async def other_body(shopper: Shopper) -> None:
     """A used key with another cart."""
     if cart := shopper.cart():
-        await _create(shopper, shopper.new_cart(cart.reservation_id), name="reuse")
+        await create_as(shopper, shopper.new_cart(cart.reservation_id), name="reuse")
 
 
 @operation(3)
@@ -145,8 +181,13 @@ async def get(shopper: Shopper) -> None:
         world.told.shown(answer, began)
 
 
-async def _move(
-    shopper: Shopper, target: State, name: str, verb: Callable[[Worker, str, Any], Awaitable[Any]]
+async def move(
+    shopper: Shopper,
+    target: State,
+    name: str,
+    verb: Callable[[Worker, str, Any], Awaitable[Any]],
+    *,
+    reacquires: bool = False,
 ) -> None:
     """Ask for a move of a cart somebody asked for lately; ``verb`` gets worker, id and mode."""
     world, cart, began = shopper.world, shopper.cart(), shopper.world.now()
@@ -155,12 +196,13 @@ async def _move(
     rid = cart.reservation_id
     mode = shopper.chance.choice((None, None, DurabilityMode.FSYNC))
     hold = world.told.hold(rid)
+    hold.reacquired |= reacquires
     late = target not in hold.asked and world.expired_at_home(rid)
     hold.asked.add(target)
     answer = await shopper.ask(f"{name} {rid}", lambda worker: verb(worker, rid, mode))
     world.told.moved(rid, target, answer, began)
     if not isinstance(answer, Exception) and answer.reservation.state is target:
-        if late and target in (State.CONFIRMED, State.RELEASED):
+        if late and target in (State.CONFIRMED, State.RELEASED) and not hold.reacquired:
             world.broken(f"{rid}: {target.name} after it had expired")
         if answer.durability is DurabilityMode.RECORDED and target is State.CONFIRMED:
             world.check_recorded(answer.reservation)
@@ -169,28 +211,28 @@ async def _move(
 
 @operation(5)
 async def confirm(shopper: Shopper) -> None:
-    await _move(
+    await move(
         shopper, State.CONFIRMED, "confirm", lambda w, rid, m: w.reservations.confirm(rid, 0, m, 3)
     )
 
 
 @operation(2)
 async def release(shopper: Shopper) -> None:
-    await _move(
+    await move(
         shopper, State.RELEASED, "release", lambda w, rid, m: w.reservations.release(rid, 0, m, 3)
     )
 
 
 @operation(2)
 async def cancel(shopper: Shopper) -> None:
-    await _move(
+    await move(
         shopper, State.CANCELLED, "cancel", lambda w, rid, m: w.reservations.cancel(_all(rid, m), 3)
     )
 
 
 @operation(1)
 async def fulfill(shopper: Shopper) -> None:
-    await _move(
+    await move(
         shopper,
         State.FULFILLED,
         "fulfill",
@@ -203,7 +245,7 @@ async def cancel_a_line(shopper: Shopper) -> None:
     """One unit of the first line, under a key."""
     key = f"c{shopper.chance.randrange(10**6)}"
     lines = (ChangeLine("l0", 1),)
-    await _move(
+    await move(
         shopper,
         State.CANCELLED,
         "cancel a line of",
@@ -215,7 +257,7 @@ async def cancel_a_line(shopper: Shopper) -> None:
 
 @operation(2)
 async def extend(shopper: Shopper) -> None:
-    await _move(
+    await move(
         shopper,
         State.HELD,
         "extend",
@@ -276,8 +318,8 @@ async def sync_supply(shopper: Shopper) -> None:
     world, chance = shopper.world, shopper.chance
     sequence = int(world.now() * 1_000)
     rows = [
-        SupplyCount(sku, chance.choice(world.node_ids), "", chance.randrange(4, 40))
-        for sku in sorted(set(chance.choices(world.plenty, k=3)))
+        SupplyCount(sku, chance.choice(world.node_ids), "", chance.randrange(*_units(world, sku)))
+        for sku in sorted(set(chance.choices(_counted(world), k=3)))
     ]
     await shopper.ask("sync", lambda w: w.supply.sync("erp", sequence, rows, 2.0))
 
@@ -286,7 +328,7 @@ async def sync_supply(shopper: Shopper) -> None:
 async def adjust_supply(shopper: Shopper) -> None:
     """A change, told twice: it counts once."""
     world, chance = shopper.world, shopper.chance
-    sku, key = chance.choice(world.plenty), f"k{chance.randrange(10**6)}"
+    sku, key = chance.choice(_counted(world)), f"k{chance.randrange(10**6)}"
     rows = [SupplyDelta(sku, chance.choice(world.node_ids), "", chance.randrange(-3, 6))]
     for _ in range(chance.choice((1, 2))):
         answer = await shopper.ask("adjust", lambda w: w.supply.adjust(key, 0, rows, 2.0))
@@ -299,9 +341,19 @@ async def record_sale(shopper: Shopper) -> None:
     """Of what is plenty, told twice: it lands once, also where nothing is left."""
     world, chance = shopper.world, shopper.chance
     sale = f"s{chance.randrange(10**6)}"
-    lines = [SaleLine(chance.choice(world.plenty), chance.choice(world.node_ids), 1)]
+    lines = [SaleLine(chance.choice(_counted(world)), chance.choice(world.node_ids), 1)]
     for _ in range(chance.choice((1, 2))):
         await shopper.ask("sale", lambda w: w.supply.record_sale(sale, 0, lines, 2.0))
+
+
+def _counted(world: World) -> list[str]:
+    """What feeds and tills speak of: by default what is plenty, and nobody's bound moves."""
+    scarce = "counts" in world.draws.kinds
+    return [*world.plenty, *world.scarce] if scarce else world.plenty
+
+
+def _units(world: World, sku: str) -> tuple[int, int]:
+    return (0, 6) if sku in world.scarce else (4, 40)
 
 
 def _at(cart: CreateCommand, node_id: str) -> CreateCommand:

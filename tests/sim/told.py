@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from promise_svc.application.promise import planned_units
 from promise_svc.application.reservation import CreateResult, Reservation, TransitionResult
 from promise_svc.application.reservation_body import CreateCommand, body_hash
 from promise_svc.domain.inventory import PositionKey
-from promise_svc.domain.reservation import ClaimRecord, CreateOutcome, State
+from promise_svc.domain.reservation import ClaimRecord, CreateOutcome, HoldPolicy, State
 from promise_svc.errors import IdempotencyKeyReused, NotFound
+from tests.sim.draws import Draws
 
 Broken = Callable[[str], None]
+
+_GRANTED = (CreateOutcome.HELD, CreateOutcome.PARTLY_HELD)
 
 LATER = {
     State.HELD: frozenset(State) - {State.PENDING, State.PINNED, State.ABORTED},
@@ -40,6 +44,8 @@ class Hold:
     """When it was told, and the state."""
     amended: bool = False
     """Whether somebody has asked for other units: then its lines may differ from the first told."""
+    reacquired: bool = False
+    """Whether somebody has asked for it again after its end: then EXPIRED may not be the end."""
 
 
 class Told:
@@ -51,6 +57,7 @@ class Told:
         now: Callable[[], float],
         clock_max_ms: Callable[[], int],
         ends_ms: Callable[[str], int],
+        draws: Draws,
     ) -> None:
         """``ends_ms`` is when the first of a reservation's records ends: each lives from when its
         own message arrived."""
@@ -60,6 +67,8 @@ class Told:
         self._now = now
         self._clock_max_ms = clock_max_ms
         self._ends_ms = ends_ms
+        self._draws = draws
+        self._limits = draws.limits()
 
     def hold(self, rid: str) -> Hold:
         return self.holds.setdefault(rid, Hold())
@@ -70,7 +79,7 @@ class Told:
         """An answer to a create that was begun at ``began``."""
         rid, body = command.reservation_id, body_hash(command)
         hold = self.hold(rid)
-        granted = isinstance(answer, CreateResult) and answer.outcome is CreateOutcome.HELD
+        granted = isinstance(answer, CreateResult) and answer.outcome in _GRANTED
         before = bool(hold.body) and hold.granted <= began
         if isinstance(answer, IdempotencyKeyReused):
             if before and hold.body == body:
@@ -85,10 +94,33 @@ class Told:
             if not hold.body:
                 hold.body, hold.granted = body, self._now()
             self.shown(answer.reservation, began)
+            if not hold.amended:
+                self._as_asked(command, answer.reservation)
             if answer.reservation.replaces:
                 # From here on nobody may be shown the older one as anything else.
                 self.hold(answer.reservation.replaces).shown.append((self._now(), State.SUPERSEDED))
             self.count(rid)
+
+    def _as_asked(self, command: CreateCommand, shown: Reservation) -> None:
+        """Every unit asked for is held, or told as not held where the policy allows; of a quote, at
+        the nodes it names."""
+        rid, bundles = shown.reservation_id, {x.line_id: x for x in shown.bundles}
+        units = {line.line_id: line.quantity for line in shown.lines}
+        unheld = {x.line_id: x.quantity for x in shown.unheld}
+        if unheld and command.policy is HoldPolicy.ALL_OR_NOTHING:
+            self._broken(f"{rid}: all or nothing, and {unheld} are not held")
+        for line in command.lines:
+            bundle = bundles.get(line.line_id)
+            held = bundle.quantity(units) if bundle else units.get(line.line_id, 0)
+            if held + unheld.get(line.line_id, 0) != line.quantity:
+                self._broken(f"{rid}: {held} held and {unheld} not, of {line}")
+        if command.quote is not None:
+            quoted = planned_units(command.quote.plan.shipments)
+            for told in shown.lines:
+                places = [sorted((x.node_id, x.quantity) for x in parts)
+                          for parts in (told.planned_units, quoted[told.line_id])]  # fmt: skip
+                if places[0] != places[1]:
+                    self._broken(f"{rid}: quoted {places[1]}, held {places[0]} of {told.line_id}")
 
     def moved(
         self, rid: str, target: State, answer: TransitionResult | Exception, began: float
@@ -97,9 +129,10 @@ class Told:
         if isinstance(answer, TransitionResult):
             self.shown(answer.reservation, began)
             shown = answer.reservation.state
-            done = answer.outcome.name == target.name
-            # In part, a cancel leaves the rest confirmed.
-            if done and shown is not State.CONFIRMED and shown not in LATER[target]:
+            done, hold = answer.outcome.name == target.name, self.hold(rid)
+            # In part, a cancel leaves the rest confirmed, or what left before.
+            after = LATER[target] | {State.CONFIRMED, *(hold.asked & {State.FULFILLED})}
+            if done and shown not in after:
                 self._broken(f"{rid}: {target.name} done, and shown {shown.name}")
         elif isinstance(answer, NotFound):
             self.missed(rid, began)
@@ -118,33 +151,72 @@ class Told:
             hold.first = reservation
         same = [_plan(each) for each in (hold.first, reservation)]
         shorter = reservation.expire_ms != hold.first.expire_ms and State.HELD not in hold.asked
-        shorter = shorter and State.EXPIRED not in (state, hold.first.state)
+        shorter = shorter and State.EXPIRED not in (state, hold.first.state) and not hold.reacquired
         if (same[0] != same[1] and not hold.amended) or shorter:
             self._broken(f"{rid}: two answers show two plans: {same}")
         for told, before in hold.shown:
-            if told <= began and state not in LATER[before]:
+            if told <= began and state not in _later(before, hold):
                 self._broken(f"{rid}: shown {state.name} after {before.name}")
+        self._whole_bundles(reservation)
         if state is State.EXPIRED and self._clock_max_ms() < self._ends_ms(rid):
             self._broken(f"{rid}: EXPIRED before its time by every clock")
         if state is not State.HELD and state is not State.EXPIRED and state not in hold.asked:
             self._broken(f"{rid}: {state.name}, and nobody asked for it")
         hold.shown.append((self._now(), state))
 
+    def _whole_bundles(self, shown: Reservation) -> None:
+        """Components of a bundle are put aside, leave and come back together."""
+        for bundle in shown.bundles:
+            parts = [x for x in shown.lines if x.line_id in bundle.part_ids()]
+            sets = {
+                tuple(
+                    sum(getattr(x, what) for x in part.planned_units)
+                    / bundle.component(part.line_id).quantity
+                    for what in ("quantity", "fulfilled", "cancelled")
+                )
+                for part in parts
+            }
+            if len(sets) != 1 or len(parts) != len(bundle.components):
+                self._broken(f"{shown.reservation_id}: {bundle} in parts: {parts}")
+
     def count(self, rid: str) -> None:
         """Nobody was told of more units than there ever were: of those surely held or sold now."""
         first = self.holds[rid].first
         assert first is not None
         now_ms = self._clock_max_ms()
+        standing = [
+            (hold, hold.first)
+            for other, hold in self.holds.items()
+            if hold.first is not None and _stands(hold, self._ends_ms(other), now_ms)
+        ]
         for key in _units(first):
             if key not in self.most_on_hand:
                 continue
+            sure = {
+                segment: sum(_units(x).get(key, 0) for _, x in standing if x.segment == segment)
+                for segment in {x.segment for _, x in standing}
+            }
+            kept = self._draws.kept(key)
+            for whose in ({}, *({segment: level} for segment, level in kept.items())):
+                units = sum(units for segment, units in sure.items() if segment not in whose)
+                most = self.most_on_hand[key] - sum(whose.values())
+                if units > most:
+                    self._broken(f"{key}: {units} units told, {most} is all there was: {whose}")
+        self._within_limits(first, standing)
+
+    def _within_limits(self, first: Reservation, standing: list[tuple[Hold, Reservation]]) -> None:
+        """Nobody was told of more than a limit allows: units surely held or sold, and not gone."""
+        for counter, limit in {self._limits[x.sku] for x in first.lines if x.sku in self._limits}:
+            skus = {sku for sku, (name, _) in self._limits.items() if name == counter}
             sure = sum(
-                _units(hold.first).get(key, 0)
-                for other, hold in self.holds.items()
-                if hold.first is not None and _stands(hold, self._ends_ms(other), now_ms)
+                line.quantity
+                for hold, other in standing
+                if other.owner_id == first.owner_id and State.FULFILLED not in hold.asked
+                for line in other.lines
+                if line.sku in skus
             )
-            if sure > self.most_on_hand[key]:
-                self._broken(f"{key}: {sure} units told, {self.most_on_hand[key]} is all there was")
+            if not limit.window_ms and sure > limit.quantity_max:
+                self._broken(f"{first.owner_id}: {sure} of {counter} told, at most {limit}")
 
     def check_claims(self, claims: dict[str, ClaimRecord]) -> None:
         """At the end: what stands is what was told, or may follow from it."""
@@ -157,10 +229,16 @@ class Told:
                 continue
             state = State(claim.state)
             for _, before in hold.shown:
-                if state not in LATER[before]:
+                if state not in _later(before, hold):
                     self._broken(f"{rid}: told {before.name}, and stands {state.name}")
             if state not in (State.HELD, State.EXPIRED) and state not in hold.asked:
                 self._broken(f"{rid}: stands {state.name}, and nobody asked for it")
+
+
+def _later(before: State, hold: Hold) -> frozenset[State]:
+    """States that may be told, or stand, after ``before`` was told of the hold."""
+    again = before is State.EXPIRED and hold.reacquired
+    return LATER[State.HELD] if again else LATER[before]
 
 
 def _stands(hold: Hold, ends_ms: int, now_ms: int) -> bool:
@@ -175,7 +253,9 @@ def _stands(hold: Hold, ends_ms: int, now_ms: int) -> bool:
 
 def _plan(reservation: Reservation) -> tuple[object, ...]:
     """What no later change may touch."""
-    lines = [(line.line_id, line.sku, line.quantity, line.shard) for line in reservation.lines]
+    lines = [
+        (*line[:4], [x[:3] for x in line.planned_units if x.quantity]) for line in reservation.lines
+    ]
     return reservation.create_ms, reservation.owner_id, lines
 
 

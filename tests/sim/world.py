@@ -6,31 +6,39 @@ import asyncio
 import hashlib
 import logging
 import random
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from promise_svc.adapters.network_source import encode_document, id_of, kind_of
 from promise_svc.application.ports import ClusterIdentity
-from promise_svc.application.reservation import CreateResult, Reservation
+from promise_svc.application.reservation import Reservation
 from promise_svc.application.reservation_body import CreateCommand
 from promise_svc.config import ClusterConfig
-from promise_svc.domain.inventory import PositionKey
-from promise_svc.domain.network import Item
-from promise_svc.domain.reservation import OPEN, CreateOutcome, State, SupplyRow
+from promise_svc.domain.inventory import PositionKey, StockPosition, for_segment
+from promise_svc.domain.inventory import ats as units_of
+from promise_svc.domain.network import NodeStatus
+from promise_svc.domain.reservation import (
+    OPEN,
+    CreateOutcome,
+    ProtectRow,
+    State,
+    SupplyRow,
+)
 from promise_svc.domain.sharding import shard_of
 from promise_svc.errors import PromiseServiceError
+from tests.sim.draws import NODES, PLAIN, draw
 from tests.sim.faults import trouble
 from tests.sim.laws import Laws, restless, unlike
 from tests.sim.loop import Process, VirtualLoop
+from tests.sim.merchants import Shopper
 from tests.sim.network import Weather, Wire
 from tests.sim.order_store import StoreServer
 from tests.sim.process import Gone, Worker, composed
-from tests.sim.shoppers import Shopper
+from tests.sim.stock_laws import StockLaws
 from tests.sim.told import LATER, Told
 from tests.sim.valkey import EPOCH_MS, Cluster, Session, Shard
-from tests.support.networks import a_calendar, a_node
 from tests.support.reservation_world import a_cart
 
 SAFETY_SECONDS = 3.0
@@ -42,8 +50,6 @@ back-offs that a few seconds of faults can build up, and the two seconds until a
 
 TTL_MS_MAX = 8_000
 """A held leg without a claim ends by its time alone, so no hold may outlast the liveness phase."""
-
-NODES = ("n1", "n2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +75,31 @@ class World:
         loop: VirtualLoop,
         log: Callable[[str], None] | None,
         ttl_ms_max: int,
+        plain: bool,
     ) -> None:
         self.chance = random.Random(f"promise:{seed}")
         self.ttls_ms = (1_000, 1_500, 3_000, ttl_ms_max)
         self.loop = loop
         self.weather = Weather(self.chance)
-        shard_count = self.chance.choice((4, 6, 8))
-        self.cluster = Cluster(loop, self.chance, self.chance.choice((2, 3)), shard_count)
+        shard_count, node_count = self.chance.choice((4, 6, 8)), self.chance.choice((2, 3))
+        scarce = [f"s{i}" for i in range(4)]
+        self.plenty = [f"p{i}" for i in range(4)]
+        self.draws = PLAIN if plain else draw(seed, scarce[:2], self.plenty)
+        shard_count = self.draws.shard_count or shard_count
+        self.cluster = Cluster(loop, self.chance, node_count, shard_count)
         self.store = StoreServer(loop, self.weather)
         self.outbox_kept = self.chance.choice((10, 4_096))
         self.config = ClusterConfig(shard_count=shard_count, outbox_events_kept=self.outbox_kept)
         self.node_ids = NODES
-        self.scarce = [f"s{i}" for i in range(self.chance.choice((2, 3, 4)))]
-        self.plenty = [f"p{i}" for i in range(4)]
+        self.scarce = scarce[: self.chance.choice((2, 3, 4))]
+        if self.draws.lines_max:
+            self.plenty += [f"p{i}" for i in range(4, 24)]
+        self.off: set[str] = set()
+        """Nodes that are off, as somebody was told who asked for it last."""
+        self.doubtful: set[str] = set()
+        """Nodes that a call without an answer may yet switch on."""
+        self.editing = False
+        """Whether somebody is switching a node."""
         self.carts: list[CreateCommand] = []
         self.pause_seconds = self.chance.choice((0.05, 0.2))
         self.open = True
@@ -89,12 +107,14 @@ class World:
         self.dead: list[Worker] = []
         self.failed: list[str] = []
         self.answers = 0
-        self.told = Told(self.broken, self.now, self.clock_max_ms, self.ends_ms)
-        self.laws = Laws(self.cluster, self.broken, self.told.most_on_hand)
+        self.told = Told(self.broken, self.now, self.clock_max_ms, self.ends_ms, self.draws)
+        stock = StockLaws(self.draws, self.off, self.broken)
+        self.laws = Laws(self.cluster, self.broken, self.told.most_on_hand, stock)
         self.tail: deque[str] = deque(maxlen=60)
         self._log = log
         self._trace = hashlib.blake2b(digest_size=8)
         self._names = 0
+        self._last: Counter[str] = Counter()
         self._speaking: list[tuple[Process, asyncio.Future[None]]] = []
         loop.dial = self._dial
         self.cluster.on_step = self._stepped
@@ -163,6 +183,10 @@ class World:
         ended = claim is not None and self.home(rid).ledger.time_ms >= claim.expire_ms
         return ended and claim is not None and claim.state in (State.HELD, State.PENDING)
 
+    def shard(self, sku: str) -> Shard:
+        """Where a SKU's positions are."""
+        return self.cluster.shards[shard_of(self.draws.shard_key(sku), len(self.cluster.shards))]
+
     def home(self, rid: str) -> Shard:
         return self.cluster.shards[shard_of(rid, len(self.cluster.shards))]
 
@@ -226,8 +250,7 @@ class World:
         self.cluster.cluster_id = b"sim"
         assert keys.cluster_id
         skus = [*self.scarce, *self.plenty]
-        documents = [a_calendar(), *map(a_node, NODES), *(Item(sku=sku) for sku in skus)]
-        for document in documents:
+        for document in self.draws.documents(skus):
             await store.upsert_network(
                 kind_of(document), {id_of(document): encode_document(document)}
             )
@@ -236,18 +259,28 @@ class World:
         while not all(worker.serving for worker in self.workers):
             await asyncio.sleep(0.05)
         for sku in skus:
-            scarce = sku in self.scarce
+            few = (1, 2, 4) if not self.draws.shares else (2, 4, 6)
             rows = [
-                SupplyRow(sku, n, "", self.chance.choice((1, 2, 4)) if scarce else 40, 0, "", 0)
+                SupplyRow(
+                    sku, n, "", self.chance.choice(few) if sku in self.scarce else 40, 0, "", 0
+                )
                 for n in NODES
             ]
-            assert self.workers[0].service is not None
-            shard = shard_of(sku, count)
-            await self.loop.spawn(
-                self.workers[0].process,
-                self.workers[0].service.index.sync_supply(shard, rows, 5.0),
-            )
+            await self._supply("sync_supply", rows)
+        for row in self.draws.inbound:
+            await self._supply("sync_supply", [row])
+        for sku, node, segment, level in self.draws.shares:
+            await self._supply("protect", [ProtectRow(sku, node, "", segment, level)])
         self.weather.stormy = True
+
+    async def _supply(self, verb: str, rows: list[Any]) -> None:
+        """What the shard of the rows' SKU shall have."""
+        service = self.workers[0].service
+        assert service is not None
+        shard = self.shard(rows[0].sku).number
+        await self.loop.spawn(
+            self.workers[0].process, getattr(service.index, verb)(shard, rows, 5.0)
+        )
 
     async def _calm(self, troubles: asyncio.Task[None]) -> None:
         """End every fault."""
@@ -273,11 +306,21 @@ class World:
             starting = [w.process.name for w in self.workers if not w.serving]
             if starting and not reason:
                 reason = f"{starting} do not serve yet"
+            reason = reason or next(self._behind(), "")
             if not reason:
                 return
             await asyncio.sleep(0.25)
         if not self.failed:
             self.broken(f"not at rest {LIVENESS_SECONDS} s after the last fault: {reason}")
+
+    def _behind(self) -> Iterator[str]:
+        """Workers whose table has not heard of everything."""
+        for worker in self.workers:
+            assert worker.service is not None
+            for shard in self.cluster.shards:
+                at = worker.service.table.at(shard.number)
+                if at != shard.ledger.at:
+                    yield f"{worker.process.name} has {shard.number} at {at}, not {shard.ledger.at}"
 
     def _check_rest(self) -> None:
         for difference in unlike(self.cluster, self.store.store):
@@ -286,36 +329,50 @@ class World:
         self.told.check_claims(claims)
 
     async def _sell_out(self) -> None:
-        """What is free can be bought, and then nothing is left."""
+        """What is free can be bought, also by whom it is kept for; then nothing is left."""
+        if "network" in self.draws.kinds:
+            await self._insist(lambda w: w.editor.set_node_status("n1", NodeStatus.ON, 3.0))
         for sku in self.scarce:
-            ledger = self.cluster.shards[shard_of(sku, len(self.cluster.shards))].ledger
+            ledger, key = self.shard(sku).ledger, PositionKey(sku, "n1", "")
             soon = self.clock_max_ms() + 5_000
             still = all(leg.expire_ms > soon for leg in ledger.legs.values() if leg.state in OPEN)
-            row = ledger.positions[PositionKey(sku, "n1", "")]
-            free = row.on_hand - row.held - row.committed
-            if free:
-                await self._buy(sku, free, CreateOutcome.HELD)
+            for segment in ("", *(x.segment for x in ledger.positions[key].protected)):
+                await self._buy(sku, _free(ledger.positions[key], segment), segment)
             if still:
-                await self._buy(sku, 1, CreateOutcome.INSUFFICIENT_STOCK)
+                await self._ask_for(sku, 1, "", CreateOutcome.INSUFFICIENT_STOCK)
+            for later in [x for x in ledger.positions if x[:2] == key[:2] and x.bucket]:
+                if ledger.positions[later].arrival_ms > self.clock_max_ms():
+                    units = _free(ledger.positions[later], "")
+                    await self._buy(sku, units, "", allow_backorder=True)
 
-    async def _buy(self, sku: str, units: int, expected: CreateOutcome) -> None:
-        cart = a_cart(f"{sku} {expected.name}", [sku], units, ttl_ms=600_000)
-        answer = await self._insist(cart)
+    async def _buy(self, sku: str, units: int, segment: str, **other: bool) -> None:
+        """All of it, by as many owners as limits make necessary."""
+        _, limit = self.draws.limits().get(sku, ("", None))
+        most = limit.quantity_max if limit else units
+        while units > 0:
+            await self._ask_for(sku, min(units, most), segment, CreateOutcome.HELD, **other)
+            units -= most
+
+    async def _ask_for(
+        self, sku: str, units: int, segment: str, expected: CreateOutcome, **other: bool
+    ) -> None:
+        name = f"{sku} {expected.name}"
+        self._last[name] += 1
+        name += "+" * (self._last[name] - 1)
+        cart = a_cart(name, [sku], units, ttl_ms=600_000, owner_id=name, segment=segment, **other)
+        answer = await self._insist(lambda w: w.reservations.create(cart, 3.0))
         if answer is not None and answer.outcome is not expected:
             self.broken(f"{units} of {sku} are {answer.outcome.name}, not {expected.name}")
 
-    async def _insist(self, cart: CreateCommand) -> CreateResult | None:
+    async def _insist(self, work: Callable[[Worker], Awaitable[Any]]) -> Any:
         """Ask until there is an answer: connections that broke come back within a second or two."""
         for _ in range(30):
             try:
-                answer = await self.workers[0].ask(lambda w: w.reservations.create(cart, 3.0), 4.0)
+                return await self.workers[0].ask(work, 4.0)
             except (PromiseServiceError, Gone, TimeoutError) as error:
                 last = error
                 await asyncio.sleep(0.2)
-            else:
-                assert isinstance(answer, CreateResult)
-                return answer
-        self.broken(f"in calm weather {cart.reservation_id} raises {last!r}")
+        self.broken(f"in calm weather a call raises {last!r}")
         return None
 
     # the network
@@ -347,6 +404,10 @@ class World:
                 waiting[1].set_result(None)
 
 
+def _free(row: StockPosition, segment: str) -> int:
+    return units_of(*for_segment(row, segment))
+
+
 _QUIET = ("read_claims", "read_legs", "read_positions", "open_claims", "read_meta")
 
 
@@ -366,12 +427,16 @@ class _Alarms(logging.Handler):
 
 
 def run_seed(
-    seed: int, log: Callable[[str], None] | None = None, *, ttl_ms_max: int = TTL_MS_MAX
+    seed: int,
+    log: Callable[[str], None] | None = None,
+    *,
+    ttl_ms_max: int = TTL_MS_MAX,
+    plain: bool = False,
 ) -> Verdict:
-    """Run one seed to its end. Equal seeds give equal verdicts."""
+    """Run one seed to its end. Equal seeds give equal verdicts. A ``plain`` run draws no kinds."""
     loop = VirtualLoop()
     random.seed(seed)
-    world = World(seed, loop, log, ttl_ms_max)
+    world = World(seed, loop, log, ttl_ms_max, plain)
     logger, alarms = logging.getLogger("promise_svc"), _Alarms(world)
     logger.addHandler(alarms)
     propagates, logger.propagate = logger.propagate, False

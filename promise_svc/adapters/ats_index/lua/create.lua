@@ -103,8 +103,9 @@ end
 local function open_claim(step, state)
   local draft, rid, multi = step[8], step[1], step[6]
   local before = draft[5] == 1 and get_claim(rid)
-  local claim = {1, state, step[2], before and before[C_REVISION] or 1, draft[1], step[3], S.time, S.time + step[4], draft[3], draft[4],
-    0, 0, 1 - multi, 0, draft[5]}
+  local revision, held = before and before[C_REVISION] or 1, before and before[C_CREATE] or S.time
+  local claim = {1, state, step[2], revision, draft[1], step[3], held, S.time + step[4], draft[3],
+    draft[4], 0, 0, 1 - multi, 0, draft[5]}
   if step[9] ~= '' then claim[C_REPLACES], claim[C_REPLACED] = step[9], step[10] end
   set_claim(rid, claim)
   S.touched_claim = claim

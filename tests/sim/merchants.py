@@ -1,0 +1,152 @@
+"""What is done beside plain carts and counts: receipts, quotes, nodes off, holds taken again."""
+
+from __future__ import annotations
+
+from promise_svc.application.changed_lines import ChangeLine
+from promise_svc.application.promise import PromiseCartRequest
+from promise_svc.application.quote import Quote
+from promise_svc.application.reservation_body import CreateCommand, RequestedLine
+from promise_svc.application.reservation_changes import ChangeCommand
+from promise_svc.application.supply import ProtectionLevel, SupplyCount
+from promise_svc.application.transition import TransitionResult
+from promise_svc.domain.inventory import ARRIVED
+from promise_svc.domain.network import NodeStatus
+from promise_svc.domain.reach import Line
+from promise_svc.domain.reservation import DurabilityMode, State
+from tests.sim.draws import LATER_MS, SEGMENTS
+from tests.sim.process import Worker
+from tests.sim.shoppers import ADDRESS, Shopper, create_as, move, operation
+
+
+@operation(2, "inbound")
+async def receive(shopper: Shopper) -> None:
+    """Supply comes, as expected, more or less of it; told twice."""
+    world, chance = shopper.world, shopper.chance
+    row = chance.choice(world.draws.inbound) if world.draws.inbound else None
+    if row is None:
+        return
+    on_hand = max(0, row.on_hand + chance.choice((-1, 0, 0, 1)))
+    bucket = chance.choice(("po", "po", "po-2"))
+    rows = [SupplyCount(row.sku, row.node_id, bucket, on_hand, arrival_ms=ARRIVED)]
+    sequence = int(world.now() * 1_000)
+    for _ in range(chance.choice((1, 2))):
+        await shopper.ask("receive", lambda w: w.supply.sync("wms", sequence, rows, 2.0))
+
+
+@operation(2, "inbound")
+async def announce(shopper: Shopper) -> None:
+    """More supply is on its way, or the same is expected later."""
+    world, chance = shopper.world, shopper.chance
+    sku, node = chance.choice(world.scarce), chance.choice(world.node_ids)
+    arrival_ms = LATER_MS + chance.choice((0, 3_600_000, 86_400_000))
+    bucket = chance.choice(("po", "po-2"))
+    rows = [SupplyCount(sku, node, bucket, chance.choice((1, 2, 3)), arrival_ms=arrival_ms)]
+    sequence = int(world.now() * 1_000)
+    await shopper.ask("announce", lambda w: w.supply.sync("wms", sequence, rows, 2.0))
+
+
+@operation(1, "segments")
+async def protect(shopper: Shopper) -> None:
+    """Shares of what is plenty, which change; those of the scarce do not."""
+    world, chance = shopper.world, shopper.chance
+    sku, node = chance.choice(world.plenty), chance.choice(world.node_ids)
+    rows = [ProtectionLevel(sku, node, chance.choice(SEGMENTS), chance.choice((0, 10, 39)))]
+    await shopper.ask("protect", lambda w: w.supply.protect(rows, 2.0))
+
+
+@operation(2, "network")
+async def switch(shopper: Shopper) -> None:
+    """A node off, and a while later on again; one such edit at a time."""
+    world, node = shopper.world, shopper.chance.choice(shopper.world.node_ids)
+    if world.editing:
+        return
+    world.editing = True
+    off = await shopper.ask(
+        f"off {node}", lambda w: w.editor.set_node_status(node, NodeStatus.OFF, 2.0)
+    )
+    if not isinstance(off, Exception) and node not in world.doubtful:
+        world.off.add(node)
+    await world.pause(0.5)
+    world.off.discard(node)
+    on = await shopper.ask(
+        f"on {node}", lambda w: w.editor.set_node_status(node, NodeStatus.ON, 2.0)
+    )
+    if isinstance(on, Exception):
+        world.doubtful.add(node)
+    world.editing = False
+
+
+@operation(3, "sourcing")
+async def hold_a_quote(shopper: Shopper) -> None:
+    """Promise a cart, and hold what was promised, a while later and perhaps twice."""
+    world, chance = shopper.world, shopper.chance
+    asked = shopper.new_cart("")
+    request = PromiseCartRequest(
+        lines=tuple(Line(x.line_id, x.sku, x.quantity) for x in asked.lines),
+        address=ADDRESS,
+        segment=asked.segment,
+        allow_backorder=asked.allow_backorder,
+    )
+
+    async def promise(worker: Worker) -> list[Quote]:
+        reply = await worker.promiser.promise_cart(request, timeout=2.0)
+        return [
+            worker.quotes.read(token.text)
+            for token in worker.quotes.tokens(request, reply)
+            if token.text
+        ]
+
+    quotes = await shopper.ask("promise", promise)
+    if isinstance(quotes, Exception) or not quotes:
+        return
+    quote = chance.choice(quotes)
+    cart = CreateCommand(
+        reservation_id=quote.reservation_id,
+        owner_id=asked.owner_id,
+        lines=tuple(RequestedLine(*line) for line in quote.requested_lines),
+        fulfillment_method=quote.fulfillment_method,
+        address=quote.address,
+        segment=quote.segment,
+        quote=quote,
+        ttl_ms=asked.ttl_ms,
+        allow_backorder=asked.allow_backorder,
+    )
+    world.carts.append(cart)
+    await world.pause(0.5)
+    for _ in range(chance.choice((1, 1, 2))):
+        await create_as(shopper, cart, name="hold the quote")
+
+
+@operation(6, "parts")
+async def end_a_part(shopper: Shopper) -> None:
+    """A unit of one line leaves, or is cancelled; under a key, and now and then told twice."""
+    chance = shopper.chance
+    target = chance.choice((State.FULFILLED, State.CANCELLED))
+    key, line = f"p{chance.randrange(10**6)}", ChangeLine(f"l{chance.choice((0, 0, 1, 2))}", 1)
+
+    async def verb(worker: Worker, rid: str, mode: DurabilityMode | None) -> TransitionResult:
+        command = ChangeCommand(
+            reservation_id=rid, idempotency_key=key, lines=(line,), durability=mode
+        )
+        if target is State.CANCELLED:
+            return await worker.reservations.cancel(command, 3)
+        return await worker.reservations.changes.fulfill(command, 3)
+
+    await move(shopper, target, f"{target.name} in part", verb)
+
+
+@operation(4, "reacquire")
+async def confirm_again(shopper: Shopper) -> None:
+    """A confirm that takes the units again where the hold has ended by the clock."""
+    cart = shopper.cart()
+    if cart is not None:
+        await move(
+            shopper,
+            State.CONFIRMED,
+            "confirm again",
+            lambda w, rid, m: w.reservations.confirm(rid, 0, m, 3, reacquire=True),
+            reacquires=True,
+        )
+
+
+__all__ = ["Shopper"]
