@@ -545,10 +545,19 @@ async def _relay(
         Service(cluster, process, calls=False) as service,
         metrics_page(process, service.metrics.registry),
     ):
+        collect_seldom()
         _log.info("relaying", version=__version__, compiled=hotpath.COMPILED)
         on_running()
         await stop.wait()
     _log.info("stopped")
+
+
+def collect_seldom() -> None:
+    """Once all is loaded: what is alive then stays, so that collections need not walk the network
+    and the tables again, and begin later."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS_MAX, 20, 20)
 
 
 @asynccontextmanager
@@ -602,10 +611,7 @@ async def serving(
         lame_duck_seconds=process.lame_duck_seconds,
         drain_seconds=process.drain_seconds,
     )
-    # What is alive now stays: collections need not walk the network and the tables again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS_MAX, 20, 20)
+    collect_seldom()
     try:
         port = await server.start(address)
     except (OSError, RuntimeError) as error:

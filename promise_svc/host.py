@@ -25,6 +25,7 @@ from prometheus_client import CollectorRegistry
 from promise_svc import __version__, hotpath
 from promise_svc.bootstrap import (
     Service,
+    collect_seldom,
     front,
     metrics_page,
     not_to_be_had,
@@ -142,6 +143,7 @@ async def _working(
         async with serving(service, process, assignment.listen, port_shared=True):
             yield
     else:
+        collect_seldom()
         _log.info("relaying", version=__version__, compiled=hotpath.COMPILED)
         yield
 

@@ -20,7 +20,7 @@ from loadtest.catalog import SHARD_COUNT
 from loadtest.driver.process import Load, drive
 from loadtest.host import free_port, tree_cpu
 from loadtest.recorder import Histogram
-from promise_svc.adapters.embedded.valkey import server_path
+from promise_svc.adapters.embedded.valkey import server_command
 from promise_svc.hotpath import shard_of
 from promise_svc.v1 import reservation_service_pb2 as reservation_pb
 
@@ -326,7 +326,7 @@ def _plain(bench: Bench) -> Iterator[tuple[str, int, int, redis.Redis]]:
     ports = free_port(), free_port()
     valkey = subprocess.Popen(
         [
-            str(server_path()),
+            *server_command(),
             "--port",
             str(ports[0]),
             "--bind",

@@ -27,6 +27,7 @@ from promise_svc.domain.reservation import (
     SweepReply,
 )
 from promise_svc.domain.sharding import Position
+from promise_svc.errors import PromiseServiceError
 
 
 class ShardMeta(NamedTuple):
@@ -298,6 +299,14 @@ class StoredNetwork(NamedTuple):
     lane."""
 
 
+class ShardEvents(NamedTuple):
+    """Events of one shard that follow its cursor; at least one."""
+
+    shard: int
+    after: Position
+    events: Sequence[StoredEvent]
+
+
 class OrderStore(Protocol):
     """The durable record. Every method may raise Unavailable; ``timeout`` is in seconds."""
 
@@ -321,6 +330,12 @@ class OrderStore(Protocol):
         written. Events must follow it without a gap: SequenceGap. An identity that exists with
         another payload: Fork. Returns the new cursor.
         """
+        ...
+
+    async def append_all(self, batches: Sequence[ShardEvents]) -> list[PromiseServiceError | None]:
+        """``append`` of several shards, each once and at most a thousand events in all, in one
+        transaction where it can be; says of each what ``append`` would raise. Raises itself where
+        nothing is known of any."""
         ...
 
     async def cursor(self, shard: int) -> Position: ...

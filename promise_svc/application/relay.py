@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from promise_svc.application.fork import refuse_fork
-from promise_svc.application.ports import AtsIndex, OrderStore, ShardMeta, ShardNews
+from promise_svc.application.ports import AtsIndex, OrderStore, ShardEvents, ShardMeta, ShardNews
 from promise_svc.domain.events import StoredEvent
 from promise_svc.domain.sharding import START, Position
 from promise_svc.errors import (
@@ -30,6 +31,9 @@ from promise_svc.errors import (
 
 BATCH_EVENTS_MAX = 500
 """Events of one append: about 30 ms of PostgreSQL, which another shard's confirm can bear."""
+
+CARRIED_EVENTS_MAX = 1_000
+"""Events of one append of many shards; those of the rest wait for the next."""
 
 ROUNDS_MAX = 20
 """Appends of one drain; a busy shard then lets the others have their turn."""
@@ -138,6 +142,49 @@ class Relay:
                 self._observer.alarmed(shard, error)
             raise
 
+    async def carry(self, shards: Iterable[int]) -> list[int]:
+        """What the news of these shards brought, in one append and without a task a shard: nearly
+        all that is ever carried. Returns the shards that must be drained: those of which more than
+        news is needed, and those whose append did not simply succeed, whatever the reason."""
+        batches, rest, room = list[ShardEvents](), list[int](), CARRIED_EVENTS_MAX
+        for shard in shards:
+            cursor, most = self._cursors.get(shard), min(room, self._batch_events_max)
+            events = self._told(shard, cursor, most) if cursor is not None and most else None
+            if events and cursor is not None:
+                batches.append(ShardEvents(shard, cursor, events))
+                room -= len(events)
+            if events is None or self._heard[shard].events:
+                rest.append(shard)
+        if not batches:
+            return rest
+        moved: dict[int, Position] = {}
+        try:
+            for batch, error in zip(batches, await self._store.append_all(batches), strict=True):
+                if error is None:
+                    last = batch.events[-1]
+                    self._cursors[batch.shard] = moved[batch.shard] = last.at
+                    self._observer.carried(batch.shard, len(batch.events), last.event.time_ms)
+                elif isinstance(error, PreconditionFailed):
+                    self._observer.fenced(batch.shard)
+        except PromiseServiceError:
+            pass
+        finally:
+            # The append may have happened: the next drain asks the order store where it stands.
+            unknown = [batch.shard for batch in batches if batch.shard not in moved]
+            for shard in unknown:
+                self._cursors.pop(shard, None)
+        if moved:
+            await self._tell_and_mark(moved)
+        return rest + [shard for shard in unknown if shard not in rest]
+
+    async def _tell_and_mark(self, moved: dict[int, Position]) -> None:
+        # A mark that fails is made again; and the message is said again by the marks.
+        tell = self._index.tell_durable(moved, self._timeout)
+        marks = (self._mark(shard, cursor) for shard, cursor in moved.items() if self._due(shard))
+        for done in await asyncio.gather(tell, *marks, return_exceptions=True):
+            if isinstance(done, BaseException) and not isinstance(done, PromiseServiceError):
+                raise done
+
     async def _drain(self, shard: int) -> Drained:
         cursor = self._cursors.get(shard)
         if cursor is None:
@@ -191,17 +238,23 @@ class Relay:
     async def _read(self, shard: int, cursor: Position) -> list[StoredEvent]:
         """Events after the cursor: from the news where they follow it, else from the outbox."""
         limit = self._batch_events_max
-        heard = self._heard[shard]
-        if asyncio.get_running_loop().time() - heard.when < NEWS_SECONDS:
-            told = heard.events
-            while told and told[0].at <= cursor:
-                told.popleft()
-            if told and _follows(cursor, told[0].at):
-                return [told.popleft() for _ in range(min(limit, len(told)))]
-            if not told and heard.at == cursor:
-                return []
-        heard.events.clear()
+        events = self._told(shard, cursor, limit)
+        if events is not None:
+            return events
+        self._heard[shard].events.clear()
         return await self._index.read_outbox(shard, cursor, limit, self._timeout)
+
+    def _told(self, shard: int, cursor: Position, limit: int) -> list[StoredEvent] | None:
+        """Events after the cursor that came as news; None where the outbox must be asked."""
+        heard = self._heard[shard]
+        if asyncio.get_running_loop().time() - heard.when >= NEWS_SECONDS:
+            return None
+        told = heard.events
+        while told and told[0].at <= cursor:
+            told.popleft()
+        if told and _follows(cursor, told[0].at):
+            return [told.popleft() for _ in range(min(limit, len(told)))]
+        return [] if not told and heard.at == cursor else None
 
     async def _append(self, shard: int, cursor: Position, events: list[StoredEvent]) -> int:
         """Move the cursor by the append, or to where another relay has moved it; returns how many
@@ -236,13 +289,16 @@ class Relay:
 
     async def _mark(self, shard: int, cursor: Position) -> None:
         """Note in the shard, now and then, what the order store has."""
-        if cursor in (START, self._marked.get(shard)):
+        if cursor in (START, self._marked.get(shard)) or not self._due(shard):
             return
         now = asyncio.get_running_loop().time()
-        if now - self._marked_when.get(shard, -MARK_SECONDS) < MARK_SECONDS:
-            return
         await self._index.mark_durable(shard, cursor, self._timeout)
         self._marked[shard], self._marked_when[shard] = cursor, now
+
+    def _due(self, shard: int) -> bool:
+        """Whether its last mark is old enough for another."""
+        now = asyncio.get_running_loop().time()
+        return now - self._marked_when.get(shard, -MARK_SECONDS) >= MARK_SECONDS
 
 
 def _follows(before: Position, at: Position) -> bool:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from ctypes.util import find_library
 from pathlib import Path
 
 import asyncpg
@@ -78,6 +79,16 @@ def test_valkey_keeps_every_acknowledged_write_over_kill_9(tmp_path: Path) -> No
     # The one in flight may have been written and not answered.
     assert acknowledged > 0
     assert acknowledged <= recovered <= acknowledged + 1
+
+
+def test_valkey_takes_the_allocator_it_is_otherwise_built_with(valkey: EmbeddedValkey) -> None:
+    """The package's binary has the C library's; what is installed is preloaded."""
+    if not find_library("jemalloc"):
+        pytest.skip("jemalloc is not installed here")
+
+    maps = Path(f"/proc/{valkey.processes[0].pid}/maps").read_text()
+
+    assert "jemalloc" in maps
 
 
 def test_valkey_in_memory_mode_forgets(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from promise_svc.application.ports import (
     ClusterIdentity,
+    ShardEvents,
     StoredNetwork,
     StoredReservation,
     StoredShard,
@@ -80,6 +81,17 @@ class FakeOrderStore:
         self.append_count += 1
         self._fail_after()
         return at
+
+    async def append_all(self, batches: Sequence[ShardEvents]) -> list[PromiseServiceError | None]:
+        outcomes: list[PromiseServiceError | None] = []
+        for batch in batches:
+            try:
+                await self.append(*batch)
+            except PromiseServiceError as error:
+                outcomes.append(error)
+            else:
+                outcomes.append(None)
+        return outcomes
 
     async def cursor(self, shard: int) -> Position:
         self._fail()

@@ -185,6 +185,53 @@ async def test_news_from_before_a_failover_are_not_carried(
     assert await world.store.cursor(0) == Position(1, 2)
 
 
+async def test_what_several_shards_said_is_carried_in_one_append_and_told_in_one_message(
+    world: World,
+) -> None:
+    """A shard whose cursor is not known yet, or of which something is missing, is left to a drain
+    of its own."""
+    histories = [History(shard) for shard in range(4)]
+    relay = world.relay()
+    for shard in (0, 1, 2):
+        world.outbox.write(histories[shard].start_epoch())
+        await relay.drain(shard)
+    world.outbox.told.clear()
+    said = [[history.sync("a", 1)] for history in histories[:2]]
+    missed, unknown = [histories[2].sync("a", n) for n in (1, 2)], [histories[3].start_epoch()]
+    for events in (*said, missed[1:], unknown):
+        relay.hear(_news(events))
+
+    left = await relay.carry([0, 1, 2, 3])
+
+    assert left == [2, 3]
+    assert world.outbox.told == [{0: Position(1, 2), 1: Position(1, 2)}]
+    cursors = await world.store.cursors()
+    assert (cursors, world.observed.carried_counts) == (
+        {0: Position(1, 2), 1: Position(1, 2), 2: Position(1, 1)},
+        {0: 2, 1: 2, 2: 1},
+    )
+
+
+@pytest.mark.parametrize("committed", [False, True])
+async def test_a_shard_whose_append_failed_is_not_told_and_is_drained(
+    world: World, committed: bool
+) -> None:
+    """Whether the events were stored or not, the drain asks, and carries what is left."""
+    relay = world.relay()
+    world.write(2)
+    await relay.drain(0)
+    world.outbox.told.clear()
+    relay.hear(_news(world.write(1)))
+    lost = OutcomeUnknown("the connection was lost")
+    setattr(world.store, "fail_after_next" if committed else "fail_next", lost)
+
+    left = await relay.carry([0])
+
+    assert (left, world.outbox.told) == ([0], [])
+    await relay.drain(0)
+    assert await world.store.cursor(0) == Position(1, 3)
+
+
 @pytest.mark.parametrize("call", ["read_outbox", "read_meta", "mark_durable"])
 @pytest.mark.parametrize("nth", range(1, 5))
 async def test_a_relay_killed_at_any_await_loses_and_doubles_nothing(
@@ -412,4 +459,6 @@ async def test_an_order_store_filled_again_while_compared_is_no_fork(world: Worl
 
 
 def _news(events: list[StoredEvent]) -> ShardNews:
-    return ShardNews(0, events[-1].at, START, events[-1].event.time_ms, tuple(events))
+    return ShardNews(
+        events[-1].shard, events[-1].at, START, events[-1].event.time_ms, tuple(events)
+    )

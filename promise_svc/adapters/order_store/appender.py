@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import asyncpg
 
 from promise_svc.adapters.order_store import queries
-from promise_svc.adapters.order_store.batch import Batch, append_arguments
+from promise_svc.adapters.order_store.batch import append_arguments
 from promise_svc.adapters.order_store.pool import FAILURES, ConnectionPool, borrowed, translated
+from promise_svc.application.ports import ShardEvents
 from promise_svc.domain.sharding import Position
 from promise_svc.errors import Fork, OutcomeUnknown, PromiseServiceError, Unavailable
 
@@ -35,12 +36,12 @@ class Appender:
     def __init__(self, pool: ConnectionPool, timeout: float) -> None:
         self._pool = pool
         self._timeout = timeout
-        self._waiting: list[tuple[Batch, asyncio.Future[bool]]] = []
+        self._waiting: list[tuple[ShardEvents, asyncio.Future[bool]]] = []
         self._busy_shards: set[int] = set()
         self._writers: set[asyncio.Task[None]] = set()
         self._writer_count = 0
 
-    async def append(self, batch: Batch) -> bool:
+    async def append(self, batch: ShardEvents) -> bool:
         """Write one batch; False when its shard's cursor stood elsewhere.
 
         Raises Fork, Unavailable (nothing of it was done), OutcomeUnknown, InvariantBroken.
@@ -53,6 +54,14 @@ class Appender:
             self._writers.add(writer)
             writer.add_done_callback(self._writers.discard)
         return await done
+
+    async def append_all(self, batches: Sequence[ShardEvents]) -> list[bool | PromiseServiceError]:
+        """Write batches of different shards at once, in one statement: they have been gathered
+        already. What ``append`` returns or raises for each."""
+        loop = asyncio.get_running_loop()
+        taken = [(batch, loop.create_future()) for batch in batches]
+        await self._write_taken(taken)
+        return [_outcome(done) for _, done in taken]
 
     async def close(self) -> None:
         """Wait for what is being written, refuse what still waits."""
@@ -75,7 +84,7 @@ class Appender:
             # a writer of its own. The task's callback would come too late for that.
             self._writer_count -= 1
 
-    async def _write_taken(self, taken: Sequence[tuple[Batch, asyncio.Future[bool]]]) -> None:
+    async def _write_taken(self, taken: Sequence[tuple[ShardEvents, asyncio.Future[bool]]]) -> None:
         shards = {batch.shard for batch, _ in taken}
         self._busy_shards |= shards
         try:
@@ -87,10 +96,10 @@ class Appender:
         finally:
             self._busy_shards -= shards
 
-    def _take(self) -> list[tuple[Batch, asyncio.Future[bool]]]:
+    def _take(self) -> list[tuple[ShardEvents, asyncio.Future[bool]]]:
         """What goes into the next statement: in order of arrival, each shard once."""
-        taken: list[tuple[Batch, asyncio.Future[bool]]] = []
-        left: list[tuple[Batch, asyncio.Future[bool]]] = []
+        taken: list[tuple[ShardEvents, asyncio.Future[bool]]] = []
+        left: list[tuple[ShardEvents, asyncio.Future[bool]]] = []
         shards = set(self._busy_shards)
         count = 0
         for entry in self._waiting:
@@ -105,7 +114,7 @@ class Appender:
         self._waiting = left
         return taken
 
-    async def _write(self, taken: Sequence[tuple[Batch, asyncio.Future[bool]]]) -> None:
+    async def _write(self, taken: Sequence[tuple[ShardEvents, asyncio.Future[bool]]]) -> None:
         if len(taken) == 1:
             await self._write_alone(*taken[0])
             return
@@ -127,7 +136,7 @@ class Appender:
                 if not done.done():
                     done.set_result(batch.shard in moved)
 
-    async def _write_alone(self, batch: Batch, done: asyncio.Future[bool]) -> None:
+    async def _write_alone(self, batch: ShardEvents, done: asyncio.Future[bool]) -> None:
         try:
             try:
                 moved = await self._run(queries.APPEND, [batch])
@@ -142,13 +151,13 @@ class Appender:
             if not done.done():
                 done.set_result(batch.shard in moved)
 
-    async def _run(self, statement: str, batches: Sequence[Batch]) -> set[int]:
+    async def _run(self, statement: str, batches: Sequence[ShardEvents]) -> set[int]:
         """Shards whose cursor moved. The driver's failures pass: the caller tells them apart."""
         arguments = append_arguments(batches)
         async with borrowed(self._pool, self._timeout, passing=FAILURES) as connection:
             return {row[0] for row in await connection.fetch(statement, *arguments)}
 
-    async def _refuse_fork(self, batch: Batch) -> None:
+    async def _refuse_fork(self, batch: ShardEvents) -> None:
         at = [stored.at for stored in batch.events]
         epochs, sequences = [p.epoch for p in at], [p.sequence for p in at]
         async with borrowed(self._pool, self._timeout) as connection:
@@ -163,6 +172,14 @@ class Appender:
                     epoch=stored.at.epoch,
                     sequence=stored.at.sequence,
                 )
+
+
+def _outcome(done: asyncio.Future[bool]) -> bool | PromiseServiceError:
+    error = done.exception()
+    if error is None:
+        return done.result()
+    assert isinstance(error, PromiseServiceError)
+    return error
 
 
 def _fail(done: asyncio.Future[bool], error: PromiseServiceError) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from promise_svc.adapters.event_codec import encode_claim, encode_leg
+from promise_svc.application.ports import ShardEvents
 from promise_svc.domain.events import Event, EventType, PositionImage, StoredEvent
 from promise_svc.domain.reservation import ClaimRecord, LegRecord
 from promise_svc.domain.sharding import START, Position
@@ -29,14 +30,6 @@ _EVENT_KINDS = "iiiiitb"
 _RESERVATION_KINDS = "itiittiiibii"
 _LEG_KINDS = "itibii"
 _POSITION_KINDS = "ittt" + "iiiiiii" + "t" + "iiii" + "t" + "ii"
-
-
-class Batch(NamedTuple):
-    """Events of one shard that follow its cursor; at least one."""
-
-    shard: int
-    after: Position
-    events: Sequence[StoredEvent]
 
 
 def refuse_gap(shard: int, after: Position, events: Sequence[StoredEvent]) -> None:
@@ -61,7 +54,7 @@ def refuse_gap(shard: int, after: Position, events: Sequence[StoredEvent]) -> No
         after = at
 
 
-def append_arguments(batches: Sequence[Batch]) -> list[Any]:
+def append_arguments(batches: Sequence[ShardEvents]) -> list[Any]:
     """Arguments of ``APPEND``; each shard at most once.
 
     Of several images of one record the last one counts. Cost: about 10 us an event with a claim,

@@ -13,7 +13,7 @@ import msgspec
 from promise_svc.adapters.event_codec import decode_claim, decode_event, decode_leg
 from promise_svc.adapters.order_store import queries
 from promise_svc.adapters.order_store.appender import Appender
-from promise_svc.adapters.order_store.batch import Batch, refuse_gap
+from promise_svc.adapters.order_store.batch import refuse_gap
 from promise_svc.adapters.order_store.pool import (
     ConnectionPool,
     Health,
@@ -26,6 +26,7 @@ from promise_svc.adapters.order_store.pool import (
 from promise_svc.adapters.order_store.schema import migrate
 from promise_svc.application.ports import (
     ClusterIdentity,
+    ShardEvents,
     StoredNetwork,
     StoredReservation,
     StoredShard,
@@ -34,7 +35,13 @@ from promise_svc.domain.events import PositionImage, StoredEvent
 from promise_svc.domain.inventory import PositionKey, Protection, StockPosition
 from promise_svc.domain.reservation import LegRecord
 from promise_svc.domain.sharding import START, Position
-from promise_svc.errors import FieldViolation, InvalidRequest, PreconditionFailed
+from promise_svc.errors import (
+    FieldViolation,
+    InvalidRequest,
+    PreconditionFailed,
+    PromiseServiceError,
+    SequenceGap,
+)
 
 _NUL = "\0"
 """PostgreSQL's text holds every character but this one."""
@@ -105,13 +112,26 @@ class PostgresOrderStore:
         if not events:
             return after
         refuse_gap(shard, after, events)
-        moved = await self._appender.append(Batch(shard, after, events))
-        if not moved:
-            raise PreconditionFailed(
-                f"the cursor of shard {shard} is no longer {after.epoch}-{after.sequence}",
-                shard=shard,
-            )
+        if not await self._appender.append(ShardEvents(shard, after, events)):
+            raise _moved_on(shard, after)
         return events[-1].at
+
+    async def append_all(self, batches: Sequence[ShardEvents]) -> list[PromiseServiceError | None]:
+        """See ``OrderStore.append_all``. Cost: one statement."""
+        outcomes: list[PromiseServiceError | None] = []
+        for batch in batches:
+            try:
+                refuse_gap(*batch)
+            except SequenceGap as error:
+                outcomes.append(error)
+            else:
+                outcomes.append(None)
+        fit = [place for place, error in enumerate(outcomes) if error is None]
+        written = await self._appender.append_all([batches[place] for place in fit]) if fit else ()
+        for place, moved in zip(fit, written, strict=True):
+            if moved is not True:
+                outcomes[place] = moved or _moved_on(*batches[place][:2])
+        return outcomes
 
     async def cursor(self, shard: int) -> Position:
         """Last event stored of ``shard``; START when there is none."""
@@ -251,6 +271,11 @@ class PostgresOrderStore:
                 version += 1
                 await connection.execute(queries.SET_NETWORK_VERSION, version)
         return version
+
+
+def _moved_on(shard: int, after: Position) -> PreconditionFailed:
+    at = f"{after.epoch}-{after.sequence}"
+    return PreconditionFailed(f"the cursor of shard {shard} is no longer {at}", shard=shard)
 
 
 _decode_shares = msgspec.json.Decoder(tuple[Protection, ...]).decode
