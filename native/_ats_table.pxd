@@ -1,39 +1,41 @@
 """Layout of the ATS table in memory: per shard, an open-addressed index and an arena of blocks.
 
-A block is one SKU: Block, then the SKU in UTF-8 padded to 8 bytes, then ``capacity`` cells of which
-``count`` are used, ascending by place. The index maps the SKU's hash to the block's word offset.
+A block is one SKU: Block, then the SKU's size in a byte and the SKU in UTF-8, padded to 8 bytes, then
+``capacity`` cells of which ``count`` are used, ascending by place, then as many counters. A cell is
+what a read for no segment needs, so that it reads few lines of memory; the figures behind it follow
+apart. The index maps the SKU's hash to the block's word offset.
 
 A SKU is looked for in the shard of its own hash. Those that a shard key put elsewhere have a trace
 there: a hint, in one open-addressed table for all shards, that another shard may have them.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 cdef enum:
-    BLOCK_WORDS = 3
-    CELL_WORDS = 5
-
-
-
-cdef enum:
-    DATED = 0x80000000  # in a place: the cell beside a bucket's that keeps its arrival as on_hand
+    BLOCK_WORDS = 2
+    PLACE_WORDS = 3  # a cell and its counters
+    BUCKET = 0x40000000  # in a place: of a bucket; so stock here now comes first
+    DATED = 0x80000000  # in a bucket's place: beside it, its arrival where counters would be
+    PLACE_ID = 0x3FFFFFFF
 
 
 cdef struct Cell:
-    uint64_t place  # interned node id << 32 | interned bucket; bucket 0 is stock here now
-    int64_t on_hand
-    int64_t committed
-    int64_t held
-    int64_t safety_stock
+    uint32_t place  # interned node and bucket, with the flags above
+    uint32_t ats
+
+
+cdef struct Counters:  # no greater than COUNTER_KEPT_MAX; of a DATED place the two halves of its time
+    uint32_t on_hand
+    uint32_t committed
+    uint32_t held
+    uint32_t safety_stock
 
 
 cdef struct Block:
     uint64_t hash
-    uint32_t key_size  # bytes of the SKU
     uint32_t capacity
     uint32_t count
-    uint32_t padding
 
 
 cdef struct Slot:
@@ -68,6 +70,7 @@ cdef struct Parsed:  # one checked image; key points into a str that the caller 
     uint64_t hash
     uint32_t key_size
     Cell cell
+    Counters counters
     int64_t arrival_ms
 
 
@@ -78,19 +81,24 @@ cdef inline Block* block_at(ShardMap* map, uint32_t slot) noexcept nogil:
 
 
 cdef inline uint64_t key_words(uint32_t key_size) noexcept nogil:
-    return (<uint64_t>key_size + 7) // 8
+    return (<uint64_t>key_size + 8) // 8
 
 
-cdef inline char* key_of(Block* block) noexcept nogil:
-    return <char*>(<uint64_t*>block + BLOCK_WORDS)
+cdef inline uint8_t* key_of(Block* block) noexcept nogil:
+    """Its size; the key itself follows."""
+    return <uint8_t*>(<uint64_t*>block + BLOCK_WORDS)
 
 
 cdef inline Cell* cells_of(Block* block) noexcept nogil:
-    return <Cell*>(<uint64_t*>block + BLOCK_WORDS + key_words(block.key_size))
+    return <Cell*>(<uint64_t*>block + BLOCK_WORDS + key_words(key_of(block)[0]))
+
+
+cdef inline Counters* counters_of(Block* block) noexcept nogil:
+    return <Counters*>(cells_of(block) + block.capacity)
 
 
 cdef inline uint64_t block_words(uint32_t key_size, uint64_t capacity) noexcept nogil:
-    return BLOCK_WORDS + key_words(key_size) + capacity * CELL_WORDS
+    return BLOCK_WORDS + key_words(key_size) + capacity * PLACE_WORDS
 
 
 cdef inline uint32_t find_slot(
@@ -105,8 +113,8 @@ cdef inline uint32_t find_slot(
             block = block_at(map, slot)
             if (
                 block.hash == hash
-                and block.key_size == key_size
-                and memcmp(key_of(block), key, key_size) == 0
+                and key_of(block)[0] == key_size
+                and memcmp(key_of(block) + 1, key, key_size) == 0
             ):
                 return slot
         slot = (slot + 1) & map.slot_mask
@@ -122,7 +130,7 @@ cdef inline Block* find_block(
     return NULL if map.slots[slot].offset == 0 else block_at(map, slot)
 
 
-cdef inline uint32_t find_cell(Block* block, uint64_t place) noexcept nogil:
+cdef inline uint32_t find_cell(Block* block, uint32_t place) noexcept nogil:
     """Index of the first cell not before ``place``."""
     cdef Cell* cells = cells_of(block)
     cdef uint32_t low = 0
@@ -137,16 +145,11 @@ cdef inline uint32_t find_cell(Block* block, uint64_t place) noexcept nogil:
     return low
 
 
-cdef inline int64_t cell_ats(Cell* cell) noexcept nogil:
-    cdef int64_t ats = cell.on_hand - cell.committed - cell.held - cell.safety_stock
-    return ats if ats > 0 else 0
-
-
 cdef class AtsTable:
     cdef uint32_t shard_count
     cdef object make_row
-    cdef dict place_ids  # node id or bucket -> interned id
-    cdef list places  # interned id -> node id or bucket
+    cdef dict place_ids  # node id, or node id and bucket, -> place
+    cdef list places  # interned id -> node id and bucket
     cdef ShardMap* live
     cdef ShardMap* staged
     cdef Clock* clocks
@@ -162,7 +165,7 @@ cdef class AtsTable:
 
     cdef int64_t parse(self, list images) except -1
     cdef int parse_one(self, object image, Parsed* parsed) except -1
-    cdef uint32_t intern(self, str name, str value) except? 0
+    cdef uint32_t intern(self, str node_id, str bucket) except 0
     cdef Block* find(self, str sku, uint32_t* shard) except? NULL
     cdef Block* find_bytes(
         self, const char* key, Py_ssize_t size, uint32_t* shard

@@ -1,16 +1,15 @@
 """Twin of promise_svc.domain.ats_table.AtsTable.
 
-Limits: those of the specification, and 32 GiB and 2**31 SKUs a shard, 2**31 node ids and buckets.
-Interned node ids and buckets are never forgotten, not even by a load; nor is the shard a shard key
+Limits: those of the specification, and 32 GiB and 2**31 SKUs a shard, 2**30 pairs of node and bucket.
+Interned nodes and buckets are never forgotten, not even by a load; nor is the shard a shard key
 put a SKU into (11 to 22 bytes each), which is only a hint and no harm when it is out of date.
 The GIL is held throughout: a look-up is shorter than giving it up would be. The inner functions
 are nogil all the same, so that a batch may release it.
-Cost: ats(sku) over 20 positions 140 ns warm, 900 cold (12,000 in Python); ats_many 88 warm, 500
-cold per SKU; apply 140 per image; 43 bytes a position. Xeon 2.5 GHz, 2026-11-22; more in README.md.
+Cost: README.md.
 """
 
 cimport cython
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset
 
@@ -31,18 +30,20 @@ cdef enum:
 
 cdef int64_t QUANTITY_MAX = 2**31 - 1
 cdef int64_t COUNTER_MAX = 2**53
+cdef int64_t COUNTER_KEPT_MAX = 2**32 - 1
 cdef uint64_t WORDS_MAX = 2**32 - 1
-cdef uint32_t PLACES_MAX = 2**31 - 1
+cdef uint32_t PLACES_MAX = PLACE_ID
 
-assert sizeof(Block) == BLOCK_WORDS * 8 and sizeof(Cell) == CELL_WORDS * 8
+assert sizeof(Block) == BLOCK_WORDS * 8
+assert sizeof(Cell) + sizeof(Counters) == PLACE_WORDS * 8
 
 
 # Reading: as the .pxd, nothing here allocates or touches a Python object.
 
-cdef inline int64_t ats_at(Block* block, uint64_t place) noexcept nogil:
+cdef inline int64_t ats_at(Block* block, uint32_t place) noexcept nogil:
     cdef uint32_t index = find_cell(block, place)
     if index < block.count and cells_of(block)[index].place == place:
-        return cell_ats(&cells_of(block)[index])
+        return cells_of(block)[index].ats
     return 0
 
 
@@ -51,8 +52,9 @@ cdef inline int64_t ats_of_all(Block* block) noexcept nogil:
     cdef int64_t total = 0
     cdef uint32_t i
     for i in range(block.count):
-        if <uint32_t>cells[i].place == 0:
-            total += cell_ats(&cells[i])
+        if cells[i].place >= BUCKET:
+            break
+        total += cells[i].ats
     return total
 
 
@@ -65,11 +67,13 @@ cdef inline int64_t ats_of_named(
     cdef uint32_t i
     if <uint64_t>count * 8 < block.count or count == 1:
         for i in range(count):
-            total += ats_at(block, <uint64_t>named[i] << 32)
+            total += ats_at(block, named[i])
         return total
     for i in range(block.count):
-        if <uint32_t>cells[i].place == 0 and marks[cells[i].place >> 32] == mark:
-            total += cell_ats(&cells[i])
+        if cells[i].place >= BUCKET:
+            break
+        if marks[cells[i].place] == mark:
+            total += cells[i].ats
     return total
 
 
@@ -116,6 +120,14 @@ cdef int grow_slots(ShardMap* map) except -1:
     return 0
 
 
+cdef void copy_block(Block* target, Block* source, uint32_t capacity) noexcept:
+    """``capacity`` is at least the source's count; target and source do not overlap."""
+    cdef uint64_t head = BLOCK_WORDS + key_words(key_of(source)[0])
+    memcpy(target, source, head * 8 + source.count * sizeof(Cell))
+    target.capacity = capacity
+    memcpy(counters_of(target), counters_of(source), source.count * sizeof(Counters))
+
+
 cdef int compact(ShardMap* map, uint64_t spare) except -1:
     """Copy the blocks into an arena without dead words and with ``spare`` free ones."""
     cdef uint64_t size = 1 + spare
@@ -124,7 +136,7 @@ cdef int compact(ShardMap* map, uint64_t spare) except -1:
     for i in range(map.slot_mask + 1):
         if map.slots[i].offset != 0:
             block = block_at(map, i)
-            size += block_words(block.key_size, block.count)
+            size += block_words(key_of(block)[0], block.count)
     cdef uint64_t* words = <uint64_t*>malloc(size * 8)
     if words == NULL:
         raise MemoryError
@@ -133,9 +145,8 @@ cdef int compact(ShardMap* map, uint64_t spare) except -1:
     for i in range(map.slot_mask + 1):
         if map.slots[i].offset != 0:
             block = block_at(map, i)
-            block.capacity = block.count
-            moved = block_words(block.key_size, block.count)
-            memcpy(words + used, block, moved * 8)
+            moved = block_words(key_of(block)[0], block.count)
+            copy_block(<Block*>(words + used), block, block.count)
             map.slots[i].offset = <uint32_t>used
             used += moved
     free(map.words)
@@ -174,16 +185,15 @@ cdef int trim(ShardMap* map) except -1:
     return 0
 
 
-cdef int add_block(ShardMap* map, uint32_t slot, Parsed* parsed) except -1:
-    cdef uint64_t size = block_words(parsed.key_size, 1)
+cdef int add_block(ShardMap* map, uint32_t slot, Parsed* parsed, uint32_t more) except -1:
+    cdef uint64_t size = block_words(parsed.key_size, more)
     reserve_words(map, size)
     cdef Block* block = <Block*>(map.words + map.words_used)
     block.hash = parsed.hash
-    block.key_size = parsed.key_size
-    block.capacity = 1
+    block.capacity = more
     block.count = 0
-    block.padding = 0
-    memcpy(key_of(block), parsed.key, parsed.key_size)
+    key_of(block)[0] = <uint8_t>parsed.key_size
+    memcpy(key_of(block) + 1, parsed.key, parsed.key_size)
     map.slots[slot].tag = <uint32_t>parsed.hash
     map.slots[slot].offset = <uint32_t>map.words_used
     map.words_used += size
@@ -191,73 +201,68 @@ cdef int add_block(ShardMap* map, uint32_t slot, Parsed* parsed) except -1:
     return 0
 
 
-cdef int grow_block(ShardMap* map, uint32_t slot) except -1:
+cdef int grow_block(ShardMap* map, uint32_t slot, uint32_t more) except -1:
+    """Room for ``more`` cells. A block that grows on and on does so by half, at the arena's end."""
     cdef Block* block = block_at(map, slot)
-    cdef uint32_t key_size = block.key_size
-    cdef uint32_t capacity = block.capacity + block.capacity // 2 + 1
-    cdef uint64_t old_size = block_words(key_size, block.capacity)
-    # The last block grows in place, cell by cell: images grouped by SKU leave nothing behind.
-    if map.slots[slot].offset + old_size == map.words_used:
-        reserve_words(map, CELL_WORDS)
-        block = block_at(map, slot)
-        # A compaction inside may have cut the block to its count and moved another one behind it.
-        if map.slots[slot].offset + block_words(key_size, block.capacity) == map.words_used:
-            block.capacity += 1
-            map.words_used += CELL_WORDS
-            return 0
-    reserve_words(map, block_words(key_size, capacity))
+    cdef uint32_t key_size = key_of(block)[0]
+    cdef uint32_t capacity = max(block.count + more, block.capacity + block.capacity // 2)
+    cdef uint64_t size = block_words(key_size, capacity)
+    reserve_words(map, size)
     block = block_at(map, slot)
-    old_size = block_words(key_size, block.capacity)
-    memcpy(map.words + map.words_used, block, old_size * 8)
+    copy_block(<Block*>(map.words + map.words_used), block, capacity)
+    map.words_dead += block_words(key_size, block.capacity)
     map.slots[slot].offset = <uint32_t>map.words_used
-    block_at(map, slot).capacity = capacity
-    map.words_used += block_words(key_size, capacity)
-    map.words_dead += old_size
+    map.words_used += size
     return 0
 
 
-cdef inline int64_t arrival_at(Block* block, uint64_t place) noexcept nogil:
+cdef inline int64_t arrival_at(Block* block, uint32_t place) noexcept nogil:
     """When a bucket arrives: of one that was never told, 0."""
-    cdef uint32_t index = find_cell(block, place | DATED)
-    if <uint32_t>place != 0 and index < block.count:
-        if cells_of(block)[index].place == place | DATED:
-            return cells_of(block)[index].on_hand
-    return 0
+    cdef uint32_t index
+    cdef int64_t arrival_ms = 0
+    if place & BUCKET:
+        index = find_cell(block, place | DATED)
+        if index < block.count and cells_of(block)[index].place == place | DATED:
+            memcpy(&arrival_ms, &counters_of(block)[index], sizeof(arrival_ms))
+    return arrival_ms
 
 
 cdef int put_arrival(ShardMap* map, Parsed* parsed) except -1:
     """A second cell, for the few positions that are on their way: the others pay nothing."""
     cdef Parsed dated = parsed[0]
     dated.cell.place |= DATED
-    dated.cell.on_hand = parsed.arrival_ms
-    dated.cell.committed = dated.cell.held = dated.cell.safety_stock = 0
+    dated.cell.ats = 0
+    memset(&dated.counters, 0, sizeof(Counters))
+    memcpy(&dated.counters, &parsed.arrival_ms, sizeof(parsed.arrival_ms))
     cdef uint64_t count = map.cell_count
-    put(map, &dated)
+    put(map, &dated, 1)
     map.cell_count = count
     return 0
 
 
-cdef int put(ShardMap* map, Parsed* parsed) except -1:
+cdef int put(ShardMap* map, Parsed* parsed, uint32_t more) except -1:
+    """Write one cell, of ``more`` that are to come of its SKU."""
     # At most three quarters of the slots are taken, so that a miss ends soon.
     if (<uint64_t>map.sku_count + 1) * 4 > (<uint64_t>map.slot_mask + 1) * 3:
         grow_slots(map)
     cdef uint32_t slot = find_slot(map, parsed.hash, parsed.key, parsed.key_size)
     if map.slots[slot].offset == 0:
-        add_block(map, slot, parsed)
+        add_block(map, slot, parsed, more)
     cdef Block* block = block_at(map, slot)
     cdef uint32_t index = find_cell(block, parsed.cell.place)
+    cdef size_t behind = block.count - index
     if index == block.count or cells_of(block)[index].place != parsed.cell.place:
         if block.count == block.capacity:
-            grow_block(map, slot)
+            grow_block(map, slot, more)
             block = block_at(map, slot)
+        memmove(&cells_of(block)[index + 1], &cells_of(block)[index], behind * sizeof(Cell))
         memmove(
-            &cells_of(block)[index + 1],
-            &cells_of(block)[index],
-            <size_t>(block.count - index) * sizeof(Cell),
+            &counters_of(block)[index + 1], &counters_of(block)[index], behind * sizeof(Counters)
         )
         block.count += 1
         map.cell_count += 1
     cells_of(block)[index] = parsed.cell
+    counters_of(block)[index] = parsed.counters
     return 0
 
 
@@ -296,8 +301,8 @@ cdef class AtsTable:
             raise ValueError(f"shard_count {shard_count} is outside 1..{SHARD_COUNT_MAX}")
         self.shard_count = <uint32_t>shard_count
         self.make_row = make_row
-        self.place_ids = {"": 0}
-        self.places = [""]
+        self.place_ids = {}
+        self.places = [("", "")]  # 0 is no place
         self.live = <ShardMap*>calloc(shard_count, sizeof(ShardMap))
         self.staged = <ShardMap*>calloc(shard_count, sizeof(ShardMap))
         self.clocks = <Clock*>calloc(shard_count, sizeof(Clock))
@@ -377,20 +382,19 @@ cdef class AtsTable:
             return None
         # make_row is a caller's code and might write here: the cells are copied out first.
         cdef list values = []
-        cdef uint32_t i
-        cdef Cell cell
+        cdef uint32_t i, place
+        cdef Counters* counters = counters_of(block)
         for i in range(block.count):
-            cell = cells_of(block)[i]
-            if cell.place & DATED:
-                continue
+            place = cells_of(block)[i].place
+            if place & DATED:
+                break
             values.append((
-                self.places[<Py_ssize_t>(cell.place >> 32)],
-                self.places[<Py_ssize_t>(cell.place & 0xFFFFFFFF)],
-                cell.on_hand,
-                cell.committed,
-                cell.held,
-                cell.safety_stock,
-                arrival_at(block, cell.place),
+                *<tuple>self.places[<Py_ssize_t>(place & PLACE_ID)],
+                counters[i].on_hand,
+                counters[i].committed,
+                counters[i].held,
+                counters[i].safety_stock,
+                arrival_at(block, place),
             ))
         cdef object make_row = self.make_row
         return [make_row(row) for row in values]
@@ -405,17 +409,6 @@ cdef class AtsTable:
         if node_ids is None:
             return ats_of_all(block)
         return ats_of_named(block, self.named, <uint32_t>count, self.marks, self.mark)
-
-    def ats_many(self, skus, str node_id not None):
-        cdef list result = []
-        cdef uint64_t place = <uint64_t>(<uint32_t>self.place_ids.get(node_id, 0)) << 32
-        cdef uint32_t shard
-        cdef Block* block
-        cdef str sku
-        for sku in skus:
-            block = self.find(sku, &shard)
-            result.append(0 if block == NULL or place == 0 else ats_at(block, place))
-        return result
 
     def sku_count(self):
         cdef uint64_t total = 0
@@ -571,20 +564,24 @@ cdef class AtsTable:
         self.marks_capacity = <uint32_t>capacity
         return 0
 
-    cdef uint32_t intern(self, str name, str value) except? 0:
-        cdef object known = self.place_ids.get(value)
+    cdef uint32_t intern(self, str node_id, str bucket) except 0:
+        cdef object key = (node_id, bucket) if bucket else node_id
+        cdef object known = self.place_ids.get(key)
         if known is not None:
             return known
         cdef Py_ssize_t size
-        PyUnicode_AsUTF8AndSize(value, &size)
+        PyUnicode_AsUTF8AndSize(node_id, &size)
+        if not 1 <= size <= ID_LENGTH_MAX:
+            raise ValueError(f"node_id {node_id!r} is not 1..{ID_LENGTH_MAX} bytes long")
+        PyUnicode_AsUTF8AndSize(bucket, &size)
         if size > ID_LENGTH_MAX:
-            raise ValueError(f"{name} {value!r} is not 0..{ID_LENGTH_MAX} bytes long")
+            raise ValueError(f"bucket {bucket!r} is not 0..{ID_LENGTH_MAX} bytes long")
         cdef Py_ssize_t place = len(self.places)
         if place > PLACES_MAX:
-            raise MemoryError("the ATS table knows too many node ids and buckets")
-        self.places.append(value)
-        self.place_ids[value] = place
-        return <uint32_t>place
+            raise MemoryError("the ATS table knows too many nodes and buckets")
+        self.places.append((node_id, bucket))
+        self.place_ids[key] = place | BUCKET if bucket else place
+        return <uint32_t>self.place_ids[key]
 
     cdef int64_t parse(self, list images) except -1:
         """Check all images into ``parsed``; their strings must live until they are written."""
@@ -618,21 +615,23 @@ cdef class AtsTable:
             raise ValueError(f"sku {sku!r} is not 1..{ID_LENGTH_MAX} bytes long")
         parsed.key_size = <uint32_t>size
         parsed.hash = hash_bytes(parsed.key, size)
-        if not node_id:
-            raise ValueError(f"node_id '' is not 1..{ID_LENGTH_MAX} bytes long")
-        parsed.cell.place = <uint64_t>self.intern("node_id", node_id) << 32
-        parsed.cell.place |= self.intern("bucket", bucket)
+        parsed.cell.place = self.intern(node_id, bucket)
         if not isinstance(counters, tuple):
             raise TypeError(f"counters must be a tuple, not {type(counters).__name__}")
         cdef tuple values = <tuple>counters
         if len(values) < 4:
             raise ValueError(f"counters are {len(values)}, not at least 4")
-        parsed.cell.on_hand = read_number("on_hand", values[0], QUANTITY_MAX)
-        parsed.cell.committed = read_number("committed", values[1], COUNTER_MAX)
-        parsed.cell.held = read_number("held", values[2], COUNTER_MAX)
-        parsed.cell.safety_stock = read_number("safety_stock", values[3], COUNTER_MAX)
+        cdef int64_t on_hand = read_number("on_hand", values[0], QUANTITY_MAX)
+        cdef int64_t committed = read_number("committed", values[1], COUNTER_MAX)
+        cdef int64_t held = read_number("held", values[2], COUNTER_MAX)
+        cdef int64_t safety_stock = read_number("safety_stock", values[3], COUNTER_MAX)
+        parsed.cell.ats = <uint32_t>max(<int64_t>0, on_hand - committed - held - safety_stock)
+        parsed.counters.on_hand = <uint32_t>on_hand
+        parsed.counters.committed = <uint32_t>min(committed, COUNTER_KEPT_MAX)
+        parsed.counters.held = <uint32_t>min(held, COUNTER_KEPT_MAX)
+        parsed.counters.safety_stock = <uint32_t>min(safety_stock, COUNTER_KEPT_MAX)
         parsed.arrival_ms = 0
-        if len(values) > ARRIVAL_FIELD and <uint32_t>parsed.cell.place != 0:
+        if len(values) > ARRIVAL_FIELD and parsed.cell.place & BUCKET:
             parsed.arrival_ms = read_number(
                 "arrival_ms", values[ARRIVAL_FIELD], COUNTER_MAX, ARRIVED
             )
@@ -640,14 +639,22 @@ cdef class AtsTable:
 
     cdef int write(self, uint32_t shard, ShardMap* map, int64_t count) except -1:
         map_open(map)
-        cdef int64_t i
-        cdef uint64_t hash
+        cdef int64_t i, end = 0
+        cdef uint64_t hash = 0
+        cdef uint32_t more = 0
         for i in range(count):
-            hash = self.parsed[i].hash
-            # Images of one SKU come together as a rule: one trace for all of them.
-            if hash % self.shard_count != shard and (i == 0 or hash != self.parsed[i - 1].hash):
-                self.leave_trace(hash, shard)
-            put(map, &self.parsed[i])
-            if <uint32_t>self.parsed[i].cell.place != 0:
+            # Images of one SKU come together as a rule: one trace, and room for all of them at once.
+            if i == end:
+                hash = self.parsed[i].hash
+                more = 0
+                while end < count and self.parsed[end].hash == hash:
+                    more += 2 if self.parsed[end].cell.place & BUCKET else 1
+                    end += 1
+                if hash % self.shard_count != shard:
+                    self.leave_trace(hash, shard)
+            put(map, &self.parsed[i], more)
+            more -= 1
+            if self.parsed[i].cell.place & BUCKET:
                 put_arrival(map, &self.parsed[i])
+                more -= 1
         return 0

@@ -3,7 +3,7 @@
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from native._ats_table cimport AtsTable, Block, Cell
+from native._ats_table cimport AtsTable, Block
 from native.wire_format cimport Reader, Text
 
 
@@ -30,9 +30,9 @@ cdef struct Node:
     bint on
 
 
-cdef struct Listed:  # a node of an answer; cell is NULL where it has no position
+cdef struct Listed:  # a node of an answer, and which of the SKU's cells it is; -1 without a position
     uint32_t node
-    Cell* cell
+    int64_t index
 
 
 @cython.final
@@ -48,6 +48,7 @@ cdef class AvailabilityReads:
     cdef uint32_t* node_slots  # open addressing over hashes of ids: node + 1, 0 is empty
     cdef uint32_t node_mask
     cdef uint32_t* place_nodes  # by interned id of the table: node + 1, 0 where it is none
+    cdef uint32_t* place_marks  # by interned id: of the last list that named it and found it on
     cdef uint32_t place_count
     cdef uint32_t mark
     cdef Entry* entries
@@ -83,6 +84,6 @@ cdef class AvailabilityReads:
     cdef bint read_group(self, Text group_id) except -1
     cdef bint in_group(self, uint32_t node) noexcept nogil
     cdef int64_t list_entry(self, Entry* entry) except -1
-    cdef int64_t ats_of_entry(self, Entry* entry) noexcept nogil
+    cdef int64_t ats_of_entry(self, Entry* entry, int64_t enough) noexcept nogil
     cdef uint8_t* room(self, uint8_t* at, size_t size) except NULL
     cdef uint8_t* put_entry(self, uint8_t* at, Entry* entry, uint32_t view) except NULL

@@ -14,7 +14,9 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, qsort, realloc
 from libc.string cimport memcmp, memcpy, memset
 
-from native._ats_table cimport AtsTable, Block, Cell, ShardMap, cell_ats, cells_of, find_cell
+from native._ats_table cimport (
+    BUCKET, AtsTable, Block, Cell, Counters, ShardMap, cells_of, counters_of, find_cell,
+)
 from native._sharding cimport hash_bytes
 from native.wire_format cimport (
     Reader, Text, is_id, put_field, put_head, put_number, put_text, put_time, read_consistency,
@@ -43,8 +45,9 @@ cdef enum:
     STATUS_ON = 1
     STATUS_OFF = 2
 
-    # Of 64 bytes: a SKU with ten positions.
-    PREFETCHED_LINES = 8
+    # Of 64 bytes: most of a SKU with ten positions; more were no faster.
+    PREFETCHED_LINES = 2
+    FOUND_TOGETHER = 128
 
     # Most bytes of an entry without its nodes, and of one node, with some to spare.
     ENTRY_BYTES_MAX = 320
@@ -86,6 +89,7 @@ cdef class AvailabilityReads:
         free(self.nodes)
         free(self.node_slots)
         free(self.place_nodes)
+        free(self.place_marks)
         free(self.entries)
         free(self.listed)
         free(self.list_nodes)
@@ -194,7 +198,7 @@ cdef class AvailabilityReads:
             self.entries[i].scope = scope.scope
             at[i] = (
                 self.entries[i].block != NULL
-                and self.ats_of_entry(&self.entries[i]) >= <int64_t>wanted
+                and self.ats_of_entry(&self.entries[i], <int64_t>wanted) >= <int64_t>wanted
             )
         if reader.bad or reader.at != reader.end:
             return None
@@ -275,31 +279,33 @@ cdef class AvailabilityReads:
         return count
 
     cdef int find_skus(self, uint32_t count) noexcept:
-        """Look all SKUs up. Each step asks the memory for what the next one reads, so that the
-        misses of a search overlap."""
+        """Look all SKUs up, some at a time. Each step asks the memory for what the next one reads,
+        so that the misses of a search overlap."""
         cdef AtsTable table = self.table
         cdef ShardMap* map
         cdef Entry* entry
-        cdef uint32_t i, slot, line
-        for i in range(count):
-            entry = &self.entries[i]
-            entry.hash = hash_bytes(<char*>entry.sku.data, entry.sku.size)
-            map = &table.live[entry.hash % table.shard_count]
-            if map.slots != NULL:
-                __builtin_prefetch(&map.slots[<uint32_t>(entry.hash >> 32) & map.slot_mask])
-        for i in range(count):
-            entry = &self.entries[i]
-            map = &table.live[entry.hash % table.shard_count]
-            if map.slots != NULL:
-                slot = <uint32_t>(entry.hash >> 32) & map.slot_mask
-                if map.slots[slot].tag == <uint32_t>entry.hash:
-                    for line in range(PREFETCHED_LINES):
-                        __builtin_prefetch(map.words + map.slots[slot].offset + 8 * line)
-        for i in range(count):
-            entry = &self.entries[i]
-            entry.block = table.find_hashed(
-                entry.hash, <char*>entry.sku.data, entry.sku.size, &entry.shard
-            )
+        cdef uint32_t first, last, i, slot, line
+        for first in range(0, count, FOUND_TOGETHER):
+            last = min(first + FOUND_TOGETHER, count)
+            for i in range(first, last):
+                entry = &self.entries[i]
+                entry.hash = hash_bytes(<char*>entry.sku.data, entry.sku.size)
+                map = &table.live[entry.hash % table.shard_count]
+                if map.slots != NULL:
+                    __builtin_prefetch(&map.slots[<uint32_t>(entry.hash >> 32) & map.slot_mask])
+            for i in range(first, last):
+                entry = &self.entries[i]
+                map = &table.live[entry.hash % table.shard_count]
+                if map.slots != NULL:
+                    slot = <uint32_t>(entry.hash >> 32) & map.slot_mask
+                    if map.slots[slot].tag == <uint32_t>entry.hash:
+                        for line in range(<uint32_t>PREFETCHED_LINES):
+                            __builtin_prefetch(map.words + map.slots[slot].offset + 8 * line)
+            for i in range(first, last):
+                entry = &self.entries[i]
+                entry.block = table.find_hashed(
+                    entry.hash, <char*>entry.sku.data, entry.sku.size, &entry.shard
+                )
         return 0
 
     cdef int64_t decode(
@@ -377,9 +383,11 @@ cdef class AvailabilityReads:
         if count == self.place_count:
             return 0
         self.place_nodes = <uint32_t*>grown(self.place_nodes, count, sizeof(uint32_t))
+        self.place_marks = <uint32_t*>grown(self.place_marks, count, sizeof(uint32_t))
         for place in range(self.place_count, count):
-            number = self.node_numbers.get(places[place])
-            self.place_nodes[place] = 0
+            node_id, bucket = places[place]
+            number = None if bucket else self.node_numbers.get(node_id)
+            self.place_nodes[place] = self.place_marks[place] = 0
             if number is not None:
                 self.place_nodes[place] = <uint32_t>number + 1
                 self.nodes[<uint32_t>number].place = place
@@ -407,6 +415,7 @@ cdef class AvailabilityReads:
         if self.mark == 0xFFFFFFFF:
             for count in range(self.node_count):
                 self.nodes[count].mark = 0
+            memset(self.place_marks, 0, self.place_count * sizeof(uint32_t))
             self.mark = count = 0
         self.mark += 1
         self.list_read.data = NULL
@@ -421,6 +430,8 @@ cdef class AvailabilityReads:
             if self.nodes[node].mark == self.mark:
                 continue
             self.nodes[node].mark = self.mark
+            if self.nodes[node].on:
+                self.place_marks[self.nodes[node].place] = self.mark
             if count == self.list_capacity:
                 self.list_nodes = <uint32_t*>grown(
                     self.list_nodes, count * 2 + 16, sizeof(uint32_t)
@@ -459,46 +470,46 @@ cdef class AvailabilityReads:
             for i in range(self.list_count):
                 node = self.list_nodes[i]
                 self.listed[i].node = node
-                self.listed[i].cell = cell_at(entry.block, self.nodes[node].place)
+                self.listed[i].index = index_at(entry.block, self.nodes[node].place)
             return self.list_count
         for i in range(entry.block.count):
-            if <uint32_t>cells[i].place != 0:
-                continue
-            node = self.place_nodes[cells[i].place >> 32]
+            if cells[i].place >= BUCKET:
+                break
+            node = self.place_nodes[cells[i].place]
             if node == 0 or (entry.scope == GROUP_NODES and not self.in_group(node - 1)):
                 continue
             self.listed[count].node = node - 1
-            self.listed[count].cell = &cells[i]
+            self.listed[count].index = i
             count += 1
         qsort(self.listed, count, sizeof(Listed), by_node)
         return count
 
-    cdef int64_t ats_of_entry(self, Entry* entry) noexcept nogil:
-        """Summed over the nodes of the scope that are on."""
+    cdef int64_t ats_of_entry(self, Entry* entry, int64_t enough) noexcept nogil:
+        """Summed over the nodes of the scope that are on, until it is ``enough``."""
         cdef Cell* cells = cells_of(entry.block)
-        cdef Cell* cell
-        cdef int64_t total = 0
+        cdef int64_t total = 0, index
         cdef uint32_t i, node
         # Search for few, scan for many, so never their product.
         if entry.scope == NAMED_NODES and <uint64_t>self.list_count * 8 < entry.block.count:
             for i in range(self.list_count):
                 node = self.list_nodes[i]
-                cell = cell_at(entry.block, self.nodes[node].place)
-                if cell != NULL and self.nodes[node].on:
-                    total += cell_ats(cell)
+                index = index_at(entry.block, self.nodes[node].place)
+                if index >= 0 and self.nodes[node].on:
+                    total += cells[index].ats
             return total
         for i in range(entry.block.count):
-            if <uint32_t>cells[i].place != 0:
+            if cells[i].place >= BUCKET or total >= enough:
+                break
+            if entry.scope == NAMED_NODES:
+                if self.place_marks[cells[i].place] == self.mark:
+                    total += cells[i].ats
                 continue
-            node = self.place_nodes[cells[i].place >> 32]
+            node = self.place_nodes[cells[i].place]
             if node == 0 or not self.nodes[node - 1].on:
                 continue
-            node -= 1
-            if entry.scope == NAMED_NODES and self.nodes[node].mark != self.mark:
+            if entry.scope == GROUP_NODES and not self.in_group(node - 1):
                 continue
-            if entry.scope == GROUP_NODES and not self.in_group(node):
-                continue
-            total += cell_ats(&cells[i])
+            total += cells[i].ats
         return total
 
     cdef uint8_t* room(self, uint8_t* at, size_t size) except NULL:
@@ -545,9 +556,11 @@ cdef class AvailabilityReads:
         at = put_head(put_field(at, 0x08, entry.shard), 0x32, end)
         for i in range(count - 1, -1, -1):
             part = at
-            at = put_node(at, &self.nodes[self.listed[i].node], self.listed[i].cell, view)
+            at = put_node(
+                at, &self.nodes[self.listed[i].node], entry.block, self.listed[i].index, view
+            )
             at = put_head(at, 0x2A, part)
-        at = put_field(at, 0x20, self.ats_of_entry(entry))
+        at = put_field(at, 0x20, self.ats_of_entry(entry, INT64_MAX))
         return put_head(put_names(put_field(at, 0x18, OUTCOME_OK), entry), 0x0A, end)
 
 
@@ -564,32 +577,35 @@ cdef inline uint8_t* put_freshness(
     return put_head(put_time(at, 0x0A, as_of_ms), tag, end)
 
 
-cdef inline Cell* cell_at(Block* block, uint32_t place) noexcept nogil:
-    """The node's stock here now, or NULL."""
+cdef inline int64_t index_at(Block* block, uint32_t place) noexcept nogil:
+    """Which cell is the node's stock here now, or -1."""
     cdef uint32_t index
     if place == 0:
-        return NULL
-    index = find_cell(block, <uint64_t>place << 32)
-    if index < block.count and cells_of(block)[index].place == <uint64_t>place << 32:
-        return &cells_of(block)[index]
-    return NULL
+        return -1
+    index = find_cell(block, place)
+    return index if index < block.count and cells_of(block)[index].place == place else -1
 
 
-cdef uint8_t* put_node(uint8_t* at, Node* node, Cell* cell, uint32_t view) noexcept nogil:
+cdef uint8_t* put_node(
+    uint8_t* at, Node* node, Block* block, int64_t index, uint32_t view
+) noexcept nogil:
     cdef uint8_t* end = at
-    cdef int64_t wanted
+    cdef Counters counters
+    cdef uint64_t wanted
     if view == BREAKDOWN:
         at = put_field(at, 0x30, STATUS_ON if node.on else STATUS_OFF)
-        if cell != NULL:
-            wanted = cell.committed + cell.held + cell.safety_stock
-            at = put_field(at, 0x28, max(<int64_t>0, wanted - cell.on_hand))
-            at = put_field(at, 0x20, cell.safety_stock)
-            at = put_field(at, 0x18, cell.committed)
-            at = put_field(at, 0x10, cell.held)
-            at = put_field(at, 0x08, cell.on_hand)
+        if index >= 0:
+            counters = counters_of(block)[index]
+            wanted = <uint64_t>counters.committed + counters.held + counters.safety_stock
+            if wanted > counters.on_hand:
+                at = put_field(at, 0x28, wanted - counters.on_hand)
+            at = put_field(at, 0x20, counters.safety_stock)
+            at = put_field(at, 0x18, counters.committed)
+            at = put_field(at, 0x10, counters.held)
+            at = put_field(at, 0x08, counters.on_hand)
         at = put_head(at, 0x1A, end)
-    if cell != NULL and node.on:
-        at = put_field(at, 0x10, cell_ats(cell))
+    if index >= 0 and node.on:
+        at = put_field(at, 0x10, cells_of(block)[index].ats)
     return put_text(at, 0x0A, node.node_id.data, node.node_id.size)
 
 

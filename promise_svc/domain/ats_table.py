@@ -9,7 +9,8 @@ a SKU ever stand in several: the one of ``shard_of(sku)`` comes first, then the 
 
 Limits: ids as in ``ID_LENGTH_MAX``; ``on_hand`` is 0..QUANTITY_MAX; the other counters, epochs,
 sequences and times are 0..COUNTER_MAX. ATS of a position is at most its ``on_hand``, so sums over
-2**32 positions fit 64 bits.
+2**32 positions fit 64 bits. Committed, held and safety stock beyond ``COUNTER_KEPT_MAX`` are shown
+as that many: the position has nothing to sell either way, and a cell needs half the memory.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from promise_svc.domain.sharding import SHARD_COUNT_MAX, shard_of
 
 COUNTER_MAX = 2**53
 """Largest counter; the shards count in doubles, which are exact up to here."""
+
+COUNTER_KEPT_MAX = 2**32 - 1
+"""Largest counter that rows show."""
 
 RowT = TypeVar("RowT")
 Counters: TypeAlias = tuple[int, int, int, int, *tuple[object, ...]]
@@ -84,10 +88,6 @@ class AtsTableCore(Protocol[RowT]):
 
     def ats(self, sku: str, node_ids: Sequence[str] | None = None) -> int:
         """ATS summed over here-now positions of these nodes (repeats count once), None for all."""
-        ...
-
-    def ats_many(self, skus: Sequence[str], node_id: str) -> list[int]:
-        """ATS of each SKU at one node, in request order; 0 where there is no position."""
         ...
 
     def sku_count(self) -> int: ...
@@ -170,9 +170,6 @@ class AtsTable(Generic[RowT]):
             if not bucket and (wanted is None or node_id in wanted)
         )
 
-    def ats_many(self, skus: Sequence[str], node_id: str) -> list[int]:
-        return [self.ats(sku, (node_id,)) for sku in skus]
-
     def sku_count(self) -> int:
         return sum(len(shard) for shard in self._shards)
 
@@ -216,7 +213,14 @@ _COUNTER_LIMITS = (
 def _write(shard: _Shard, images: Iterable[Image]) -> None:
     for sku, node_id, bucket, counters in images:
         cells = shard.setdefault(sku, {})
-        cells[node_id, bucket] = (*counters[:4], _arrival_ms(bucket, counters))
+        on_hand, committed, held, safety_stock = counters[:4]
+        cells[node_id, bucket] = (
+            on_hand,
+            min(committed, COUNTER_KEPT_MAX),
+            min(held, COUNTER_KEPT_MAX),
+            min(safety_stock, COUNTER_KEPT_MAX),
+            _arrival_ms(bucket, counters),
+        )
 
 
 def _arrival_ms(bucket: str, counters: Counters) -> int:

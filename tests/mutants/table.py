@@ -863,9 +863,9 @@ MUTANTS = (
     ),
     Mutant(
         "twin_takes_no_safety_stock",
-        "native/_ats_table.pxd",
-        "    cdef int64_t ats = cell.on_hand - cell.committed - cell.held - cell.safety_stock\n",
-        "    cdef int64_t ats = cell.on_hand - cell.committed - cell.held\n",
+        "native/_ats_table.pyx",
+        "max(<int64_t>0, on_hand - committed - held - safety_stock)",
+        "max(<int64_t>0, on_hand - committed - held)",
         ("tests/native/test_ats_table_equality.py",),
         "The compiled table would offer units that the rules withhold.",
     ),

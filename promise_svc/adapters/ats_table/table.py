@@ -55,10 +55,6 @@ class AtsTable:
         shard = self._core.shard(sku)
         return {} if shard is None else self._protected[shard].get(sku, {})
 
-    def ats_many(self, skus: Sequence[str], node_id: str) -> list[int]:
-        """ATS of each SKU at one node, in request order."""
-        return self._core.ats_many(skus, node_id)
-
     def shard(self, sku: str) -> int | None:
         """The shard that has the positions of ``sku``; None when it never had one."""
         return self._core.shard(sku)
