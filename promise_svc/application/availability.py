@@ -14,7 +14,14 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from promise_svc.application.ports import AtsRow
-from promise_svc.application.stock import AsOf, Consistency, Freshness, SkuStock, StockSource
+from promise_svc.application.stock import (
+    AsOf,
+    Consistency,
+    Freshness,
+    SkuStock,
+    StockSource,
+    here_now_ats,
+)
 from promise_svc.domain.inventory import ARRIVED, ats, shortage
 from promise_svc.domain.network import NetworkSnapshot, Node, NodeStatus
 
@@ -193,11 +200,6 @@ class AvailabilityReader:
             unknown=tuple(unknown),
             freshness=stock.freshness,
         )
-
-
-def here_now_ats(row: AtsRow) -> int:
-    """ATS of one position; 0 for inbound stock."""
-    return 0 if row.bucket else ats(row.on_hand, row.committed, row.held, row.safety_stock)
 
 
 def _answer(

@@ -8,7 +8,14 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from promise_svc.application.ports import AtsIndex, OrderStore
-from promise_svc.application.stock import AsOf, Consistency, Freshness, StockSource
+from promise_svc.application.stock import (
+    AsOf,
+    Consistency,
+    Freshness,
+    SkuStock,
+    StockSource,
+    here_now_ats,
+)
 from promise_svc.application.supply import callers_key
 from promise_svc.domain.bundle import bundle_units
 from promise_svc.domain.events import EventType, PositionImage, StoredEvent
@@ -49,12 +56,13 @@ class AvailabilityReason(IntEnum):
 
 
 class Standing(NamedTuple):
-    """A reservation that keeps units at the position."""
+    """A reservation that keeps units at the node, of stock here now or of a bucket."""
 
     reservation_id: str
     confirmed: bool
     quantity: int
     expire_ms: int
+    bucket: str
 
 
 class ComponentStock(NamedTuple):
@@ -140,10 +148,7 @@ class Explainer:
             row=row,
             status=None if node is None else node.status,
             as_of=AsOf(shard, at, time_ms),
-            table_ats=sum(
-                ats(*seen[2:6]) for seen in table.rows or ()
-                if sold and seen.node_id == node_id and not seen.bucket
-            ),
+            table_ats=_at_node(table, node_id) if sold else 0,
             table_freshness=freshness,
             inbound=tuple((bucket, r) for bucket, r in sorted(here.items()) if bucket),
             standing=tuple(standing[:limit]),
@@ -159,20 +164,19 @@ class Explainer:
         if not parts:
             return ()
         stock = await self._stock.read([p.sku for p in parts], Consistency(strong=True), timeout)
-        here = {
-            part: sum(ats(*row[2:6]) for row in found.rows or () if row[:2] == (node_id, ""))
-            for part, found in stock.by_sku.items()
-        }
+        here = {part: _at_node(found, node_id) for part, found in stock.by_sku.items()}
         return tuple(ComponentStock(part, quantity, here[part]) for part, quantity in parts)
 
     async def _standing(self, shard: int, sku: str, node_id: str) -> list[Standing]:
         legs = await self._store.read_legs(shard, [*OPEN, State.CONFIRMED])
         found = []
         for rid, leg in legs.items():
-            lines = (x for x in leg.lines if (x.sku, x.node_id, x.bucket) == (sku, node_id, ""))
-            if units := sum(line.quantity for line in lines):
-                confirmed = leg.state == State.CONFIRMED
-                found.append(Standing(rid, confirmed, units, leg.expire_ms))
+            confirmed = leg.state == State.CONFIRMED
+            found += [
+                Standing(rid, confirmed, line.quantity, leg.expire_ms, line.bucket)
+                for line in leg.lines
+                if line[:2] == (sku, node_id) and line.quantity
+            ]
         return found
 
     async def _happened(
@@ -191,6 +195,10 @@ class Explainer:
             else AsOf(shard, newest.at, newest.event.time_ms)
         )
         return stored_at, tuple(found)
+
+
+def _at_node(stock: SkuStock, node_id: str) -> int:
+    return sum(here_now_ats(row) for row in stock.rows or () if row.node_id == node_id)
 
 
 def _happening(stored: StoredEvent, image: PositionImage) -> Happening:

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import islice
 
-from promise_svc.application.availability import AvailabilityOutcome, here_now_ats, unknown_sku
+from promise_svc.application.availability import AvailabilityOutcome, unknown_sku
 from promise_svc.application.ports import Clock
-from promise_svc.application.stock import Consistency, Freshness, SkuStock, StockSource
+from promise_svc.application.stock import (
+    Consistency,
+    Freshness,
+    SkuStock,
+    StockSource,
+    here_now_ats,
+)
 from promise_svc.domain.bundle import exploded
 from promise_svc.domain.delivery import PickupTimes, pickup_times
 from promise_svc.domain.network import (
@@ -19,8 +26,9 @@ from promise_svc.domain.network import (
     NodeMethod,
     NodeStatus,
 )
-from promise_svc.domain.reach import Address, Line
+from promise_svc.domain.reach import Address, Line, Wanted
 from promise_svc.domain.reservation import LINES_MAX
+from promise_svc.domain.rules import PRIORITY_MAX, OrderRules
 from promise_svc.errors import FieldViolation, InvalidRequest, NoBusinessDay
 
 RADIUS_METERS_DEFAULT = 50_000
@@ -78,7 +86,8 @@ class PickupNode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FindPickupNodesReply:
-    """Nodes that are ON and offer the method, also those that have too little."""
+    """Nodes that are ON and offer the method, also those that have too little; but none that
+    sourcing rules exclude for every line."""
 
     outcome: FindPickupNodesOutcome
     nodes: tuple[PickupNode, ...]
@@ -115,19 +124,21 @@ class PickupFinder:
         origin = self._coordinates(request.origin)
         outcome = FindPickupNodesOutcome.OK if origin else FindPickupNodesOutcome.UNKNOWN_ORIGIN
         near = snapshot.nodes_within(*origin, request.radius_meters) if origin else []
-        offering = [
+        order_ms = self._clock.now_ms() if request.order_ms is None else request.order_ms
+        stock_at = _StockAt(snapshot, stock.by_sku, request.fulfillment_method, order_ms)
+        offering = (
             (meters, node)
             for meters, node in near
-            if node.status is NodeStatus.ON and node.method(request.fulfillment_method)
-        ]
-        order_ms = self._clock.now_ms() if request.order_ms is None else request.order_ms
-        stock_at = _StockAt(snapshot, stock.by_sku)
+            if node.status is NodeStatus.ON
+            and node.method(request.fulfillment_method)
+            and any(stock_at.allowed(line.sku, node.node_id) for line in request.lines)
+        )
         ready = _ReadyTimes(snapshot, request.fulfillment_method, order_ms)
         return FindPickupNodesReply(
             outcome=outcome,
             nodes=tuple(
                 _pickup_node(node, meters, (request.lines, counted), stock_at, ready.of(node))
-                for meters, node in offering[: request.limit]
+                for meters, node in islice(offering, request.limit)
             ),
             network_version=snapshot.version,
             freshness=stock.freshness,
@@ -153,9 +164,19 @@ def _require_pickup(method: FulfillmentMethod) -> None:
 
 
 class _StockAt:
-    """ATS by SKU and node, each position looked at once."""
+    """ATS by SKU and node as far as sourcing rules leave it, each position looked at once."""
 
-    def __init__(self, snapshot: NetworkSnapshot, stock: Mapping[str, SkuStock]) -> None:
+    def __init__(
+        self,
+        snapshot: NetworkSnapshot,
+        stock: Mapping[str, SkuStock],
+        fulfillment_method: FulfillmentMethod,
+        order_ms: int,
+    ) -> None:
+        methods = frozenset({fulfillment_method})
+        # As of a cart that is collected: whichever node it is, the same rules speak of it.
+        self._rules = OrderRules(snapshot, Wanted(fulfillment_methods=methods, order_ms=order_ms))
+        self._bundles = snapshot.bundles
         self.unknown = {sku for sku, found in stock.items() if unknown_sku(snapshot, sku, found)}
         self._units: dict[tuple[str, str], int] = {}
         for sku, found in stock.items():
@@ -163,8 +184,13 @@ class _StockAt:
                 key = sku, row.node_id
                 self._units[key] = self._units.get(key, 0) + here_now_ats(row)
 
+    def allowed(self, sku: str, node_id: str) -> bool:
+        """Whether rules leave the node for a SKU; of a bundle, for each of its components."""
+        skus = [part.sku for part in self._bundles.get(sku, ())] or [sku]
+        return all(self._rules.allowed(sku, {node_id: 0}, PRIORITY_MAX) for sku in skus)
+
     def ats(self, sku: str, node_id: str) -> int:
-        return self._units.get((sku, node_id), 0)
+        return self._units.get((sku, node_id), 0) if self.allowed(sku, node_id) else 0
 
 
 class _ReadyTimes:

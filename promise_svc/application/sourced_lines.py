@@ -26,9 +26,8 @@ from promise_svc.application.reservation_body import (
     RequestedLine,
     ReservationLine,
 )
-from promise_svc.application.stock import rows_of
+from promise_svc.application.stock import here_now_ats, rows_of
 from promise_svc.domain.bundle import BundleLine, exploded, requested_line_id
-from promise_svc.domain.inventory import ats
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reach import Line, UnfulfilledReason
 from promise_svc.domain.reservation import LINES_MAX, CreateOutcome
@@ -171,7 +170,7 @@ def _at_node(
     of it is not enough."""
     node_id, sku, left = line.node_id, line.sku, line.quantity
     there = [row for row in rows if row.node_id == node_id]
-    here = sum(ats(*row[2:6]) for row in there if not row.bucket) - taken.get((sku, node_id), 0)
+    here = sum(map(here_now_ats, there)) - taken.get((sku, node_id), 0)
     parts = [PlannedUnits(node_id, "", max(0, min(here, left)))]
     for found in inbound_units(there, now_ms, sku, taken):
         units = min(found.quantity, left - sum(part.quantity for part in parts))

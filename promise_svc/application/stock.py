@@ -289,6 +289,11 @@ def _protected(images: Sequence[PositionImage]) -> dict[tuple[str, str], StockPo
     return {(i.node_id, i.bucket): i.row for i in images if i.row.protected}
 
 
+def here_now_ats(row: AtsRow) -> int:
+    """ATS of one position; 0 for a bucket, which is no part of what can be sold now."""
+    return 0 if row.bucket else ats(*row[2:6])
+
+
 def rows_to(
     segment: str,
     rows: Sequence[AtsRow] | None,

@@ -133,6 +133,7 @@ _OUTCOMES = {
     Outcome.BELOW_ZERO: SupplyOutcome.BELOW_ZERO,
     Outcome.ABOVE_MAXIMUM: SupplyOutcome.QUANTITY_TOO_LARGE,
     Outcome.ALREADY_ARRIVED: SupplyOutcome.ALREADY_ARRIVED,
+    Outcome.TOO_MANY_SEGMENTS: SupplyOutcome.TOO_MANY_SEGMENTS,
 }
 
 _RowT = TypeVar("_RowT", SupplyRow, AdjustRow, ProtectRow)
@@ -187,11 +188,7 @@ class SupplyWriter:
     async def protect(self, rows: Sequence[ProtectionLevel], timeout: float) -> SupplyAnswer:
         """Keep shares of stock here now for segments. Errors and cost as ``sync``."""
         sent = [ProtectRow(row.sku, row.node_id, "", row.segment, row.level) for row in rows]
-        answer = await self._tasks.shielded(self._apply(sent, self._index.protect, timeout))
-        # A level is never too large for the index: what is at its most is the number of shares.
-        full, told = SupplyOutcome.QUANTITY_TOO_LARGE, SupplyOutcome.TOO_MANY_SEGMENTS
-        results = [r._replace(outcome=told) if r.outcome is full else r for r in answer.results]
-        return answer._replace(results=tuple(results))
+        return await self._tasks.shielded(self._apply(sent, self._index.protect, timeout))
 
     async def adjust(
         self, idempotency_key: str, create_ms: int, rows: Sequence[SupplyDelta], timeout: float

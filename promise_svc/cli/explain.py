@@ -112,7 +112,8 @@ def _print(story: pb.ExplainAvailabilityResponse, sku: str, node_id: str) -> Non
         console.print(f"{story.reservation_count} reservations keep units:")
     for keeps in story.reservations:
         until = "an order" if keeps.confirmed else f"held until {_time(keeps.expire_time)}"
-        text = f"  {keeps.quantity} by {keeps.reservation_id}, {until}"
+        of = f" of {keeps.bucket}" if keeps.bucket else ""
+        text = f"  {keeps.quantity}{of} by {keeps.reservation_id}, {until}"
         console.print(text, markup=False, soft_wrap=True)
     if story.events:
         console.print("what happened, newest first (UTC; figures after it):")

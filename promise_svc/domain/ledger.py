@@ -408,10 +408,10 @@ class ShardLedger:
 
     def protect(self, rows: Sequence[ProtectRow], now_ms: int) -> list[SupplyReply]:
         """Set shares of segments; one event for all rows that change something. A share that goes
-        on keeps what it has taken. ABOVE_MAXIMUM where a position has PROTECTIONS_MAX already."""
+        on keeps what it has taken. TOO_MANY_SEGMENTS where a position has PROTECTIONS_MAX."""
         self._advance(now_ms)
         replies = [self._protect_row(row) for row in rows]
-        self._emit("", EventType.SUPPLY_SYNCED)
+        self._emit("", EventType.PROTECTION_SET)
         return [reply._replace(epoch=self.at.epoch, sequence=self.at.sequence) for reply in replies]
 
     def _protect_row(self, row: ProtectRow) -> SupplyReply:
@@ -422,7 +422,7 @@ class ShardLedger:
         if before.level == row.level:
             return self._supply_reply(Outcome.UNCHANGED, key)
         if not before.level and len(shares) == PROTECTIONS_MAX:
-            return self._supply_reply(Outcome.ABOVE_MAXIMUM, key)
+            return self._supply_reply(Outcome.TOO_MANY_SEGMENTS, key)
         shares[row.segment] = before._replace(level=row.level)
         protected = tuple(share for share in shares.values() if share.level)
         self._set_position(key, old._replace(protected=protected))

@@ -247,6 +247,7 @@ class Outcome(IntEnum):
     NEEDS_REVISION = 22
     ALREADY_ARRIVED = 23
     LIMITED = 24
+    TOO_MANY_SEGMENTS = 25
 
 
 class ClaimDraft(NamedTuple):
@@ -434,7 +435,8 @@ class ProtectRow(NamedTuple):
 
 class SupplyReply(NamedTuple):
     """Outcome for one supply row: DONE, UNCHANGED, STALE_SEQUENCE, REPEATED, BODY_DIFFERS,
-    WINDOW_PASSED, BELOW_ZERO, ABOVE_MAXIMUM or ALREADY_ARRIVED, and the position after it."""
+    WINDOW_PASSED, BELOW_ZERO, ABOVE_MAXIMUM, ALREADY_ARRIVED or TOO_MANY_SEGMENTS, and the position
+    after it."""
 
     outcome: int
     on_hand: int

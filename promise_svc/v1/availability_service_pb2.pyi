@@ -875,12 +875,15 @@ class StandingReservation(_message.Message):
     CONFIRMED_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    BUCKET_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.str
     """The reservation."""
     confirmed: _builtins.bool
     """Whether it is an order; a mere hold otherwise."""
     quantity: _builtins.int
     """Units it keeps at the position."""
+    bucket: _builtins.str
+    """The supply that the units are of; empty for stock here now."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the hold ends; left out for an order."""
@@ -892,10 +895,11 @@ class StandingReservation(_message.Message):
         confirmed: _builtins.bool = ...,
         quantity: _builtins.int = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        bucket: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "expire_time", b"expire_time", "quantity", b"quantity", "reservation_id", b"reservation_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "confirmed", b"confirmed", "expire_time", b"expire_time", "quantity", b"quantity", "reservation_id", b"reservation_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1034,7 +1038,8 @@ class FindPickupNodesResponse(_message.Message):
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PickupNode]:
         """Nodes that are ON and hand over by the method asked for, nearest first (ties by node id), also
-        those that have too little. Empty when none lies within the radius.
+        those that have too little, but none that sourcing rules exclude for every line. Empty when none
+        lies within the radius.
         """
 
     @_builtins.property
@@ -1135,7 +1140,7 @@ class PickupLine(_message.Message):
     line_id: _builtins.str
     """The line."""
     ats: _builtins.int
-    """ATS of its SKU at the node, for the segment."""
+    """ATS of its SKU at the node, for the segment; 0 where a sourcing rule excludes the node for it."""
     outcome: Global___AvailabilityOutcome.ValueType
     """OK, or why the node has none of it: UNKNOWN_SKU. Too little is OK with the true `ats`."""
     def __init__(

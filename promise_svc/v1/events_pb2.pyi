@@ -43,6 +43,8 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     """
     EVENT_TYPE_SALE_RECORDED: _EventType.ValueType  # 5
     """A sale made elsewhere took units of a position."""
+    EVENT_TYPE_PROTECTION_SET: _EventType.ValueType  # 6
+    """Shares of positions were kept for segments, or no longer."""
     EVENT_TYPE_RESERVATION_HELD: _EventType.ValueType  # 11
     """A reservation was held."""
     EVENT_TYPE_RESERVATION_CONFIRMED: _EventType.ValueType  # 13
@@ -77,6 +79,8 @@ changed.
 """
 EVENT_TYPE_SALE_RECORDED: EventType.ValueType  # 5
 """A sale made elsewhere took units of a position."""
+EVENT_TYPE_PROTECTION_SET: EventType.ValueType  # 6
+"""Shares of positions were kept for segments, or no longer."""
 EVENT_TYPE_RESERVATION_HELD: EventType.ValueType  # 11
 """A reservation was held."""
 EVENT_TYPE_RESERVATION_CONFIRMED: EventType.ValueType  # 13

@@ -261,8 +261,8 @@ async def test_lines_with_and_without_a_node_hold_all_there_is_together(
     await put(world, "A", "n1", 3)
     await put(world, "A", "n2", 2)
     world.table.put("A", "n1", shown)
-    wanted = RequestedLine("l0", "A", 2), RequestedLine("l1", "A", 4, "n1")
-    lines = wanted if policy is HoldPolicy.PARTIAL else (wanted[0], wanted[1]._replace(quantity=3))
+    named = 4 if policy is HoldPolicy.PARTIAL else 2
+    lines = RequestedLine("l0", "A", 3), RequestedLine("l1", "A", named, "n1")
 
     result = await create(world, a_cart(RID, (), lines=lines, policy=policy, address=CHICAGO))
 

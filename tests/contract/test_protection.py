@@ -110,7 +110,7 @@ async def test_a_share_changes_its_level_and_keeps_what_it_has_taken(world: Worl
 
     for number in range(PROTECTIONS_MAX):
         assert await protect(world, 1, f"s{number}") is Outcome.DONE
-    assert await protect(world, 1, "one-more") is Outcome.ABOVE_MAXIMUM
+    assert await protect(world, 1, "one-more") is Outcome.TOO_MANY_SEGMENTS
     assert await protect(world, 2, "s3") is Outcome.DONE
 
 

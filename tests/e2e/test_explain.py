@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -118,6 +119,31 @@ async def test_changes_and_sales_are_told_by_the_ids_their_callers_gave(
         ("SUPPLY_ADJUSTED", "receipt-7"),
         ("SUPPLY_ADJUSTED", "receipt-7"),
     ]
+
+
+async def test_a_hold_of_supply_on_its_way_and_a_share_kept_are_told(shop: PromiseClient) -> None:
+    """The bucket's units apart from those here now; the share as what it is, not as a count."""
+    place = {"sku": "sku-2", "node_id": "store-2"}
+    expected = supply_pb.SupplyRow(**place, bucket="po-9", on_hand=5)
+    expected.arrival_time.FromSeconds(int(time.time()) + 86_400)
+    feed = supply_pb.SyncSupplyRequest(source="erp", source_sequence=1, rows=[expected])
+    await shop.call(shop.supply.SyncSupply, feed)
+    web = supply_pb.ProtectionLevel(**place, segment="web", level=0)
+    lines = [("sku-2", 3, "store-2")]
+    request = shop.reservation("later", lines, pickup_node_id="store-2")
+    request.allow_backorder = True
+
+    reply = await shop.call(shop.reservations.CreateReservation, request)
+    for level in (1, 0):
+        web.level = level
+        levels = supply_pb.SetProtectionLevelsRequest(rows=[web])
+        await shop.call(shop.supply.SetProtectionLevels, levels)
+
+    story = await explained(shop, "sku-2", "store-2")
+    assert reply.outcome == pb.CREATE_RESERVATION_OUTCOME_HELD
+    keeps = [(r.reservation_id, r.bucket, r.quantity) for r in story.reservations]
+    assert keeps == [(request.reservation_id, "", 1), (request.reservation_id, "po-9", 2)]
+    assert [event.event_type for event in story.events][:2] == ["PROTECTION_SET"] * 2
 
 
 async def test_what_nobody_knows_is_explained_too(shop: PromiseClient) -> None:

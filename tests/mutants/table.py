@@ -52,6 +52,18 @@ MUTANTS = (
         (RACES + "test_a_confirm_that_was_in_time_at_home_is_in_time_everywhere",),
         "A shopper who paid in time would be told that the cart had expired a moment before.",
     ),
+    # -- pickup
+    Mutant(
+        "pickup_ignores_rules",
+        "promise_svc/application/pickup.py",
+        "all(self._rules.allowed(sku, {node_id: 0}, PRIORITY_MAX) for sku in skus)",
+        "bool(skus)",
+        (
+            "tests/unit/test_availability.py::"
+            "test_a_node_that_rules_exclude_is_not_offered_for_pickup",
+        ),
+        "A shopper would choose a shop that the cart is then refused at.",
+    ),
     # -- less than was asked for
     Mutant(
         "open_line_spends_what_it_has_elsewhere",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import time
 
 import pytest
@@ -25,13 +26,28 @@ from promise_svc.application.stock import (
     DegradedReason,
     StockSource,
 )
-from promise_svc.domain.network import FulfillmentMethod, Item, NodeGroup, NodeStatus
+from promise_svc.domain.network import (
+    FulfillmentMethod,
+    Item,
+    NodeGroup,
+    NodeStatus,
+    SourcingRule,
+)
 from promise_svc.domain.reach import Address, Line
 from promise_svc.domain.sharding import START, Position, shard_of
 from promise_svc.errors import InvalidRequest, NotServing, Unavailable
 from tests.support.fake_ats_reader import FakeAtsReader, FakeClock
 from tests.support.fake_stock_index import FakeStockIndex
-from tests.support.networks import CHICAGO, PICKUP, VERSION, a_method, a_node, a_snapshot, ms
+from tests.support.networks import (
+    CHICAGO,
+    PICKUP,
+    SHIP,
+    VERSION,
+    a_method,
+    a_node,
+    a_snapshot,
+    ms,
+)
 
 NOW = ms("2026-11-20T12:00", CHICAGO)  # a Friday
 STRONG = Consistency(strong=True)
@@ -402,6 +418,37 @@ async def test_pickup_nodes_come_nearest_first_with_stock_and_ready_time(world: 
     assert ms("2026-11-20T14:00", CHICAGO) == reply.nodes[1].ready_ms
     assert ms("2026-11-20T18:00", CHICAGO) == reply.nodes[1].order_by_ms
     assert (reply.network_version, reply.freshness.as_of_ms) == (VERSION, NOW - 1000)
+
+
+async def test_a_node_that_rules_exclude_is_not_offered_for_pickup(world: World) -> None:
+    """As PromiseCart refuses it: for every item, for a class of items, and not for other methods.
+    The next node takes its place in the answer."""
+    cold = Item(sku="COLD", handling_class="cold")
+    group = NodeGroup(node_group_id="a", node_ids=("A",))
+    cold_rule = SourcingRule(
+        rule_id="r",
+        node_group_id="a",
+        handling_class="cold",
+        fulfillment_method=PICKUP,
+        excluded=True,
+    )
+    every = replace(cold_rule, handling_class="")
+    for sku in ("S", "COLD"):
+        world.table.put(sku, "A", 3)
+        world.table.put(sku, "B", 2)
+    known = *world.snapshot.documents.nodes.values(), Item(sku="S"), cold, group
+
+    async def offered(rule: SourcingRule, *skus: str) -> list[tuple[str, list[int], bool]]:
+        world.snapshot = a_snapshot(*known, rule)
+        lines = [Line(str(n), sku, 2) for n, sku in enumerate(skus)]
+        reply = await world.finder.find(pickup(*lines, limit=1), timeout=1.0)
+        return [(n.node.node_id, [x.ats for x in n.lines], n.complete) for n in reply.nodes]
+
+    assert await offered(every, "S") == [("B", [2], True)]
+    assert await offered(cold_rule, "COLD") == [("B", [2], True)]
+    assert await offered(cold_rule, "COLD", "S") == [("A", [0, 3], False)]
+    assert await offered(cold_rule, "S") == [("A", [3], True)]
+    assert await offered(replace(every, fulfillment_method=SHIP), "S") == [("A", [3], True)]
 
 
 async def test_a_node_is_complete_only_if_repeats_of_a_sku_fit_together(world: World) -> None:

@@ -199,6 +199,7 @@ def _standing_to(standing: Standing) -> pb.StandingReservation:
         confirmed=standing.confirmed,
         quantity=standing.quantity,
         expire_time=None if standing.confirmed else timestamp_to(standing.expire_ms),
+        bucket=standing.bucket,
     )
 
 

@@ -39,13 +39,13 @@ local function sync_row(step)
 end
 
 -- A verb over an array of rows, whose changes are one event.
-local function sync_each(row_of)
+local function sync_each(row_of, kind)
   return function(keys, args)
     local refused = open(keys[1])
     if refused then return refused end
     local replies = {}
     for i = 1, #args do replies[i] = row_of(unpack_(args[i])) end
-    emit('', EVENT_SUPPLY_SYNCED)
+    emit('', kind)
     for i = 1, #replies do
       replies[i][4], replies[i][5] = S.epoch, S.sequence
       replies[i] = pack(replies[i])
@@ -55,7 +55,7 @@ local function sync_each(row_of)
   end
 end
 
-verb('sync_supply', sync_each(sync_row), {})
+verb('sync_supply', sync_each(sync_row, EVENT_SUPPLY_SYNCED), {})
 
 -- Units that leave on hand, and units that become owed or are paid.
 local function taken(row, delta, sale)
@@ -107,7 +107,7 @@ local function protect_row(step)
     if each_share[1] == segment then share = each_share end
   end
   if (share and share[2] or 0) == level then return supply_reply(UNCHANGED, known) end
-  if not share and #shares == PROTECTIONS_MAX then return supply_reply(ABOVE_MAXIMUM, known) end
+  if not share and #shares == PROTECTIONS_MAX then return supply_reply(TOO_MANY_SEGMENTS, known) end
   local row = known or new_row()
   if share then share[2] = level else shares[#shares + 1] = {segment, level, 0} end
   local kept = {}
@@ -119,4 +119,4 @@ local function protect_row(step)
   return supply_reply(DONE, row)
 end
 
-verb('protect', sync_each(protect_row), {})
+verb('protect', sync_each(protect_row, EVENT_PROTECTION_SET), {})
