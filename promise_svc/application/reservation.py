@@ -474,8 +474,10 @@ class Reservations:
     ) -> CreateResult:
         """A refusal before any shard was asked; unless this is the retry of a granted call, whose
         answer stands whatever the stock says today."""
-        found = await self._read(command.reservation_id, deadline)
-        if found.claim and found.claim.state != State.ABORTED:
+        for _ in range(2):  # where its legs are found ended, the second look says so
+            found = await self._read(command.reservation_id, deadline)
+            if not found.claim or found.claim.state == State.ABORTED:
+                break
             if found.claim.body_hash != digest:
                 raise IdempotencyKeyReused("reservation_id", command.reservation_id)
             reply = HoldReply(

@@ -571,7 +571,8 @@ class SeveralShards:
         with the lines that are short; then nothing is changed.
 
         Legs that grow are asked before home decides, each in its own step, and the claim is marked
-        first: where the worker dies, the resolver sets the legs back to what the claim says.
+        first: where the worker dies, the resolver sets the legs back to what the claim says. Until
+        home has decided they give nothing back, or somebody else would have it by then.
         """
         body = decode_body(claim)
         now = legs_of(body.lines)
@@ -585,8 +586,9 @@ class SeveralShards:
             if marked.outcome not in (Outcome.DONE, Outcome.NEEDS_FOLLOW):
                 return marked, {}, ()
             claim = _claim(marked)
-            ahead = claim._replace(change=claim.change + 1)
-            replies = await self._conform(rid, ahead, claim.expire_ms, growing, deadline)
+            replies = await self._conform(
+                rid, claim, claim.expire_ms, growing, deadline, undecided=True
+            )
             short = tuple(
                 (growing[shard][shortfall.line_index], shortfall)
                 for shard, reply in replies.items()
@@ -662,9 +664,13 @@ class SeveralShards:
         expire_ms: int,
         lines: Mapping[int, tuple[LegLine, ...]],
         deadline: Deadline,
+        *,
+        undecided: bool = False,
     ) -> dict[int, StepReply]:
         """Replies of the legs that answered."""
-        step = ConformStep(rid, claim.attempt, claim.change, claim.state, expire_ms)
+        step = ConformStep(
+            rid, claim.attempt, claim.change, claim.state, expire_ms, (), int(undecided)
+        )
         replies = await asyncio.gather(
             *(
                 self._index.conform(shard, [step._replace(lines=wanted)], deadline.left())

@@ -246,11 +246,14 @@ class ShardLedger:
         overtaken = target is State.HELD and leg.state == State.CONFIRMED
         if step.change < leg.change or overtaken:
             return self._leg_reply(Outcome.REPEATED, leg)
+        wanted = step.lines
+        if step.keeps:
+            step = step._replace(lines=_with_what_goes(leg, wanted))
         if not _may_conform(leg, step):
             return self._leg_reply(Outcome.REFUSED, leg)
         if leg == _conformed(leg, step):
             return self._leg_reply(Outcome.REPEATED, leg)
-        shortfalls = self._growth_limited(leg, step.lines)
+        shortfalls = self._growth_limited(leg, wanted)
         if shortfalls:
             return self._leg_reply(Outcome.LIMITED, leg)._replace(shortfalls=shortfalls)
         shortfalls = self._growth_refused(leg, step.lines)
@@ -1043,7 +1046,8 @@ def _meet_leg(leg: LegRecord, step: CreateStep) -> Outcome | None:
         return Outcome.RESOLVED
     if leg.state in OPEN or leg.state == State.CONFIRMED:
         return Outcome.OTHER_PLAN
-    return None
+    # What left is told by its leg alone: limits of a window count it.
+    return Outcome.RESOLVED if leg.state == State.FULFILLED else None
 
 
 def _leg_may_move(source: State, target: State) -> bool:
@@ -1114,6 +1118,17 @@ def _may_conform(leg: LegRecord, step: ConformStep) -> bool:
         if (target is State.HELD and left_with) or (target in _CLOSED and line.quantity):
             return False
     return True
+
+
+def _with_what_goes(leg: LegRecord, wanted: tuple[LegLine, ...]) -> tuple[LegLine, ...]:
+    """The lines wanted, first, and whatever the leg has beyond them."""
+    before = {line[:3]: line for line in leg.lines}
+    named = {line[:3] for line in wanted}
+    most = (
+        line._replace(quantity=max(line.quantity, before.get(line[:3], line).quantity))
+        for line in wanted
+    )
+    return (*most, *(line for line in leg.lines if line[:3] not in named))
 
 
 def _conformed(leg: LegRecord, step: ConformStep) -> LegRecord:

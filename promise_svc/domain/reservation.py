@@ -388,6 +388,9 @@ class ConformStep(NamedTuple):
     expire_ms: int
     lines: tuple[LegLine, ...] = ()
     """What the leg shall have; units at positions that are not named go back."""
+    keeps: int = 0
+    """1 while home has not decided: the leg takes more, and gives nothing back yet. Then ``change``
+    is the one that the claim is at."""
 
 
 class SupplyRow(NamedTuple):

@@ -113,6 +113,22 @@ async def test_in_a_window_units_count_until_it_is_over_also_once_they_left(worl
     assert [r.outcome for r in (first, again, late, tomorrow)] == [HELD, LIMIT, LIMIT, HELD]
 
 
+async def test_what_left_counts_whatever_is_asked_again(world: World) -> None:
+    """A retry of the order that was shipped gets its answer, and earns nobody more of the SKU."""
+    await limited(world, 2, window_ms=DAY_MS)
+    worker = world.worker()
+    first = await take(world, "first", 2)
+    await worker.reservations.confirm("first", 0, None, TIMEOUT)
+    await worker.reservations.changes.fulfill(ChangeCommand(reservation_id="first"), TIMEOUT)
+
+    retry = await take(world, "first", 2)
+    again = await take(world, "again")
+
+    assert (first.outcome, retry.outcome, retry.replayed) == (HELD, HELD, True)
+    assert again.outcome is LIMIT
+    assert world.shard("A") != world.shard("first") != world.shard("C")
+
+
 async def test_more_by_an_amendment_counts_and_another_node_does_not(world: World) -> None:
     """An order of two grows to three and not to four; to take them elsewhere is no growth."""
     await limited(world)

@@ -316,6 +316,72 @@ async def test_a_worker_killed_at_any_call_amends_all_or_nothing(
     await agree(world, rids)
 
 
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("sold", [False, True], ids=["hold", "order"])
+async def test_units_that_are_to_move_stay_until_that_is_decided(
+    world: World, sold: bool, after: bool
+) -> None:
+    """A worker dies while it moves units to another node, and somebody wants those it leaves: until
+    home has decided, nobody gets them; then they are where the reservation says, and can leave."""
+    lines = (TransferLine("l0", 2, "n1", "n2"),)
+    for dies_at in range(1, 20):
+        rid, dying = f"r-{dies_at}", world.worker(dies_at, after=after)
+        await world.stock(A=2, B=100, C=100)
+        row = SupplyRow("A", "n2", "", 2, 0, "", 0)
+        await world.index.sync_supply(world.shard("A"), [row], TIMEOUT)
+        await held(world, rid=rid, sold=sold)
+        with contextlib.suppress(Died):
+            await dying.reservations.changes.transfer(
+                ChangeCommand(reservation_id=rid, idempotency_key="k"), lines, TIMEOUT
+            )
+        await dying.rest()
+        rival = world.worker()
+        took = await rival.reservations.create(a_cart(f"rival-{rid}", ("A",), 1), TIMEOUT)
+        standing = [rid, f"rival-{rid}"] if took.outcome is CreateOutcome.HELD else [rid]
+        world.advance(2_001)
+        await world.resolve_everything()
+        await agree(world, standing)
+
+        for each in standing:
+            await rival.reservations.release(each, 0, None, TIMEOUT)
+        left = ChangeCommand(reservation_id=rid, durability=None)
+        shipped = await rival.reservations.changes.fulfill(left, TIMEOUT)
+        await rival.rest()
+        world.advance(2_001)
+        await world.resolve_everything()
+        assert (shipped.outcome is TransitionOutcome.FULFILLED) is sold
+        assert await totals(world) == [(0, 0)] * 3
+        if not dying.index.dead:
+            break
+    assert not dying.index.dead, "it makes more calls than were tried"
+
+
+async def test_a_late_message_makes_no_leg_grow_again(world: World) -> None:
+    """A worker asks legs for more and dies; its messages come once the resolver has been there."""
+    await world.stock(A=9, B=9, C=9)
+    await held(world)
+    late: list[tuple[int, Any]] = []
+
+    class Slow(MortalIndex):
+        async def conform(self, shard: int, steps: Any, timeout: float) -> None:
+            late.append((shard, steps))
+            self.dead = True
+            raise Died
+
+    slow = Worker(world, Slow(world.index))
+    with contextlib.suppress(Died):
+        await amend(slow, 5, 5, 5)
+    await slow.rest()
+    world.advance(2_001)
+    await world.resolve_everything()
+
+    for shard, steps in late:
+        await world.index.conform(shard, steps, TIMEOUT)
+
+    assert len(late) == 3
+    await agree(world, [RID])
+
+
 async def anything(worker: Worker, rng: random.Random, rid: str, key: str) -> None:
     """Mostly an amendment, at the nodes it has or at another."""
     use, wish = worker.reservations, rng.randrange(10)

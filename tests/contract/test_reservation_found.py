@@ -9,6 +9,7 @@ import pytest
 
 from promise_svc.application.ports import StoredReservation
 from promise_svc.application.reservation_changes import ChangeCommand
+from promise_svc.domain.network import NodeStatus
 from promise_svc.domain.reservation import (
     ClaimDraft,
     CreateOutcome,
@@ -23,7 +24,8 @@ from promise_svc.domain.reservation import (
 from promise_svc.domain.sharding import Position
 from promise_svc.errors import OutcomeUnknown, PromiseServiceError, Unavailable
 from tests.contract.test_reservation_rivals import CART, RID, hooked, outcome, state_of
-from tests.support.reservation_world import Worker, World, a_cart
+from tests.support.networks import a_node, a_snapshot
+from tests.support.reservation_world import NODES, Worker, World, a_cart
 from tests.support.shards import TIMEOUT
 
 
@@ -234,12 +236,17 @@ async def test_a_leg_that_ended_and_whose_place_was_taken_is_expired_not_lost(
     assert await state_of(world) is State.EXPIRED
 
 
+@pytest.mark.parametrize("off", [False, True], ids=["planned", "refused"])
 async def test_a_retry_that_finds_a_leg_ended_does_not_lose_what_was_acknowledged(
-    world: World,
+    world: World, off: bool
 ) -> None:
-    """It sends the plan again, and is told of the hold that was, not of a new one."""
+    """It sends the plan again, and is told of the hold that was, not of a new one; also where its
+    own plan would be refused by now."""
     await early_leg(world, 1_000, noted=False)
     world.advance(300)
+    if off:
+        nodes = [a_node("n1", status=NodeStatus.OFF), *map(a_node, NODES[1:])]
+        world.network.now = a_snapshot(*nodes)
 
     again = await world.worker().reservations.create(a_cart(RID, CART, ttl_ms=1_000), TIMEOUT)
 

@@ -293,6 +293,25 @@ MUTANTS = (
         "A shopper whose hold ran out could never buy the item again.",
     ),
     Mutant(
+        "left_units_forgotten",
+        f"{LUA}/create.lua",
+        "  if state == FULFILLED then return RESOLVED end\n",
+        "",
+        (LIMITS + "test_what_left_counts_whatever_is_asked_again",),
+        "Who sends an order that was shipped once more could buy as much again.",
+    ),
+    Mutant(
+        "refused_and_not_told_expired",
+        "promise_svc/application/reservation.py",
+        "        for _ in range(2):  # where its legs",
+        "        for _ in range(1):  # where its legs",
+        (
+            "tests/contract/test_reservation_found.py::"
+            "test_a_retry_that_finds_a_leg_ended_does_not_lose_what_was_acknowledged",
+        ),
+        "A shopper who was told that the cart is held would hear that it never was.",
+    ),
+    Mutant(
         "limit_past_its_window",
         "promise_svc/domain/ledger.py",
         "                left = line.fulfilled if limit.window_ms else 0\n",
@@ -641,8 +660,16 @@ MUTANTS = (
         "promise_svc/application/several_shards.py",
         "        if claim.change and decode_body(claim).growing and",
         "        if False and",
-        (AMENDS + "test_a_worker_killed_at_any_call_amends_all_or_nothing",),
+        (AMENDS + "test_a_late_message_makes_no_leg_grow_again",),
         "Units asked for by a worker that died would be held by an order that does not name them.",
+    ),
+    Mutant(
+        "units_move_before_it_is_decided",
+        "promise_svc/application/several_shards.py",
+        "expire_ms, (), int(undecided)\n",
+        "expire_ms, (), 0\n",
+        (AMENDS + "test_units_that_are_to_move_stay_until_that_is_decided",),
+        "A transfer that comes to nothing would leave an order without its units.",
     ),
     Mutant(
         "growth_not_checked",

@@ -267,7 +267,8 @@ class Steps(RuleBasedStateMachine):
         change = (leg.change if leg else 0) + data.draw(st.integers(0, 2)) - 1
         lines = self.changed_lines(data, rid, to)
         expire_ms = self.now_ms + data.draw(st.sampled_from([0, 1_500, 9_000]))
-        step = ConformStep(rid, attempt, max(0, change), to, expire_ms, lines)
+        keeps = data.draw(st.integers(0, 1))
+        step = ConformStep(rid, attempt, max(0, change), to, expire_ms, lines, keeps)
         self.both("conform", [step])
 
     @precondition(lambda self: self.ledger.claims)

@@ -26,6 +26,8 @@ class StockLaws:
         self._broken = broken
         self._rows: dict[PositionKey, StockPosition] = {}
         self._legs: dict[tuple[int, str], LegRecord] = {}
+        self._growing: dict[str, bool] = {}
+        """Reservations that have units at two places until a change of theirs is decided."""
         self._taken: dict[tuple[PositionKey, str], int] = {}
 
     def follow(self, shard: int, event: Event) -> None:
@@ -52,7 +54,9 @@ class StockLaws:
             if image.row.arrival_ms == ARRIVED:
                 self._owed_first(event, key, image.row)
             self._rows[key] = image.row
-        if event.leg and self._limits:
+        if event.claim:
+            self._growing[event.subject] = '"growing":true' in event.claim.body
+        if event.leg and self._limits and not self._growing.get(event.subject):
             self._limited(shard, event.leg, grown, older)
 
     def _off_nodes(self, rid: str, leg: LegRecord) -> None:

@@ -29,6 +29,7 @@ local function meet_leg(leg, step)
   end
   if leg[L_ATTEMPT] >= step[2] then return RESOLVED end
   if ALIVE[state] then return OTHER_PLAN end
+  if state == FULFILLED then return RESOLVED end
 end
 
 -- What the hold to be replaced has here.

@@ -101,6 +101,21 @@ local function conform_leg(rid, leg, target, change, expire, lines)
   return moved
 end
 
+-- The lines wanted, first, and whatever the leg has beyond them.
+local function with_what_goes(leg, wanted)
+  local before, lines = by_place(leg[L_LINES]), {}
+  for i = 1, #wanted do
+    local line, place = copy(wanted[i]), place_of(wanted[i])
+    local old = before[place]
+    if old and old[4] > line[4] then line[4] = old[4] end
+    lines[i], before[place] = line, nil
+  end
+  for _, old in ipairs(leg[L_LINES]) do
+    if before[place_of(old)] then lines[#lines + 1] = old end
+  end
+  return lines
+end
+
 local function conforms(leg, target, change, expire, lines)
   if target ~= HELD and leg[L_STATE] ~= target then return false end
   if leg[L_EXPIRE] ~= expire or (leg[L_CHANGE] or 0) ~= change or #leg[L_LINES] ~= #lines then return false end
@@ -166,9 +181,11 @@ verb('conform', each(function(step)
   if #lines == 0 then return lengthen(rid, leg, expire) end
   local overtaken = target == HELD and leg[L_STATE] == CONFIRMED
   if change < (leg[L_CHANGE] or 0) or overtaken then return leg_reply(REPEATED, leg) end
+  local wanted = lines
+  if step[7] == 1 then lines = with_what_goes(leg, wanted) end
   if not may_conform(leg, target, lines) then return leg_reply(REFUSED, leg) end
   if conforms(leg, target, change, expire, lines) then return leg_reply(REPEATED, leg) end
-  local limited = growth_limited(leg, lines)
+  local limited = growth_limited(leg, wanted)
   if limited then return leg_reply(LIMITED, leg, limited) end
   local shortfalls = growth_refused(leg, lines)
   if shortfalls then return leg_reply(INSUFFICIENT, leg, shortfalls) end
