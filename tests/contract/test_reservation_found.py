@@ -18,7 +18,9 @@ from promise_svc.domain.reservation import (
     LegLine,
     Outcome,
     ResolveStep,
+    ReviseStep,
     State,
+    SupplyRow,
     TransitionOutcome,
 )
 from promise_svc.domain.sharding import Position
@@ -326,3 +328,26 @@ async def test_an_expiry_is_written_down_before_it_is_told(world: World) -> None
     _, _, claims = await world.index.scan(world.shard(RID))
 
     assert (shown, claims[RID].state) == (State.EXPIRED, State.EXPIRED)
+
+
+async def test_a_leg_that_gave_a_sku_up_is_no_longer_looked_at_for_it(world: World) -> None:
+    """Else every shopper who finds too little of it would pass over all that once had some."""
+    await world.stock(A=1, B=1)
+    shard = world.shard("A")
+    await world.index.sync_supply(shard, [SupplyRow("B", "n1", "", 1, 0, "", 0)], TIMEOUT)
+    lines = LegLine("A", "n1", "", 1), LegLine("B", "n1", "", 1)
+    claim = ClaimDraft("hash", 0, (shard,), "{}")
+    create = CreateStep(RID, 1, "plan", 1_000, 10, 0, lines, claim)
+    await world.index.create(shard, [create], TIMEOUT)
+    opened = (await world.index.read_claims(shard, [RID], TIMEOUT))[0].claim
+    kept = ReviseStep(
+        RID, 1, 0, State.HELD, State.HELD, 2, opened.expire_ms, "{}", lines[1:]
+    )  # fmt: skip
+    await world.index.revise(shard, [kept], TIMEOUT)
+    world.advance(1_000)
+
+    other = CreateStep("r-2", 1, "plan", 1_000, 10, 1, (LegLine("A", "n1", "", 2),))
+    (refused,) = await world.index.create(shard, [other], TIMEOUT)
+
+    assert refused.outcome == Outcome.INSUFFICIENT
+    assert (await world.index.scan(shard))[1][RID].state == State.HELD  # due, and not written

@@ -43,6 +43,18 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = (
+    # -- due lists
+    Mutant(
+        "sku_keeps_a_leg_that_gave_it_up",
+        f"{LUA}/prelude.lua",
+        "for _, line in ipairs(was and before[L_LINES] or {}) do",
+        "for _, line in ipairs(was and not is and before[L_LINES] or {}) do",
+        (
+            "tests/contract/test_reservation_found.py::"
+            "test_a_leg_that_gave_a_sku_up_is_no_longer_looked_at_for_it",
+        ),
+        "A SKU would be read slower with every amendment, and not at all once one is forgotten.",
+    ),
     # -- legs' own time
     Mutant(
         "leg_times_out_under_its_confirm",

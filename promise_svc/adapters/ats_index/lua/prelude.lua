@@ -537,13 +537,13 @@ local function commit_leg(rid)
     call('SET', key, pack(leg), 'PX', leg[L_PLAN] == '' and TOMBSTONE_MS or WINDOW_MS + TOMBSTONE_MS)
   end
   local was, is = before and before[L_STATE] == HELD, state == HELD
+  for _, line in ipairs(was and before[L_LINES] or {}) do call('ZREM', S.base .. 'd:' .. line[1], rid) end
   if is then
     call('ZADD', S.base .. 'legs-due', leg[L_EXPIRE], rid)
     for _, line in ipairs(leg[L_LINES]) do call('ZADD', S.base .. 'd:' .. line[1], leg[L_EXPIRE], rid) end
   elseif was then
     if leg[L_MULTI] == 1 then S.doubt[rid] = false end
     call('ZREM', S.base .. 'legs-due', rid)
-    for _, line in ipairs(before[L_LINES]) do call('ZREM', S.base .. 'd:' .. line[1], rid) end
   end
 end
 
