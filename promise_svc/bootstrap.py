@@ -150,6 +150,8 @@ class Service:
         self._clock = SystemClock()
         self._new_epochs: dict[int, int] = {}
         """Of shards taken over that the log does not tell of yet."""
+        self._restored: dict[int, int] = {}
+        """Events that these had lost and got back."""
 
     async def __aenter__(self) -> Service:
         try:
@@ -404,18 +406,28 @@ class Service:
             )
         )
 
-    def _taken_over(self, shard: int, at: Position) -> None:
+    def _taken_over(self, shard: int, at: Position, restored_count: int) -> None:
         """Shards come in crowds, at a start or a failover: one line tells of those that came
         together."""
         self.metrics.index.taken_over(shard)
         if not self._new_epochs:
             asyncio.get_running_loop().call_later(_TOGETHER_SECONDS, self._tell_taken_over)
         self._new_epochs[shard] = at.epoch
+        if restored_count:
+            self._restored[shard] = restored_count
 
     def _tell_taken_over(self) -> None:
         epochs = " ".join(f"{shard}:{epoch}" for shard, epoch in sorted(self._new_epochs.items()))
         _log.info("shards taken over", shard_count=len(self._new_epochs), epochs=epochs)
+        if self._restored:
+            _log.warning(
+                "shards had lost events and were filled from the order store",
+                shard_count=len(self._restored),
+                event_count=sum(self._restored.values()),
+                shards=" ".join(f"{shard}:{n}" for shard, n in sorted(self._restored.items())),
+            )
         self._new_epochs.clear()
+        self._restored.clear()
 
 
 class _ResolverObserver:
@@ -714,7 +726,7 @@ class Books:
 
     async def rebuild(self, shard: int, *, lose_unrecorded: bool) -> Rebuilt:
         """A shard from the order store, under a new epoch."""
-        takeover = Takeover(self.index, self.store, lambda _shard, _at: None)
+        takeover = Takeover(self.index, self.store, lambda *_: None)
         return await Rebuild(self.index, self.store, takeover).run(
             shard, lose_unrecorded=lose_unrecorded
         )

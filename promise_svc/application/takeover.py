@@ -23,8 +23,10 @@ class Takeover:
     """Single flight per shard in this process; between processes the shard itself decides."""
 
     def __init__(
-        self, index: AtsIndex, store: OrderStore, on_done: Callable[[int, Position], None]
+        self, index: AtsIndex, store: OrderStore, on_done: Callable[[int, Position, int], None]
     ) -> None:
+        """``on_done`` hears of each shard that serves again: where it starts, and how many events
+        it had lost and got back from the order store."""
         self._index = index
         self._store = store
         self._on_done = on_done
@@ -52,7 +54,7 @@ class Takeover:
         meta = await self._index.read_meta(shard, _TIMEOUT)
         if meta.owner == meta.process:
             return
-        at = meta.at
+        at, restored_count = meta.at, 0
         cursor = await self._store.cursor(shard)
         await refuse_fork(self._index, self._store, shard, min(meta.at, cursor), _TIMEOUT)
         while at < cursor:
@@ -61,6 +63,7 @@ class Takeover:
                 break
             await self._index.restore(shard, events, _TIMEOUT)
             at = events[-1].at
+            restored_count += len(events)
         try:
             started = await self._index.take_over(shard, at, _TIMEOUT)
         except PreconditionFailed:
@@ -69,4 +72,4 @@ class Takeover:
         # The floor is no event, so a rebuilt shard has none: stale plans must not slip through.
         version = await self._store.network_version()
         await self._index.raise_network_floor(shard, version, _TIMEOUT)
-        self._on_done(shard, started)
+        self._on_done(shard, started, restored_count)

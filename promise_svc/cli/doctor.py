@@ -18,7 +18,7 @@ from promise_svc.cli.checks import (
     check_shards,
     ok,
 )
-from promise_svc.cli.options import AsJson, IndexUrls, OrderStoreUrl
+from promise_svc.cli.options import AsJson, IndexUrls, OrderStoreUrl, ShardCount
 from promise_svc.cli.settings import load_settings
 from promise_svc.config import ClusterConfig, ProcessConfig
 from promise_svc.errors import ConfigError
@@ -27,7 +27,10 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def doctor(
-    index_url: IndexUrls = None, order_store_url: OrderStoreUrl = None, as_json: AsJson = False
+    index_url: IndexUrls = None,
+    order_store_url: OrderStoreUrl = None,
+    shard_count: ShardCount = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check versions, settings, engines, durability, clocks, schema, shards and relay.
 
@@ -43,6 +46,7 @@ def doctor(
     flags = {
         "index_urls": tuple(index_url) if index_url else None,
         "order_store_url": order_store_url,
+        "shard_count": shard_count,
     }
     try:
         cluster, process = load_settings(flags, os.environ)

@@ -32,6 +32,9 @@ IndexUrls = Annotated[
     ),
 ]
 OrderStoreUrl = Annotated[str | None, typer.Option(help="postgresql:// URL of the order store.")]
+ShardCount = Annotated[
+    int | None, typer.Option(help="Shards; fixed once the first event is written.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead.")]
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from promise_svc import bootstrap, host
+from promise_svc.cli.options import ShardCount
 from promise_svc.cli.settings import load_settings
 from promise_svc.config import address_text
 
@@ -57,9 +58,7 @@ def serve(
     embedded_nodes: Annotated[
         int | None, typer.Option("--shards-nodes", help="Valkey processes to start.")
     ] = None,
-    shard_count: Annotated[
-        int | None, typer.Option(help="Shards; fixed once the first event is written.")
-    ] = None,
+    shard_count: ShardCount = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
     """Run the service until SIGTERM or Ctrl-C.

@@ -17,6 +17,9 @@ _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
 
 _FIELDS = "promise_fields"
 
+_REPEATS = "asyncpg.pool"
+_REPEATED_SECONDS = 60.0
+
 
 class LogFields(TypedDict, total=False):
     """All fields a log line may have, so that a field means one thing everywhere."""
@@ -45,6 +48,8 @@ class LogFields(TypedDict, total=False):
     shard_count: int
     epochs: str
     """``shard:epoch`` of each, by shard."""
+    shards: str
+    """``shard:events`` of each, by shard."""
     drift_count: int
     seconds: float
     attempt: int
@@ -121,7 +126,27 @@ def configure_logs(level: str = "INFO", stream: TextIO | None = None, *, process
     root = logging.getLogger()
     root.setLevel(level)
     root.handlers[:] = [handler]
+    logging.getLogger(_REPEATS).filters[:] = [_Seldom()]
     logging.captureWarnings(True)
+
+
+class _Seldom(logging.Filter):
+    """Of a library that tells the same every second while its server is away, traceback and all:
+    one line a minute that names the error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.created - self._told.get(str(record.msg), -_REPEATED_SECONDS) < _REPEATED_SECONDS:
+            return False
+        self._told[str(record.msg)] = record.created
+        if record.exc_info and record.exc_info[1]:
+            kind, text = type(record.exc_info[1]).__name__, record.exc_info[1]
+            setattr(record, _FIELDS, {"error": f"{kind}: {text}"})
+            record.exc_info = None
+        return True
 
 
 def _scrub(value: object) -> object:

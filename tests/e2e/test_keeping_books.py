@@ -90,6 +90,15 @@ async def test_a_healthy_cluster_has_nothing_to_complain_about(
     assert checks["shards"]["found"] == "all 8 serve"
 
 
+def test_doctor_is_told_the_number_of_shards(served: Served) -> None:
+    """By a flag, as the server was: another number is another cluster's."""
+    code, out, _ = run(served, "doctor", "--json", "--shard-count", "4")
+
+    assert code == 1
+    (failed,) = [check for check in json.loads(out) if check["level"] == "fail"]
+    assert (failed["name"], "8" in failed["found"]) == ("cluster", True), failed
+
+
 async def test_doctor_names_a_setting_changed_at_run_time(
     served: Served, valkey: EmbeddedValkey
 ) -> None:  # fmt: skip

@@ -63,7 +63,7 @@ async def connected(key_prefix: str) -> AsyncIterator[Connect]:
 
 
 async def take_over(index: ClusterAtsIndex, store: PostgresOrderStore) -> None:
-    await Takeover(index, store, lambda _shard, _at: None).run(SHARD)
+    await Takeover(index, store, lambda *_: None).run(SHARD)
 
 
 async def hold(index: ClusterAtsIndex, rid: str, units: int = 1) -> Outcome:
@@ -157,8 +157,10 @@ async def test_a_lost_shard_is_rebuilt_from_the_order_store(
     await drained(first, store)
 
     second = await connected(engines("two"))
-    await take_over(second, store)
+    told: list[tuple[int, Position, int]] = []
+    await Takeover(second, store, lambda *done: told.append(done)).run(SHARD)
 
+    assert told == [(SHARD, Position(2, 1), (await store.cursor(SHARD)).sequence)]
     positions, legs, claims = await second.scan(SHARD)
     row = positions[PositionKey("A", "n1")]
     assert (row.on_hand, row.held, row.committed) == (5, 1, 2)

@@ -193,6 +193,19 @@ class Talk:
         self.found_one.set()
 
 
+async def test_a_node_that_we_leave_ourselves_is_not_told_as_lost() -> None:
+    """A clean stop is no alarm."""
+    talk = Talk()
+    async with listening(FakeNode(obeys)) as node:
+        lane = Lane(node, ACCESS, talk)
+        assert await lane.command((b"PING",), 2.0) == b"OK"
+        assert lane._connecting is not None
+        lane.close()
+        await asyncio.wait({lane._connecting}, timeout=30)
+
+    assert not talk.lost_one.is_set()
+
+
 async def test_a_node_that_throws_us_out_at_once_is_not_stormed() -> None:
     """Without a password it looks connected each time: the pauses between tries still grow."""
     fake = FakeNode(breaks_at_once)

@@ -145,7 +145,7 @@ async def running(engine: EmbeddedValkey, dsn: str, key_prefix: str) -> AsyncIte
     store = await PostgresOrderStore.open(PoolConfig(url=dsn, connections_max=4))
     index = new_index(engine.urls, key_prefix, SHARDS, OUTBOX_KEPT)
     await index.start(fsync=True)
-    index.recover = Takeover(index, store, lambda _shard, _at: None).run
+    index.recover = Takeover(index, store, lambda *_: None).run
     system = System(engine, index, store)
     system.news.start()
     system.news.subscribe(system.hear)

@@ -18,7 +18,7 @@ async def test_rebuild_keeps_what_the_order_store_has_not() -> None:
     index, store, history = FakeAtsIndex(2), FakeOrderStore(), History(0)
     await store.append(0, START, [history.start_epoch(), history.sync("sku", 5)])
     await index.restore(0, await store.read_events(0, START, 10), 1.0)
-    takeover = Takeover(index, store, lambda _shard, _at: None)
+    takeover = Takeover(index, store, lambda *_: None)
     await takeover.run(0)
     rebuild = Rebuild(index, store, takeover)
     at = index.ledgers[0].at

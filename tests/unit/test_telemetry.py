@@ -15,6 +15,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
+from promise_svc.bootstrap import Service
+from promise_svc.config import ClusterConfig, ProcessConfig
+from promise_svc.domain.sharding import Position
 from promise_svc.errors import Fork, NotFound
 from promise_svc.rpc.observer import CallRecorder
 from promise_svc.telemetry import (
@@ -243,6 +246,42 @@ def test_a_strange_field_does_not_break_the_line(log_lines: io.StringIO) -> None
     (line,) = map(json.loads, log_lines.getvalue().splitlines())
     assert line["event"] == "odd %s"
     assert line["error"] == "line\nbreak"
+
+
+def test_a_library_that_repeats_itself_is_heard_once_and_without_a_traceback(
+    log_lines: io.StringIO,
+) -> None:
+    """PostgreSQL's driver tries each second while its server is away, and says so each time."""
+    driver = logging.getLogger("asyncpg.pool")
+    for _ in range(3):
+        try:
+            raise ConnectionRefusedError("nobody at db:5432")
+        except ConnectionRefusedError:
+            driver.warning("Failed to restore the pool", exc_info=True)
+    driver.warning("something else")
+
+    first, other = map(json.loads, log_lines.getvalue().splitlines())
+    assert first["error"] == "ConnectionRefusedError: nobody at db:5432"
+    assert "traceback" not in first
+    assert other["event"] == "something else"
+
+
+def test_a_start_that_fills_a_lost_index_says_how_much_came_from_where(
+    log_lines: io.StringIO,
+) -> None:
+    """One line of those that had lost something, after that of all that were taken over."""
+    service = Service(ClusterConfig(), ProcessConfig())
+    service._new_epochs[0] = 1  # as if told of already within this crowd: no timer, no loop
+    service._taken_over(3, Position(2, 0), 40)
+    service._taken_over(5, Position(2, 0), 2)
+    service._tell_taken_over()
+
+    taken_over, filled = map(json.loads, log_lines.getvalue().splitlines())
+    assert taken_over["epochs"] == "0:1 3:2 5:2"
+    assert filled["level"] == "warning"
+    assert "filled from the order store" in filled["event"]
+    assert (filled["shard_count"], filled["event_count"]) == (2, 42)
+    assert filled["shards"] == "3:40 5:2"
 
 
 def test_an_unknown_log_level_is_refused() -> None:

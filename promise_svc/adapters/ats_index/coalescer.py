@@ -317,7 +317,8 @@ class Lane:
             self._connection = None
             if self._looking is not None:
                 self._looking.cancel()
-            self.breaker.open("AWAY")
+            if not self._closing:
+                self.breaker.open("AWAY")
             self._refuse_queued("AWAY")
             # A node that lets us in and throws us out again is no better than one that is away.
             lived = asyncio.get_running_loop().time() - opened
