@@ -14,6 +14,7 @@ from rich.console import Console
 
 from loadtest.driver.process import BUILD_FOLDER, DriverMissing
 from loadtest.host import ServiceHost
+from loadtest.overload import print_multiples, run_multiples
 from loadtest.report import print_result, write_result
 from loadtest.run import run_scenario
 from loadtest.scenario import ScenarioError, load_scenario, with_load
@@ -48,12 +49,15 @@ def scenario(
         )  # fmt: skip
         console.print(f"{wanted.name}: {wanted.about.strip()}")
         with _target(target, console) as address:
-            results = run_scenario(wanted, address, console, load_first=load_catalog)
+            run = run_multiples if wanted.load.multiples else run_scenario
+            results = run(wanted, address, console, load_first=load_catalog)
     except (ScenarioError, DriverMissing) as error:
         console.print(f"[red]{error}[/]")
         raise typer.Exit(2) from None
     for result in results:
         print_result(result, console)
+    if wanted.load.multiples:
+        print_multiples(results, console)
     data, page = write_result(results, folder)
     console.print(f"written: {data}, {page}")
     if not all(result.verdict.valid for result in results):

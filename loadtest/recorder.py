@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any
 
@@ -89,6 +90,8 @@ class MethodRecord:
     """From the intended time."""
     service: Histogram = field(default_factory=Histogram)
     """From the actual send: what a closed loop would have called latency."""
+    accepted: Histogram = field(default_factory=Histogram)
+    """``latency`` of those that ended OK: a refusal is quick."""
 
 
 @dataclass(slots=True)
@@ -112,6 +115,7 @@ class RunRecord:
     """Intended time to a free stream: the server's fault, or too few streams."""
     reasons: Counter[str] = field(default_factory=Counter)
     done_by_second: list[int] = field(default_factory=list)
+    errors_by_second: list[int] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
@@ -146,15 +150,13 @@ class RunRecord:
             mine.outcomes.update(method.outcomes)
             mine.latency.merge(method.latency)
             mine.service.merge(method.service)
+            mine.accepted.merge(method.accepted)
         self.lateness.merge(other.lateness)
         self.waiting.merge(other.waiting)
         self.reasons.update(other.reasons)
-        longest = max(len(self.done_by_second), len(other.done_by_second))
-        self.done_by_second = [
-            sum(series[second] for series in (self.done_by_second, other.done_by_second)
-                if second < len(series))
-            for second in range(longest)
-        ]  # fmt: skip
+        for name in ("done_by_second", "errors_by_second"):
+            series = zip_longest(getattr(self, name), getattr(other, name), fillvalue=0)
+            setattr(self, name, [sum(both) for both in series])
 
     def to_json(self, wall_seconds: float) -> dict[str, Any]:
         """As unary.c prints it."""
@@ -173,6 +175,7 @@ class RunRecord:
                     "outcomes": [[c, o, n] for (c, o), n in sorted(method.outcomes.items())],
                     "latency": method.latency.to_json(),
                     "service": method.service.to_json(),
+                    "accepted": method.accepted.to_json(),
                 }
                 for path, method in self.methods.items()
             },
@@ -180,6 +183,7 @@ class RunRecord:
             "waiting": self.waiting.to_json(),
             "reasons": dict(self.reasons),
             "done_by_second": self.done_by_second,
+            "errors_by_second": self.errors_by_second,
         }
 
     @classmethod
@@ -192,6 +196,7 @@ class RunRecord:
             exhausted=data["exhausted"],
             reasons=Counter(data["reasons"]),
             done_by_second=data["done_by_second"],
+            errors_by_second=data["errors_by_second"],
             lateness=Histogram.from_json(data["lateness"]),
             waiting=Histogram.from_json(data["waiting"]),
         )
@@ -203,6 +208,7 @@ class RunRecord:
                     Counter({(c, o): n for c, o, n in method["outcomes"]}),
                     Histogram.from_json(method["latency"]),
                     Histogram.from_json(method["service"]),
+                    Histogram.from_json(method["accepted"]),
                 )
         return made
 

@@ -88,7 +88,7 @@ def run_scenario(
     """Run each of the scenario's rates in turn against a server that listens at ``target``."""
     catalog = Catalog(scenario.catalog, scenario.seed)
     if load_first:
-        _load(target, catalog, console)
+        load_stock(target, catalog, console)
     rates = scenario.load.rates or (scenario.load.rate,)
     return [_run_rate(scenario, catalog, target, rate, console) for rate in rates]
 
@@ -176,7 +176,8 @@ def _reserves(scenario: Scenario) -> bool:
     return scenario.workload.kind not in {"availability_read", "list_page", "promise_cart"}
 
 
-def _load(target: str, catalog: Catalog, console: Console) -> None:
+def load_stock(target: str, catalog: Catalog, console: Console) -> None:
+    """Load the catalog and tell how fast."""
     with _bar(console, "loading the catalog") as (progress, task):
 
         def tell(done: int, total: int) -> None:

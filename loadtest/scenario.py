@@ -38,6 +38,8 @@ class Offered:
     client: ClientKind = "raw"
     rates: tuple[float, ...] = ()
     """Several rates one after the other, for the plot of throughput against offered load."""
+    multiples: tuple[float, ...] = ()
+    """Instead of rates, times what the closed loop does: one after the other without a pause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -177,9 +177,13 @@ class ClientProcess:
         method.service.observe(now - sent)
         record.done += 1
         second = int(now - self._measure)
-        record.done_by_second += [0] * (second + 1 - len(record.done_by_second))
+        for series in (record.done_by_second, record.errors_by_second):
+            series.extend([0] * (second + 1 - len(series)))
         record.done_by_second[second] += 1
-        if told[0]:
+        if told[0] == 0:
+            method.accepted.observe(now - intended)
+        else:
+            record.errors_by_second[second] += 1
             record.errors += 1
             record.reasons[reason or f"CODE_{told[0]}"] += 1
 

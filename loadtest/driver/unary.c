@@ -78,8 +78,9 @@ static uint32_t *sessions, session_count, next_session;
 static Connection *connections;
 static int next_connection;
 static uint64_t start_ns, measure_ns, end_ns;
-static Histogram latency[PATHS_MAX], service[PATHS_MAX], lateness, waiting;
+static Histogram latency[PATHS_MAX], service[PATHS_MAX], accepted[PATHS_MAX], lateness, waiting;
 static uint64_t outcomes[PATHS_MAX][CODES][OUTCOMES], done_by_second[SECONDS_MAX];
+static uint64_t errors_by_second[SECONDS_MAX];
 static struct { char name[48]; uint64_t count; } reasons[REASONS_MAX];
 static uint64_t done_count, error_count, all_done_count, reply_bytes, in_flight_max;
 static uint64_t *due_ns; static uint32_t due_from, due_to, due_capacity;
@@ -229,8 +230,11 @@ static void finish(Call *call, int usable) {
         observe(&service[path], now - call->sent_ns);
         done_count++;
         uint64_t second = (now - measure_ns) / 1000000000ull;
-        if (now >= measure_ns && second < SECONDS_MAX) done_by_second[second]++;
+        int timely = now >= measure_ns && second < SECONDS_MAX;
+        if (timely) done_by_second[second]++;
+        if (!call->code) observe(&accepted[path], now - call->intended_ns);
         if (call->code) {
+            if (timely) errors_by_second[second]++;
             error_count++;
             if (!call->reason[0]) snprintf(call->reason, sizeof call->reason, "CODE_%d", call->code);
             count_reason(call->reason);
@@ -589,6 +593,13 @@ static void print_outcomes(int path) {
     printf("],");
 }
 
+static void print_by_second(const char *name, const uint64_t *counts) {
+    printf("\"%s\":[", name);
+    for (int i = 0; i < SECONDS_MAX && i < (int)ceil((double)(end_ns - measure_ns) / 1e9); i++)
+        printf("%s%llu", i ? "," : "", (unsigned long long)counts[i]);
+    printf("]");
+}
+
 static void print_result(void) {
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
@@ -607,6 +618,8 @@ static void print_result(void) {
         print_histogram("latency", &latency[i]);
         printf(",");
         print_histogram("service", &service[i]);
+        printf(",");
+        print_histogram("accepted", &accepted[i]);
         printf("}");
     }
     printf("},");
@@ -616,10 +629,11 @@ static void print_result(void) {
     printf(",\"reasons\":{");
     for (int i = 0; i < REASONS_MAX && reasons[i].count; i++)
         printf("%s\"%s\":%llu", i ? "," : "", reasons[i].name, (unsigned long long)reasons[i].count);
-    printf("},\"done_by_second\":[");
-    for (int i = 0; i < SECONDS_MAX && i < (int)ceil((double)(end_ns - measure_ns) / 1e9); i++)
-        printf("%s%llu", i ? "," : "", (unsigned long long)done_by_second[i]);
-    printf("]}\n");
+    printf("},");
+    print_by_second("done_by_second", done_by_second);
+    printf(",");
+    print_by_second("errors_by_second", errors_by_second);
+    printf("}\n");
 }
 
 static void set_option(const char *argument) {

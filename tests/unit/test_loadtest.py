@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import math
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import grpc.aio
 import pytest
+from rich.console import Console
 
 from loadtest.bench.row import row, slower
-from loadtest.bodies import CREATE, QUERY, Step, read_bodies, write_bodies
+from loadtest.bodies import CONFIRM, CREATE, QUERY, Step, read_bodies, write_bodies
 from loadtest.catalog import SHARD_COUNT, Catalog, CatalogSize
 from loadtest.driver.process import ClientKind, DriverMissing, Load, drive, raw_driver
+from loadtest.overload import print_multiples
 from loadtest.pacer import intended_times
-from loadtest.recorder import AckLog, Histogram, RunRecord, bucket_of, highest_of, merged
-from loadtest.run import judge
-from loadtest.scenario import SCENARIOS, ScenarioError, load_scenario
+from loadtest.recorder import (
+    AckLog,
+    Histogram,
+    MethodRecord,
+    RunRecord,
+    bucket_of,
+    highest_of,
+    merged,
+)
+from loadtest.run import RunResult, Verdict, judge
+from loadtest.scenario import SCENARIOS, ScenarioError, load_scenario, with_load
 from loadtest.workload import Workload, WorkloadOptions
 from promise_svc.domain.sharding import shard_of
 from promise_svc.v1 import reservation_service_pb2 as pb
@@ -256,9 +268,70 @@ async def test_a_stall_is_seen_by_all_who_came_in_it(
     assert len((tmp_path / "acks-0.jsonl").read_text().splitlines()) >= record.done
 
 
+@pytest.mark.parametrize("kind", ["raw", "grpc"])
+async def test_a_refusal_is_no_accepted_call(tmp_path: Path, kind: ClientKind) -> None:
+    """Refusals are quick: they would flatter the latency of an overloaded service. They are counted
+    by second and by reason."""
+    if kind == "raw":
+        try:
+            raw_driver()
+        except DriverMissing as error:
+            pytest.skip(str(error))
+    calls = count()
+
+    async def refuse_every_third(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        if next(calls) % 3 == 0:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "not now")
+        return b"\x08\x01"
+
+    server = grpc.aio.server()
+    handler = grpc.unary_unary_rpc_method_handler(refuse_every_third)
+    service, method = CREATE.strip("/").split("/")
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(service, {method: handler}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    bodies = tmp_path / "bodies"
+    write_bodies(bodies, [[Step(CREATE, b"")]] * 60)
+    load = Load(rate=100, arrivals="uniform", seconds=0.6, streams=8)
+
+    record = await asyncio.to_thread(drive, f"127.0.0.1:{port}", [bodies], load, kind=kind)
+    await server.stop(None)
+
+    refused = record.count(CREATE, 8)
+    assert refused > 0
+    assert record.errors == record.reasons["CODE_8"] == refused
+    assert sum(record.errors_by_second) <= refused
+    assert record.methods[CREATE].accepted.count == record.count(CREATE, 0) == record.done - refused
+
+
 def test_records_of_several_processes_add_up() -> None:
     """Counts are summed, the busiest process and the longest time are kept."""
-    parts = [RunRecord(seconds=s, cpu_share_max=s / 10, done=5, done_by_second=[5] * s)
+    parts = [RunRecord(seconds=s, cpu_share_max=s / 10, done=5, done_by_second=[5] * s,
+                       errors_by_second=[1] * s)
              for s in (1, 2)]  # fmt: skip
     total = merged(RunRecord.from_json(part.to_json(1.0)) for part in parts)
     assert (total.seconds, total.done, total.done_by_second) == (2, 10, [10, 5])
+    assert total.errors_by_second == [2, 1]
+
+
+def test_a_run_of_multiples_tells_what_became_of_those_let_in() -> None:
+    """A line a multiple: goodput, latency of the accepted, confirms done, the last error."""
+    holds, confirms = (
+        MethodRecord(Counter({(0, 1): 40, (8, 0): 60})),
+        MethodRecord(Counter({(0, 1): 30, (14, 0): 2})),
+    )
+    for _ in range(40):
+        holds.accepted.observe(0.25)
+        holds.latency.observe(0.001)
+    record = RunRecord(seconds=10, reasons=Counter({"OVERLOADED": 60}), errors_by_second=[5, 1, 0])
+    record.methods = {CREATE: holds, CONFIRM: confirms}
+    scenario = with_load(load_scenario("overload"), multiples=(2.0,))
+    result = RunResult(scenario, Load(rate=8.0), 1, record, Verdict(), 0.5, "")
+    console = Console(width=200, record=True, file=io.StringIO())
+
+    print_multiples([result], console)
+
+    told = [cell.strip() for cell in console.export_text().splitlines()[-2].strip("│").split("│")]
+    assert told == ["2", "8", "4", "250", "250", "0", "93.75%", "OVERLOADED 60", "second 2"]
