@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 
 from promise_svc.application.ports import DurabilityWatch
-from promise_svc.application.tasks import Deadline
+from promise_svc.application.tasks import Deadline, all_of
 from promise_svc.domain.reservation import DurabilityMode
 from promise_svc.domain.sharding import Position
 from promise_svc.errors import Unavailable
@@ -42,7 +41,6 @@ class Recorder:
         """Wait until the order store has the decision and every leg under it: with the decision
         alone, a rebuilt index would sell the legs' units again. Raises OutcomeUnknown."""
         timeout = min(SECONDS_MAX, deadline.left() * _SHARE)
-        await asyncio.gather(
-            self._watch.wait_durable(home, at, answered_epoch, timeout),
-            *(self._watch.wait_durable(s, leg, leg.epoch, timeout) for s, leg in legs.items()),
-        )
+        waits = [self._watch.wait_durable(home, at, answered_epoch, timeout)]
+        waits += [self._watch.wait_durable(s, leg, leg.epoch, timeout) for s, leg in legs.items()]
+        await all_of(waits)

@@ -30,7 +30,7 @@ import msgspec
 
 from promise_svc.application.ports import AtsIndex
 from promise_svc.application.reservation_body import Body, decode_body, encode_body, legs_of
-from promise_svc.application.tasks import Deadline, OwnedTasks
+from promise_svc.application.tasks import Deadline, OwnedTasks, all_of, settled
 from promise_svc.domain.network import FulfillmentMethod
 from promise_svc.domain.reservation import (
     ClaimDraft,
@@ -346,12 +346,9 @@ class SeveralShards:
     ) -> dict[int, StepReply | PromiseServiceError]:
         shards = sorted({hold.home, *hold.legs}) if hold.claim else sorted(hold.legs)
         steps = [_step(hold, shard, hold.claim if shard == hold.home else ()) for shard in shards]
-        replies = await asyncio.gather(
-            *(
-                self._index.create(shard, [step], deadline.left())
-                for shard, step in zip(shards, steps, strict=True)
-            ),
-            return_exceptions=True,
+        left = deadline.left()
+        replies = await settled(
+            [self._index.create(s, [step], left) for s, step in zip(shards, steps, strict=True)]
         )
         by_shard = {shard: _one(reply) for shard, reply in zip(shards, replies, strict=True)}
         by_shard.setdefault(hold.home, StepReply(Outcome.REPEATED, 0, 0, 0))
@@ -829,10 +826,8 @@ class SeveralShards:
     async def _each(
         self, rid: str, attempt: int, target: State, shards: Iterable[int], deadline: Deadline
     ) -> list[StepReply]:
-        step = FollowStep(rid, attempt, target)
-        replies = await asyncio.gather(
-            *(self._index.follow(shard, [step], deadline.left()) for shard in shards)
-        )
+        steps, left = [FollowStep(rid, attempt, target)], deadline.left()
+        replies = await all_of([self._index.follow(shard, steps, left) for shard in shards])
         return [reply[0] for reply in replies]
 
     async def _settle(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import types
 from collections.abc import Awaitable, Callable, Generator
 from time import perf_counter
 from typing import Any, TypeVar, cast
@@ -32,7 +33,7 @@ async def timed(work: Awaitable[ReplyT], timeout: float, took: Took | None = Non
             took(perf_counter() - began)
     try:
         async with asyncio.timeout(timeout + TIMER_SLACK_SECONDS):
-            reply: ReplyT = await _Begun(steps, waiting_for)
+            reply: ReplyT = await _begun(steps, waiting_for)
             return reply
     except TimeoutError as error:
         raise DeadlineExceeded("time ran out") from error
@@ -48,32 +49,24 @@ async def measured(work: Awaitable[ReplyT], took: Took) -> ReplyT:
         return cast(ReplyT, ended.value)
     finally:
         took(perf_counter() - began)
-    reply: ReplyT = await _Begun(steps, waiting_for)
+    reply: ReplyT = await _begun(steps, waiting_for)
     return reply
 
 
-class _Begun(Awaitable[ReplyT]):
-    """What is left of an awaitable after its first step."""
-
-    def __init__(self, steps: Generator[Any, Any, ReplyT], waiting_for: Any) -> None:
-        self._steps = steps
-        self._first: list[Any] = [waiting_for]
-
-    def __await__(self) -> _Begun[ReplyT]:
-        return self
-
-    def __iter__(self) -> _Begun[ReplyT]:
-        return self
-
-    def __next__(self) -> Any:
-        return self.send(None)
-
-    def send(self, value: Any) -> Any:
-        return self._first.pop() if self._first else self._steps.send(value)
-
-    def throw(self, *error: Any) -> Any:
-        self._first.clear()
-        return self._steps.throw(*error)
-
-    def close(self) -> None:
-        self._steps.close()
+@types.coroutine
+def _begun(steps: Generator[Any, Any, ReplyT], waiting_for: Any) -> Generator[Any, Any, ReplyT]:
+    """What is left of an awaitable after its first step. A generator, for then what follows goes
+    to ``steps`` without another frame of Python for each of them."""
+    while True:
+        try:
+            yield waiting_for
+        except GeneratorExit:
+            steps.close()
+            raise
+        except BaseException as error:
+            try:
+                waiting_for = steps.throw(error)
+            except StopIteration as ended:
+                return cast(ReplyT, ended.value)
+        else:
+            return (yield from steps)

@@ -20,17 +20,20 @@ class RelayLag:
 
     def heard(self, shard: int, at: _Point, durable: _Point, time_ms: int) -> None:
         """``at`` and ``durable`` are (epoch, sequence); messages may come late or twice."""
-        marks = self._marks[shard]
         if at > self._latest[shard]:
             self._latest[shard] = at
-            if len(marks) < MARKS_MAX:
+            marks = self._marks[shard]
+            if len(marks) < MARKS_MAX and at > self._durable[shard]:
                 marks.append((at, time_ms))
-        self.durable(shard, durable)
+        if durable > self._durable[shard]:
+            self.durable(shard, durable)
 
     def durable(self, shard: int, at: _Point) -> None:
         """The order store has the shard's events up to ``at``."""
+        if at <= self._durable[shard]:
+            return
+        self._durable[shard] = at
         marks = self._marks[shard]
-        self._durable[shard] = at = max(self._durable[shard], at)
         while marks and marks[0][0] <= at:
             marks.popleft()
 

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from promise_svc.adapters.order_store import PoolConfig, PostgresOrderStore
-from promise_svc.application.ports import ClusterIdentity, OrderStore
+from promise_svc.application.ports import ClusterIdentity, OrderStore, ShardEvents
 from promise_svc.domain.events import Event, EventType, PositionImage
 from promise_svc.domain.inventory import QUANTITY_MAX, Protection, StockPosition
 from promise_svc.domain.reservation import State
@@ -98,6 +98,36 @@ async def test_an_append_moves_the_cursor_and_keeps_the_bytes(order_store: Order
     assert await order_store.read_events(3, START, 10) == events
     assert await order_store.read_events(3, Position(1, 1), 1) == [events[1]]
     assert await order_store.read_events(3, at, 10) == []
+
+
+async def test_batches_of_several_shards_are_told_apart(order_store: OrderStore) -> None:
+    """Shards whose cursor stands elsewhere, or whose events do not follow, are refused each by its
+    error; the others are stored."""
+    histories = [History(shard) for shard in range(5)]
+    first = [history.start_epoch() for history in histories]
+    for start in first:
+        await order_store.append(start.shard, START, [start])
+    at = Position(1, 1)
+    events = [[history.sync("a", 5), history.sync("a", 6)] for history in histories]
+    await order_store.append(4, at, events[4])
+    other = [History(4, at).sync("a", 7)]
+
+    outcomes = await order_store.append_all(
+        [
+            ShardEvents(0, at, events[0]),
+            ShardEvents(1, START, first[1:2]),
+            ShardEvents(2, at, events[2][1:]),
+            ShardEvents(3, at, events[3][:1]),
+            ShardEvents(4, at, other),
+        ]
+    )
+
+    assert [type(outcome) for outcome in outcomes] == [
+        type(None), PreconditionFailed, SequenceGap, type(None), PreconditionFailed,
+    ]  # fmt: skip
+    cursors = await order_store.cursors()
+    assert [cursors[shard].sequence for shard in range(5)] == [3, 1, 1, 2, 3]
+    assert await order_store.append_all([]) == []
 
 
 async def test_some_positions_are_those_of_the_next_skus_and_of_the_named_ones(

@@ -899,16 +899,16 @@ MUTANTS = (
     Mutant(
         "feed_skips_a_gap",
         "promise_svc/adapters/ats_table/catch_up.py",
-        "        elif stored.at != (at.epoch, at.sequence + 1):\n",
-        "        elif stored.at <= at:\n",
+        "    return stored.at == (at.epoch, at.sequence + 1)\n",
+        "    return stored.at > at\n",
         ("tests/unit/test_feed.py::test_a_lost_message_is_filled_from_the_outbox",),
         "Product pages would show stock that was sold, until the next restart.",
     ),
     Mutant(
         "feed_ignores_epochs",
         "promise_svc/adapters/ats_table/catch_up.py",
-        "            if stored.event.previous != at:\n",
-        "            if stored.event.previous is None:\n",
+        "        return stored.event.previous == at\n",
+        "        return stored.event.previous is not None\n",
         ("tests/unit/test_feed.py::test_an_epoch_that_lost_events_resyncs",),
         "Rows of a history that the shard has lost would stay on sale.",
     ),
@@ -1187,8 +1187,8 @@ MUTANTS = (
     Mutant(
         "stalled_and_waited_for",
         "promise_svc/adapters/ats_index/coalescer.py",
-        "        if self.breaker.why:\n",
-        '        if self.breaker.why == "AWAY":\n',
+        "        if self.breaker.why:\n            raise",
+        '        if self.breaker.why == "AWAY":\n            raise',
         (
             "tests/integration/test_connection.py"
             "::test_a_stalled_node_is_not_waited_for_and_its_first_word_is_enough",

@@ -80,6 +80,8 @@ class Lane:
 
     def __init__(self, node: Node, access: Access, observer: NodeObserver | None = None) -> None:
         self.node = node
+        self.loop = asyncio.get_running_loop()
+        """Kept: to ask for the running loop is a system call."""
         self.breaker = Breaker(node, observer)
         self._looking: asyncio.TimerHandle | None = None
         self._access = access
@@ -111,14 +113,14 @@ class Lane:
 
         Raises Unavailable or DeadlineExceeded where nothing was sent, OutcomeUnknown where it was.
         """
-        deadline = asyncio.get_running_loop().time() + timeout
+        deadline = self.loop.time() + timeout
         if not self._connected.is_set():
             try:
                 async with asyncio.timeout_at(deadline):
                     await self._wait_connected()
             except TimeoutError:
                 raise _too_late(sent=False) from None
-        done: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[Reply] = self.loop.create_future()
         self.post(function, verb, key, args, deadline, steps, done, done.set_result)
         return await done
 
@@ -152,7 +154,7 @@ class Lane:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        loop, deadlines = asyncio.get_running_loop(), self._deadlines
+        loop, deadlines = self.loop, self._deadlines
         while deadlines:
             deadline, _, call = deadlines[0]
             if not call.done.done():
@@ -201,7 +203,7 @@ class Lane:
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            self.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -230,27 +232,21 @@ class Lane:
             for call in batch.calls:
                 call.sent = True
         try:
-            futures = connection.send(commands)
+            connection.send_all(commands, [partial(self._answer, batch) for batch in batches])
         except Unavailable as error:
             self._in_flight -= len(batches)
             for batch in batches:
                 _fail(batch, error)
-            return
-        for batch, future in zip(batches, futures, strict=True):
-            future.add_done_callback(partial(self._answer, batch))
 
-    def _answer(self, batch: _Batch, future: asyncio.Future[Reply]) -> None:
+    def _answer(self, batch: _Batch, reply: Reply | OutcomeUnknown) -> None:
         self._in_flight -= 1
         if any(self._queues):
             self._schedule()
-        error = future.exception()
-        if self.breaker.why and error is None:
-            self.breaker.close()
-        if error is not None:
-            assert isinstance(error, PromiseServiceError)
-            _fail(batch, error)
+        if isinstance(reply, OutcomeUnknown):
+            _fail(batch, reply)
             return
-        reply = future.result()
+        if self.breaker.why:
+            self.breaker.close()
         at = 0
         for call in batch.calls:
             part: Reply = reply
@@ -259,7 +255,10 @@ class Lane:
                 at += len(call.args)
             call.args = []
             if not call.done.done():
-                call.settle(part)
+                try:
+                    call.settle(part)
+                except Exception as error:  # noqa: BLE001 - of one answer; others come after it
+                    call.done.set_exception(error)
 
     def _refuse_queued(self, why: Why) -> None:
         self._gathering.clear()

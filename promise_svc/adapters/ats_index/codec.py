@@ -133,13 +133,16 @@ def decode_meta(raw: bytes) -> ShardMeta:
 def decode_news(shard: int, raw: bytes) -> ShardNews:
     """A channel message. Its events end at the position it states."""
     epoch, sequence, durable_epoch, durable_sequence, time_ms, packed = _news.decode(raw)
-    first = sequence - len(packed) + 1
-    events = tuple(
-        stored_event(shard, Position(epoch, first + index), bytes(event))
-        for index, event in enumerate(packed)
-    )
-    durable = Position(durable_epoch, durable_sequence)
-    return ShardNews(shard, Position(epoch, sequence), durable, time_ms, events)
+    at, durable = Position(epoch, sequence), Position(durable_epoch, durable_sequence)
+    if len(packed) == 1:  # nearly all of them
+        events: tuple[StoredEvent, ...] = (stored_event(shard, at, bytes(packed[0])),)
+    else:
+        first = sequence - len(packed) + 1
+        events = tuple(
+            stored_event(shard, Position(epoch, first + index), bytes(event))
+            for index, event in enumerate(packed)
+        )
+    return ShardNews(shard, at, durable, time_ms, events)
 
 
 def encode_durable(at: Mapping[int, Position]) -> bytes:

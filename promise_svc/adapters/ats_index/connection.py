@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, cast
 
 import hiredis
@@ -45,6 +46,10 @@ class Access(NamedTuple):
         return f"Access(username={self.username!r}, tls={self.tls is not None})"
 
 
+OnReply = Callable[[Reply | OutcomeUnknown], None]
+"""Hears a reply, or that none will come; must not raise."""
+
+
 class Connection(asyncio.Protocol):
     """RESP2 over one socket. Not thread-safe; lives on one loop."""
 
@@ -52,7 +57,7 @@ class Connection(asyncio.Protocol):
         self.node = node
         self.closed = asyncio.get_running_loop().create_future()
         self._reader = hiredis.Reader()
-        self._waiting: deque[asyncio.Future[Reply]] = deque()
+        self._waiting: deque[OnReply] = deque()
         self._transport: asyncio.Transport | None = None
         self._on_push = on_push
         self._open = False
@@ -103,13 +108,17 @@ class Connection(asyncio.Protocol):
 
     def send(self, commands: Sequence[Command]) -> list[asyncio.Future[Reply]]:
         """Write commands at once; one future a reply. Error replies are results, not raised."""
-        if self._transport is None or self._transport.is_closing():
-            raise Unavailable(f"index node {self.node.host}:{self.node.port} is away")
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Reply]] = [loop.create_future() for _ in commands]
-        self._waiting.extend(futures)
-        self._transport.write(b"".join([_pack(command) for command in commands]))
+        self.send_all(commands, [partial(_resolve, future) for future in futures])
         return futures
+
+    def send_all(self, commands: Sequence[Command], on_reply: Sequence[OnReply]) -> None:
+        """The same, answered as the replies are read: no future, no turn of the loop between."""
+        if self._transport is None or self._transport.is_closing():
+            raise Unavailable(f"index node {self.node.host}:{self.node.port} is away")
+        self._waiting.extend(on_reply)
+        self._transport.write(b"".join([_pack(command) for command in commands]))
 
     def post(self, command: Command) -> None:
         """Write a command whose answers are pushes (subscriptions)."""
@@ -142,9 +151,7 @@ class Connection(asyncio.Protocol):
             if self._on_push is not None and not self._waiting:
                 self._on_push(reply)
                 continue
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(reply)
+            self._waiting.popleft()(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -152,13 +159,21 @@ class Connection(asyncio.Protocol):
             f"the connection to index node {self.node.host}:{self.node.port} broke before the "
             "answer; ask again with the same key"
         )
-        for waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_exception(error)
-                waiter.exception()  # Nobody may be waiting any more; that is no warning.
-        self._waiting.clear()
+        waiting, self._waiting = self._waiting, deque()
+        for on_reply in waiting:
+            on_reply(error)
         if not self.closed.done():
             self.closed.set_result(None)
+
+
+def _resolve(future: asyncio.Future[Reply], reply: Reply | OutcomeUnknown) -> None:
+    if future.done():
+        return
+    if isinstance(reply, OutcomeUnknown):
+        future.set_exception(reply)
+        future.exception()  # Nobody may be waiting any more; that is no warning.
+    else:
+        future.set_result(reply)
 
 
 def _notice_loss(connected: socket.socket | None) -> None:

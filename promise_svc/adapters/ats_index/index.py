@@ -314,11 +314,11 @@ class ClusterAtsIndex:
     ) -> Awaitable[list[StepReply]]:
         """Sent by the time this returns where the node is connected: a future, no task, no timer;
         these are nearly all calls of a reservation."""
-        loop, args = asyncio.get_running_loop(), codec.encode(steps)
-        lane = self._lanes_by_shard[shard]
+        args, lane = codec.encode(steps), self._lanes_by_shard[shard]
         if lane is None or not lane.connected:
-            return loop.create_task(self._steps_slowly(shard, verb, args, timeout))
-        deadline, done = loop.time() + timeout, loop.create_future()
+            slowly = self._steps_slowly(shard, verb, args, timeout)
+            return asyncio.get_running_loop().create_task(slowly)
+        deadline, done = lane.loop.time() + timeout, lane.loop.create_future()
         settle = partial(self._settle, done, shard, verb, args, deadline)
         key, function = self.keys.meta[shard], self._functions[verb]
         try:

@@ -62,7 +62,7 @@ class NewsChannels:
         self._topology = topology
         self._access = access
         self._shards = {channel: shard for shard, channel in enumerate(index.keys.news)}
-        self._listeners: list[Callable[[ShardNews], None]] = []
+        self._listeners: tuple[Callable[[ShardNews], None], ...] = ()
         self._durable_listeners: list[Callable[[int, Position], None]] = []
         self._durable: dict[int, Position] = {}
         self._waiting: dict[int, list[_Waiter]] = defaultdict(list)
@@ -83,8 +83,12 @@ class NewsChannels:
             await asyncio.wait({self._task}, timeout=0.1)
 
     def subscribe(self, listener: Callable[[ShardNews], None]) -> Callable[[], None]:
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        # A new tuple each time: one may leave while another hears.
+        self._listeners = (*self._listeners, listener)
+        return lambda: self._leave(listener)
+
+    def _leave(self, listener: Callable[[ShardNews], None]) -> None:
+        self._listeners = tuple(other for other in self._listeners if other is not listener)
 
     def subscribe_durable(self, listener: Callable[[int, Position], None]) -> None:
         """``listener`` hears how far the order store is with a shard, more often than the shard
@@ -159,13 +163,14 @@ class NewsChannels:
         if kind != b"smessage":
             return
         assert isinstance(channel, bytes) and isinstance(push[2], bytes)
-        if channel == self._index.keys.durable:
-            for shard, at in codec.decode_durable(push[2]):
-                self._hear_durable(shard, at)
+        shard = self._shards.get(channel)
+        if shard is None:
+            for each, at in codec.decode_durable(push[2]):
+                self._hear_durable(each, at)
             return
-        news = codec.decode_news(self._shards[channel], push[2])
-        self._hear_durable(news.shard, news.durable)
-        for listener in list(self._listeners):
+        news = codec.decode_news(shard, push[2])
+        self._hear_durable(shard, news.durable)
+        for listener in self._listeners:
             listener(news)
 
     def _hear_durable(self, shard: int, at: Position) -> None:

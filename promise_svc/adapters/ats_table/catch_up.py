@@ -155,13 +155,17 @@ class CatchUp:
 def continues(at: Position, events: Sequence[StoredEvent]) -> bool:
     """Whether ``events`` follow ``at`` one by one, epochs by their named predecessor."""
     for stored in events:
-        if stored.event.type == EventType.EPOCH_STARTED:
-            if stored.event.previous != at:
-                return False
-        elif stored.at != (at.epoch, at.sequence + 1):
+        if not follows(at, stored):
             return False
         at = stored.at
     return True
+
+
+def follows(at: Position, stored: StoredEvent) -> bool:
+    """Whether ``stored`` is the next event after ``at``."""
+    if stored.event.type == EventType.EPOCH_STARTED:
+        return stored.event.previous == at
+    return stored.at == (at.epoch, at.sequence + 1)
 
 
 def images_of(events: Sequence[StoredEvent]) -> list[PositionImage]:

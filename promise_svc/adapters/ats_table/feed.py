@@ -27,6 +27,7 @@ from promise_svc.adapters.ats_table.catch_up import (
     OutboxLacks,
     Point,
     continues,
+    follows,
     images_of,
 )
 from promise_svc.application.ports import AtsIndex, AtsSink, OrderStore, ShardChannels, ShardNews
@@ -159,6 +160,11 @@ class AtsFeed:
         """Apply what continues the table; False, and nothing done, when something is missing."""
         at = self._table.at(news.shard)
         follower = self._followers[news.shard]
+        if len(news.events) == 1 and follows(at, news.events[0]) and news.at == news.events[0].at:
+            # Nearly all news: what the rest of this does, in a fifth of its time.
+            self._table.apply(news.shard, news.at, news.time_ms, news.events[0].event.positions)
+            follower.time_ms = max(follower.time_ms, news.time_ms)
+            return True
         if _rewritten(news, at, follower.time_ms):
             follower.resync = True
             return False
