@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from promise_svc.application.ports import Clock, OrderStore, StoredNetwork
+from promise_svc.application.ports import DELETED, Clock, OrderStore, StoredNetwork
 from promise_svc.domain.network import (
     Calendar,
     CarrierService,
@@ -98,7 +98,13 @@ def decode_network(stored: StoredNetwork, before: NetworkSnapshot | None = None)
         changed = stored.documents.get(kind)
         if not changed:
             return present
-        return {**present, **{name: decode_document(kind, text) for name, text in changed.items()}}
+        found = dict(present)
+        for name, text in changed.items():
+            if text == DELETED:
+                found.pop(name, None)
+            else:
+                found[name] = decode_document(kind, text)
+        return found
 
     documents = NetworkDocuments(
         nodes=documents_of("node", known.nodes),

@@ -67,8 +67,15 @@ class NetworkAdmin:
         self._store = store
         self._check = check
 
-    async def upsert(self, kind: str, documents: Mapping[str, str], timeout: float) -> int:
-        """Insert or replace documents of one kind, all or none; returns the network version.
+    async def upsert(
+        self,
+        kind: str,
+        documents: Mapping[str, str],
+        timeout: float,
+        expected_version: int | None = None,
+    ) -> int:
+        """Insert or replace documents of one kind, all or none; returns the network version. With
+        ``expected_version``, PreconditionFailed unless the network is at that one.
 
         A node without ``status`` keeps the one it has, ON when it is new. InvalidRequest lists
         everything wrong. OutcomeUnknown as of ``set_node_status``, when a node is OFF.
@@ -81,8 +88,8 @@ class NetworkAdmin:
         if violations:
             raise InvalidRequest(list(violations))
         if kind != "node":
-            return await self._store.upsert_network(kind, documents)
-        return await self._upsert_nodes(documents, timeout)
+            return await self._store.upsert_network(kind, documents, expected_version)
+        return await self._upsert_nodes(documents, timeout, expected_version)
 
     async def set_node_status(
         self, node_id: str, status: NodeStatus, timeout: float
@@ -110,10 +117,14 @@ class NetworkAdmin:
             return NodeStatusChange(version, previous)
         raise _too_busy()
 
-    async def _upsert_nodes(self, documents: Mapping[str, str], timeout: float) -> int:
+    async def _upsert_nodes(
+        self, documents: Mapping[str, str], timeout: float, expected_version: int | None
+    ) -> int:
         parsed: dict[str, dict[str, Any]] = {id: json.loads(doc) for id, doc in documents.items()}
         for _ in range(_EDIT_ATTEMPTS_MAX):
             network = await self._store.network()
+            if expected_version not in (None, network.version):
+                raise _too_busy()
             present = network.documents.get("node", {})
             merged = {id: _with_status(doc, present.get(id)) for id, doc in parsed.items()}
             texts = {id: json.dumps(doc, ensure_ascii=False) for id, doc in merged.items()}

@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
 
 from promise_svc.application.network import NetworkAdmin, NodeStatusChange, ShardKeys
-from promise_svc.application.ports import OrderStore
+from promise_svc.application.ports import DELETED, OrderStore
 from promise_svc.application.tasks import OwnedTasks
 from promise_svc.domain.network import (
     Document,
@@ -17,7 +17,7 @@ from promise_svc.domain.network import (
     Node,
     NodeStatus,
 )
-from promise_svc.domain.network_validation import broken_reference
+from promise_svc.domain.network_validation import broken_reference, users_of
 from promise_svc.errors import PreconditionFailed
 
 _EDIT_ATTEMPTS_MAX = 8
@@ -66,6 +66,32 @@ class UpsertReply(NamedTuple):
 
     network_version: int
     results: tuple[UpsertResult, ...]
+
+
+DELETABLE = ("node_group", "calendar", "carrier_service", "lane", "sourcing_rule")
+"""Kinds that nothing in the shards is known by."""
+
+
+class DeleteOutcome(IntEnum):
+    """What happened to one name; numbers are the contract's."""
+
+    DELETED = 1
+    NOT_THERE = 2
+    IN_USE = 10
+
+
+class DeleteResult(NamedTuple):
+    """One name's outcome, and kind and name of the entry in the way."""
+
+    outcome: DeleteOutcome
+    used_by: str = ""
+
+
+class DeleteReply(NamedTuple):
+    """The version without the deleted entries, and one result a name, in request order."""
+
+    network_version: int
+    results: tuple[DeleteResult, ...]
 
 
 class NetworkFollower(Protocol):
@@ -121,6 +147,11 @@ class NetworkEditor:
         work = self._upsert(kind, documents, timeout, kept_status_ids)
         return await self._tasks.shielded(work)
 
+    async def delete(self, kind: str, names: Sequence[str]) -> DeleteReply:
+        """Delete entries of a DELETABLE kind that nothing uses, each by itself; names are unique.
+        Errors and cost as ``upsert``."""
+        return await self._tasks.shielded(self._delete(kind, names))
+
     async def set_node_status(
         self, node_id: str, status: NodeStatus, timeout: float
     ) -> NodeStatusChange:
@@ -144,13 +175,38 @@ class NetworkEditor:
                 return UpsertReply(snapshot.version, results)
             try:
                 if kind == "node":
-                    version = await self._admin.upsert(kind, changed, timeout)
+                    version = await self._admin.upsert(kind, changed, timeout, snapshot.version)
                 else:
                     version = await self._store.upsert_network(kind, changed, snapshot.version)
             except PreconditionFailed:
                 continue
             await self._network.refresh()
             return UpsertReply(version, results)
+        raise PreconditionFailed("the network is being edited by others all the time; try again")
+
+    async def _delete(self, kind: str, names: Sequence[str]) -> DeleteReply:
+        assert kind in DELETABLE, kind
+        for _ in range(_EDIT_ATTEMPTS_MAX):
+            snapshot = await self._network.refresh()
+            known, users = snapshot.documents, users_of(kind, snapshot.documents)
+            there: Mapping[str, Document] = getattr(known, _PLACES[kind][0])
+            deleted = {name: DELETED for name in names if name in there and name not in users}
+            results = [
+                DeleteResult(DeleteOutcome.DELETED)
+                if name in deleted
+                else DeleteResult(DeleteOutcome.IN_USE, users[name])
+                if name in there
+                else DeleteResult(DeleteOutcome.NOT_THERE)
+                for name in names
+            ]
+            if not deleted:
+                return DeleteReply(snapshot.version, tuple(results))
+            try:
+                version = await self._store.upsert_network(kind, deleted, snapshot.version)
+            except PreconditionFailed:
+                continue
+            await self._network.refresh()
+            return DeleteReply(version, tuple(results))
         raise PreconditionFailed("the network is being edited by others all the time; try again")
 
     def _judge(

@@ -289,14 +289,18 @@ class StoredShard(NamedTuple):
     """Reservations whose home the shard is."""
 
 
+DELETED = "null"
+"""Stored in the place of a network document that was deleted, so that followers hear of it."""
+
+
 class StoredNetwork(NamedTuple):
     """The network's documents by kind and id, and the version they add up to; or those of them that
     changed after an older one."""
 
     version: int
     documents: Mapping[str, Mapping[str, str]]
-    """kind -> id -> JSON document; kinds are node, node_group, item, calendar, carrier_service,
-    lane."""
+    """kind -> id -> JSON document, DELETED where it is no longer; kinds are node, node_group, item,
+    calendar, carrier_service, lane, sourcing_rule."""
 
 
 class ShardEvents(NamedTuple):
@@ -374,7 +378,7 @@ class OrderStore(Protocol):
 
     async def network(self, after: int = 0) -> StoredNetwork:
         """Documents that changed after version ``after``, and the version now; 0 for all. None is
-        ever removed, so what changed is all that there is to know."""
+        ever removed, only DELETED: so what changed is all that there is to know."""
         ...
 
     async def network_version(self) -> int: ...

@@ -6,7 +6,7 @@ Field paths are those of the contract, relative to the document; callers put wha
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -137,6 +137,29 @@ def broken_reference(
             if group_id and group_id not in known.node_groups:
                 return BrokenReference(reason.UNKNOWN_NODE_GROUP, group_id)
     return None
+
+
+def users_of(kind: str, known: NetworkDocuments) -> dict[str, str]:
+    """Name of each node group, calendar or carrier service that others name -> kind and name of the
+    first of these. Cost: a look at each entry that might."""
+    users: dict[str, tuple[str, tuple[tuple[str, Mapping[str, Document]], ...]]] = {
+        "node_group": (
+            "node_group_id",
+            (("lane", known.lanes), ("sourcing_rule", known.sourcing_rules)),
+        ),
+        "calendar": (
+            "calendar_id",
+            (("carrier_service", known.carrier_services), ("node", known.nodes)),
+        ),
+        "carrier_service": ("carrier_service", (("lane", known.lanes),)),
+    }
+    field, places = users.get(kind, ("", ()))
+    found: dict[str, str] = {}
+    for user_kind, documents in places:
+        for user_name, user in documents.items():
+            name, text = getattr(user, field), f"{user_kind} {user_name}"
+            found[name] = min(text, found.get(name, text))
+    return found
 
 
 def _misfit_of_item(

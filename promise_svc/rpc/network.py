@@ -8,6 +8,8 @@ from promise_svc.rpc.auth import Scope
 from promise_svc.rpc.convert.network import (
     calendars_from,
     carrier_services_from,
+    delete_from,
+    deleted_to,
     items_from,
     lanes_from,
     node_groups_from,
@@ -36,6 +38,7 @@ class NetworkServicer:
         "UpsertCarrierServices": _UPSERT,
         "UpsertLanes": _UPSERT,
         "UpsertSourcingRules": _UPSERT,
+        "DeleteNetworkEntries": _UPSERT,
         # A node switched off late sells what it cannot send.
         "SetNodeStatus": MethodRule(Priority.SUPPLY_DOWN, Scope.NETWORK, writes=True),
         "GetNetworkVersion": MethodRule(Priority.AVAILABILITY, Scope.NETWORK),
@@ -102,6 +105,11 @@ class NetworkServicer:
         return pb.UpsertSourcingRulesResponse(
             network_version=reply.network_version, results=upsert_results_to(reply)
         )
+
+    async def DeleteNetworkEntries(
+        self, request: pb.DeleteNetworkEntriesRequest, call: Call
+    ) -> pb.DeleteNetworkEntriesResponse:
+        return deleted_to(await self._editor.delete(*delete_from(request)))
 
     async def SetNodeStatus(
         self, request: pb.SetNodeStatusRequest, call: Call

@@ -22,6 +22,70 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _NetworkEntryKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NetworkEntryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NetworkEntryKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NETWORK_ENTRY_KIND_UNSPECIFIED: _NetworkEntryKind.ValueType  # 0
+    """Refused."""
+    NETWORK_ENTRY_KIND_NODE_GROUP: _NetworkEntryKind.ValueType  # 1
+    """A node group; lanes and sourcing rules use it."""
+    NETWORK_ENTRY_KIND_CALENDAR: _NetworkEntryKind.ValueType  # 2
+    """A calendar; nodes and carrier services use it."""
+    NETWORK_ENTRY_KIND_CARRIER_SERVICE: _NetworkEntryKind.ValueType  # 3
+    """A carrier service; lanes use it."""
+    NETWORK_ENTRY_KIND_LANE: _NetworkEntryKind.ValueType  # 4
+    """A lane; nothing uses it."""
+    NETWORK_ENTRY_KIND_SOURCING_RULE: _NetworkEntryKind.ValueType  # 5
+    """A sourcing rule; nothing uses it."""
+
+class NetworkEntryKind(_NetworkEntryKind, metaclass=_NetworkEntryKindEnumTypeWrapper):
+    """Kinds of entries that can be deleted."""
+
+NETWORK_ENTRY_KIND_UNSPECIFIED: NetworkEntryKind.ValueType  # 0
+"""Refused."""
+NETWORK_ENTRY_KIND_NODE_GROUP: NetworkEntryKind.ValueType  # 1
+"""A node group; lanes and sourcing rules use it."""
+NETWORK_ENTRY_KIND_CALENDAR: NetworkEntryKind.ValueType  # 2
+"""A calendar; nodes and carrier services use it."""
+NETWORK_ENTRY_KIND_CARRIER_SERVICE: NetworkEntryKind.ValueType  # 3
+"""A carrier service; lanes use it."""
+NETWORK_ENTRY_KIND_LANE: NetworkEntryKind.ValueType  # 4
+"""A lane; nothing uses it."""
+NETWORK_ENTRY_KIND_SOURCING_RULE: NetworkEntryKind.ValueType  # 5
+"""A sourcing rule; nothing uses it."""
+Global___NetworkEntryKind: _TypeAlias = NetworkEntryKind  # noqa: Y015
+
+class _DeleteOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeleteOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeleteOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DELETE_OUTCOME_UNSPECIFIED: _DeleteOutcome.ValueType  # 0
+    """Never sent."""
+    DELETE_OUTCOME_DELETED: _DeleteOutcome.ValueType  # 1
+    """It was there, and is no longer."""
+    DELETE_OUTCOME_NOT_THERE: _DeleteOutcome.ValueType  # 2
+    """Nothing had that name."""
+    DELETE_OUTCOME_IN_USE: _DeleteOutcome.ValueType  # 10
+    """Another entry names it: delete or change that one first."""
+
+class DeleteOutcome(_DeleteOutcome, metaclass=_DeleteOutcomeEnumTypeWrapper):
+    """What happened to one name of a delete."""
+
+DELETE_OUTCOME_UNSPECIFIED: DeleteOutcome.ValueType  # 0
+"""Never sent."""
+DELETE_OUTCOME_DELETED: DeleteOutcome.ValueType  # 1
+"""It was there, and is no longer."""
+DELETE_OUTCOME_NOT_THERE: DeleteOutcome.ValueType  # 2
+"""Nothing had that name."""
+DELETE_OUTCOME_IN_USE: DeleteOutcome.ValueType  # 10
+"""Another entry names it: delete or change that one first."""
+Global___DeleteOutcome: _TypeAlias = DeleteOutcome  # noqa: Y015
+
 class _NodeType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -686,6 +750,91 @@ class UpsertResult(_message.Message):
 Global___UpsertResult: _TypeAlias = UpsertResult  # noqa: Y015
 
 @_typing.final
+class DeleteNetworkEntriesRequest(_message.Message):
+    """Names entries of one kind to delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    kind: Global___NetworkEntryKind.ValueType
+    """Their kind. Required."""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 1,000 names, each once. A lane is named `ORIGIN>COUNTRY:PREFIX>CARRIER_SERVICE`, where the
+        origin is `node:NODE_ID` or `group:NODE_GROUP_ID` and the prefix has capitals and digits only, or
+        is empty: `node:dc-1>US:606>ground`.
+        """
+
+    def __init__(
+        self,
+        *,
+        kind: Global___NetworkEntryKind.ValueType = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteNetworkEntriesRequest: _TypeAlias = DeleteNetworkEntriesRequest  # noqa: Y015
+
+@_typing.final
+class DeleteNetworkEntriesResponse(_message.Message):
+    """Answers DeleteNetworkEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_VERSION_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
+    network_version: _builtins.int
+    """The network version without them; the one before if nothing changed."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeleteResult]:
+        """One for each name, in request order."""
+
+    def __init__(
+        self,
+        *,
+        network_version: _builtins.int = ...,
+        results: _abc.Iterable[Global___DeleteResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["network_version", b"network_version", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteNetworkEntriesResponse: _TypeAlias = DeleteNetworkEntriesResponse  # noqa: Y015
+
+@_typing.final
+class DeleteResult(_message.Message):
+    """What happened to one name of a delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    USED_BY_FIELD_NUMBER: _builtins.int
+    outcome: Global___DeleteOutcome.ValueType
+    """DELETED, NOT_THERE or IN_USE."""
+    used_by: _builtins.str
+    """With IN_USE, the first entry in the way, kind and name: `lane node:dc-1>US:606>ground`."""
+    def __init__(
+        self,
+        *,
+        outcome: Global___DeleteOutcome.ValueType = ...,
+        used_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "used_by", b"used_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteResult: _TypeAlias = DeleteResult  # noqa: Y015
+
+@_typing.final
 class Node(_message.Message):
     """A place that holds stock and can ship it or hand it over."""
 
@@ -1173,7 +1322,7 @@ Global___Lane: _TypeAlias = Lane  # noqa: Y015
 class SourcingRule(_message.Message):
     """Which nodes an order may use, which it asks first, at what extra cost. A rule speaks of orders,
     items and nodes that fit every field of the first half that is set; the second half is what it says.
-    One that says nothing is off: that is how a rule is taken back. Rules hold where the service
+    One that says nothing is off; DeleteNetworkEntries takes one back. Rules hold where the service
     chooses nodes; a line that names its node, and a quote given before, are not touched.
     """
 

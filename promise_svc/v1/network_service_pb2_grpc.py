@@ -79,6 +79,11 @@ class NetworkServiceStub:
                 request_serializer=promise__svc_dot_v1_dot_network__service__pb2.UpsertSourcingRulesRequest.SerializeToString,
                 response_deserializer=promise__svc_dot_v1_dot_network__service__pb2.UpsertSourcingRulesResponse.FromString,
                 _registered_method=True)
+        self.DeleteNetworkEntries = channel.unary_unary(
+                '/promise_svc.v1.NetworkService/DeleteNetworkEntries',
+                request_serializer=promise__svc_dot_v1_dot_network__service__pb2.DeleteNetworkEntriesRequest.SerializeToString,
+                response_deserializer=promise__svc_dot_v1_dot_network__service__pb2.DeleteNetworkEntriesResponse.FromString,
+                _registered_method=True)
         self.SetNodeStatus = channel.unary_unary(
                 '/promise_svc.v1.NetworkService/SetNodeStatus',
                 request_serializer=promise__svc_dot_v1_dot_network__service__pb2.SetNodeStatusRequest.SerializeToString,
@@ -155,6 +160,16 @@ class NetworkServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteNetworkEntries(self, request, context):
+        """Deletes node groups, calendars, carrier services, lanes or sourcing rules that nothing uses; all
+        that are accepted go together, as one new network version. Idempotent: NOT_THERE is as good as
+        DELETED. What was held or promised by them stands. Nodes and items stay: a node is switched OFF,
+        for its stock, holds and orders are known by its name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetNodeStatus(self, request, context):
         """Switches a node ON or OFF. OFF holds on every shard before it is acknowledged: no reservation
         asked for later is held there. Idempotent; existing reservations stand.
@@ -209,6 +224,11 @@ def add_NetworkServiceServicer_to_server(servicer, server):
                     servicer.UpsertSourcingRules,
                     request_deserializer=promise__svc_dot_v1_dot_network__service__pb2.UpsertSourcingRulesRequest.FromString,
                     response_serializer=promise__svc_dot_v1_dot_network__service__pb2.UpsertSourcingRulesResponse.SerializeToString,
+            ),
+            'DeleteNetworkEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteNetworkEntries,
+                    request_deserializer=promise__svc_dot_v1_dot_network__service__pb2.DeleteNetworkEntriesRequest.FromString,
+                    response_serializer=promise__svc_dot_v1_dot_network__service__pb2.DeleteNetworkEntriesResponse.SerializeToString,
             ),
             'SetNodeStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.SetNodeStatus,
@@ -420,6 +440,33 @@ class NetworkService:
             '/promise_svc.v1.NetworkService/UpsertSourcingRules',
             promise__svc_dot_v1_dot_network__service__pb2.UpsertSourcingRulesRequest.SerializeToString,
             promise__svc_dot_v1_dot_network__service__pb2.UpsertSourcingRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteNetworkEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/promise_svc.v1.NetworkService/DeleteNetworkEntries',
+            promise__svc_dot_v1_dot_network__service__pb2.DeleteNetworkEntriesRequest.SerializeToString,
+            promise__svc_dot_v1_dot_network__service__pb2.DeleteNetworkEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,6 +61,12 @@ class NetworkServiceStub:
     """
     UpsertSourcingRules: _grpc.UnaryUnaryMultiCallable[_network_service_pb2.UpsertSourcingRulesRequest, _network_service_pb2.UpsertSourcingRulesResponse]
     """Creates or replaces sourcing rules. Refuses UNKNOWN_NODE_GROUP."""
+    DeleteNetworkEntries: _grpc.UnaryUnaryMultiCallable[_network_service_pb2.DeleteNetworkEntriesRequest, _network_service_pb2.DeleteNetworkEntriesResponse]
+    """Deletes node groups, calendars, carrier services, lanes or sourcing rules that nothing uses; all
+    that are accepted go together, as one new network version. Idempotent: NOT_THERE is as good as
+    DELETED. What was held or promised by them stands. Nodes and items stay: a node is switched OFF,
+    for its stock, holds and orders are known by its name.
+    """
     SetNodeStatus: _grpc.UnaryUnaryMultiCallable[_network_service_pb2.SetNodeStatusRequest, _network_service_pb2.SetNodeStatusResponse]
     """Switches a node ON or OFF. OFF holds on every shard before it is acknowledged: no reservation
     asked for later is held there. Idempotent; existing reservations stand.
@@ -103,6 +109,12 @@ class NetworkServiceAsyncStub(NetworkServiceStub):
     """
     UpsertSourcingRules: _aio.UnaryUnaryMultiCallable[_network_service_pb2.UpsertSourcingRulesRequest, _network_service_pb2.UpsertSourcingRulesResponse]  # type: ignore[assignment]
     """Creates or replaces sourcing rules. Refuses UNKNOWN_NODE_GROUP."""
+    DeleteNetworkEntries: _aio.UnaryUnaryMultiCallable[_network_service_pb2.DeleteNetworkEntriesRequest, _network_service_pb2.DeleteNetworkEntriesResponse]  # type: ignore[assignment]
+    """Deletes node groups, calendars, carrier services, lanes or sourcing rules that nothing uses; all
+    that are accepted go together, as one new network version. Idempotent: NOT_THERE is as good as
+    DELETED. What was held or promised by them stands. Nodes and items stay: a node is switched OFF,
+    for its stock, holds and orders are known by its name.
+    """
     SetNodeStatus: _aio.UnaryUnaryMultiCallable[_network_service_pb2.SetNodeStatusRequest, _network_service_pb2.SetNodeStatusResponse]  # type: ignore[assignment]
     """Switches a node ON or OFF. OFF holds on every shard before it is acknowledged: no reservation
     asked for later is held there. Idempotent; existing reservations stand.
@@ -184,6 +196,18 @@ class NetworkServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_network_service_pb2.UpsertSourcingRulesResponse, _abc.Awaitable[_network_service_pb2.UpsertSourcingRulesResponse]]:
         """Creates or replaces sourcing rules. Refuses UNKNOWN_NODE_GROUP."""
+
+    @_abc_1.abstractmethod
+    def DeleteNetworkEntries(
+        self,
+        request: _network_service_pb2.DeleteNetworkEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_network_service_pb2.DeleteNetworkEntriesResponse, _abc.Awaitable[_network_service_pb2.DeleteNetworkEntriesResponse]]:
+        """Deletes node groups, calendars, carrier services, lanes or sourcing rules that nothing uses; all
+        that are accepted go together, as one new network version. Idempotent: NOT_THERE is as good as
+        DELETED. What was held or promised by them stands. Nodes and items stay: a node is switched OFF,
+        for its stock, holds and orders are known by its name.
+        """
 
     @_abc_1.abstractmethod
     def SetNodeStatus(

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from promise_svc.adapters.order_store import PoolConfig, PostgresOrderStore
-from promise_svc.application.ports import ClusterIdentity, OrderStore, ShardEvents
+from promise_svc.application.ports import DELETED, ClusterIdentity, OrderStore, ShardEvents
 from promise_svc.domain.events import Event, EventType, PositionImage
 from promise_svc.domain.inventory import QUANTITY_MAX, Protection, StockPosition
 from promise_svc.domain.reservation import State
@@ -394,6 +394,16 @@ async def test_the_network_version_rises_only_with_changes(order_store: OrderSto
         "node": ["n1", "n2"],
     }
     assert json.loads(network.documents["node"]["n1"]) == {"a": 2}
+
+
+async def test_a_document_that_was_deleted_is_told_to_who_follows(order_store: OrderStore) -> None:
+    """And can be there again."""
+    await order_store.upsert_network("lane", {"l1": '{"a": 1}', "l2": "{}"})
+
+    assert await order_store.upsert_network("lane", {"l1": DELETED}) == 2
+    assert (await order_store.network(1)).documents == {"lane": {"l1": DELETED}}
+    assert (await order_store.network()).documents["lane"]["l1"] == DELETED
+    assert await order_store.upsert_network("lane", {"l1": '{"a": 1}'}) == 3
 
 
 async def test_concurrent_network_edits_are_counted_one_by_one(order_store: OrderStore) -> None:

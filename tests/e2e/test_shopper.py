@@ -332,6 +332,37 @@ async def test_a_hold_ends_by_the_clock(shop: Client) -> None:
     assert found.reservation.state == pb.Reservation.STATE_EXPIRED
 
 
+async def test_a_rule_that_was_deleted_rules_no_more(shop: Client) -> None:
+    """From the answer on; what is in use is told by what uses it, and nodes stay."""
+    sku = await stocked(shop, 5)
+    item = network_pb.Item(sku=sku, handling_class="odd")
+    await shop.network.UpsertItems(network_pb.UpsertItemsRequest(items=[item]), timeout=10)
+    rule = network_pb.SourcingRule(rule_id="no-odd", handling_class="odd", excluded=True)
+    rules = network_pb.UpsertSourcingRulesRequest(sourcing_rules=[rule])
+    await shop.network.UpsertSourcingRules(rules, timeout=10)
+    refused = await shop.reservation.CreateReservation(hold((sku, 1)), timeout=10)
+
+    async def delete(kind: int, *names: str) -> list[tuple[int, str]]:
+        request = network_pb.DeleteNetworkEntriesRequest(kind=kind, names=names)
+        reply = await shop.network.DeleteNetworkEntries(request, timeout=10)
+        return [(result.outcome, result.used_by.split(" ")[0]) for result in reply.results]
+
+    deleted = await delete(network_pb.NETWORK_ENTRY_KIND_SOURCING_RULE, "no-odd", "none")
+    used = await delete(network_pb.NETWORK_ENTRY_KIND_CARRIER_SERVICE, "ground")
+    held = await shop.reservation.CreateReservation(hold((sku, 1)), timeout=10)
+
+    assert refused.outcome == pb.CREATE_RESERVATION_OUTCOME_EXCLUDED_BY_RULE
+    assert deleted == [
+        (network_pb.DELETE_OUTCOME_DELETED, ""),
+        (network_pb.DELETE_OUTCOME_NOT_THERE, ""),
+    ]
+    assert used == [(network_pb.DELETE_OUTCOME_IN_USE, "lane")]
+    assert held.outcome == pb.CREATE_RESERVATION_OUTCOME_HELD
+    for kind, names in ((0, ["x"]), (1, []), (1, ["x", "x"])):
+        with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT"):
+            await delete(kind, *names)
+
+
 async def test_a_node_switched_off_sells_nothing_more(shop: Client) -> None:
     """From the moment the call is answered, also for a hold that names it."""
     sku = await stocked(shop, 5)

@@ -64,6 +64,29 @@ MUTANTS = (
         (RACES + "test_a_confirm_that_was_in_time_at_home_is_in_time_everywhere",),
         "A shopper who paid in time would be told that the cart had expired a moment before.",
     ),
+    # -- deleted entries
+    Mutant(
+        "deleted_though_in_use",
+        "promise_svc/application/network_edit.py",
+        "if name in there and name not in users}",
+        "if name in there}",
+        (
+            "tests/unit/test_network_edit.py::"
+            "test_what_nothing_uses_is_deleted_and_what_is_used_names_its_user",
+        ),
+        "A node without a calendar would have no date any more, and nobody would know why.",
+    ),
+    Mutant(
+        "node_judged_by_an_older_network",
+        "promise_svc/application/network.py",
+        "if expected_version not in (None, network.version):",
+        "if not documents:",
+        (
+            "tests/unit/test_network_edit.py::"
+            "test_a_calendar_deleted_meanwhile_is_missed_by_the_node_that_names_it",
+        ),
+        "A node would be loaded with a calendar that was deleted a moment before.",
+    ),
     # -- pickup
     Mutant(
         "pickup_ignores_rules",

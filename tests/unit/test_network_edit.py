@@ -9,9 +9,17 @@ import pytest
 
 from promise_svc.adapters.network_source import NetworkSource, encode_document
 from promise_svc.application.network import NetworkAdmin, ShardKeys
-from promise_svc.application.network_edit import NetworkEditor, UpsertOutcome
+from promise_svc.application.network_edit import DeleteOutcome, NetworkEditor, UpsertOutcome
+from promise_svc.application.ports import DELETED
 from promise_svc.application.tasks import OwnedTasks
-from promise_svc.domain.network import Document, Item, NodeGroup, NodeStatus
+from promise_svc.domain.network import (
+    Document,
+    Item,
+    NetworkDocuments,
+    NodeGroup,
+    NodeStatus,
+    SourcingRule,
+)
 from promise_svc.domain.sharding import shard_of
 from promise_svc.errors import NotFound
 from tests.support.fake_ats_reader import FakeAtsReader, FakeClock
@@ -173,6 +181,73 @@ async def test_the_status_of_no_node_is_not_found(world: World) -> None:
     """NOT_FOUND, nothing changed."""
     with pytest.raises(NotFound):
         await world.editor.set_node_status("n9", NodeStatus.OFF, TIMEOUT)
+
+
+async def test_what_nothing_uses_is_deleted_and_what_is_used_names_its_user(world: World) -> None:
+    """From the rules to the calendars, each kind in turn; for this process, for one that follows
+    and for one that reads all anew."""
+    group = NodeGroup(node_group_id="g", node_ids=("n1",))
+    rule = SourcingRule(rule_id="r", node_group_id="g", excluded=True)
+    lane = a_lane("g", from_group=True)
+    for kind, document in (
+        ("node", a_node("n1")),
+        ("node_group", group),
+        ("carrier_service", a_service()),
+        ("lane", lane),
+        ("sourcing_rule", rule),
+    ):
+        assert await world.upsert(kind, document) == [(Outcome.CREATED, "")]
+    follower = NetworkSource(world.store, FakeClock(0))
+    await follower.refresh()
+
+    async def delete(kind: str, *names: str) -> list[tuple[DeleteOutcome, str]]:
+        reply = await world.editor.delete(kind, names)
+        assert reply.network_version == world.source.snapshot().version
+        return [tuple(result) for result in reply.results]  # type: ignore[misc]
+
+    gone, in_use = DeleteOutcome.DELETED, DeleteOutcome.IN_USE
+    assert await delete("node_group", "g") == [(in_use, f"lane {lane.lane_id}")]
+    assert await delete("carrier_service", "ground") == [(in_use, f"lane {lane.lane_id}")]
+    assert await delete("calendar", "weekdays") == [(in_use, "node n1")]
+    assert await delete("lane", "no such", lane.lane_id) == [
+        (DeleteOutcome.NOT_THERE, ""),
+        (gone, ""),
+    ]
+    assert await delete("node_group", "g") == [(in_use, "sourcing_rule r")]
+    for kind, name in (
+        ("sourcing_rule", "r"),
+        ("node_group", "g"),
+        ("carrier_service", "ground"),
+        ("calendar", "carrier"),
+    ):
+        assert await delete(kind, name) == [(gone, "")]
+        assert await delete(kind, name) == [(DeleteOutcome.NOT_THERE, "")]
+
+    anew = NetworkSource(world.store, FakeClock(0))
+    for source in (world.source, follower, anew):
+        left = (await source.refresh()).documents
+        assert left == NetworkDocuments(
+            nodes={"n1": a_node("n1")}, calendars={"weekdays": a_calendar()}
+        )
+    assert await world.upsert("node_group", group) == [(Outcome.CREATED, "")]
+
+
+async def test_a_calendar_deleted_meanwhile_is_missed_by_the_node_that_names_it(
+    world: World,
+) -> None:
+    """The node is judged by the very version it is written to."""
+    real, seen = world.store.network, []
+
+    async def late(after: int = 0):  # type: ignore[no-untyped-def]
+        if after == 0 and not seen:
+            seen.append(after)
+            await world.store.upsert_network("calendar", {"weekdays": DELETED})
+        return await real(after)
+
+    await world.source.refresh()
+    world.store.network = late  # type: ignore[method-assign]
+
+    assert await world.upsert("node", a_node("n1")) == [(Outcome.UNKNOWN_CALENDAR, "weekdays")]
 
 
 async def test_an_edit_that_another_came_before_is_judged_anew(world: World) -> None:

@@ -7,7 +7,7 @@ from datetime import date, time
 from typing import Any, TypeVar
 
 from promise_svc.application.network import NodeStatusChange
-from promise_svc.application.network_edit import UpsertReply
+from promise_svc.application.network_edit import DELETABLE, DeleteReply, UpsertReply
 from promise_svc.domain.calendar import zone_of
 from promise_svc.domain.delivery import BUSINESS_DAYS_MAX, HANDLING_MINUTES_MAX
 from promise_svc.domain.inventory import QUANTITY_MAX
@@ -56,6 +56,7 @@ from promise_svc.v1 import network_service_pb2 as pb
 RESOURCES_MAX = 1_000
 """Most resources of one upsert."""
 
+LANE_NAME_BYTES_MAX = 256
 REASON_BYTES_MAX = 256
 HANDLING_MS_MAX = HANDLING_MINUTES_MAX * 60_000
 
@@ -65,6 +66,7 @@ _NODE_TYPES = {
     pb.NODE_TYPE_VENDOR: NodeType.VENDOR,
     pb.NODE_TYPE_THIRD_PARTY_LOGISTICS: NodeType.THIRD_PARTY_LOGISTICS,
 }
+_DELETABLE = dict(enumerate(DELETABLE, 1))
 _DAYS = {day: day for day in range(1, 8)}
 
 ResourceT = TypeVar("ResourceT")
@@ -134,6 +136,30 @@ def sourcing_rules_from(request: pb.UpsertSourcingRulesRequest) -> list[Sourcing
                 fields.complain(f"sourcing_rules[{index}].{field}", reason, description)
     fields.done()
     return rules
+
+
+def delete_from(request: pb.DeleteNetworkEntriesRequest) -> tuple[str, list[str]]:
+    """Kind and names."""
+    fields = Fields()
+    kind = fields.enum("kind", request.kind, _DELETABLE)
+    names = list(request.names)
+    seen: set[str] = set()
+    for index in range(fields.count("names", len(names), 1, RESOURCES_MAX)):
+        fields.text(f"names[{index}]", names[index], LANE_NAME_BYTES_MAX, optional=False)
+        fields.unique(f"names[{index}]", names[index], seen)
+    fields.done()
+    return kind, names
+
+
+def deleted_to(reply: DeleteReply) -> pb.DeleteNetworkEntriesResponse:
+    """The answer."""
+    return pb.DeleteNetworkEntriesResponse(
+        network_version=reply.network_version,
+        results=[
+            pb.DeleteResult(outcome=number_of(result.outcome), used_by=result.used_by)
+            for result in reply.results
+        ],
+    )
 
 
 def node_status_from(request: pb.SetNodeStatusRequest) -> tuple[str, NodeStatus, str]:
