@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from promise_svc.application.changed_lines import ChangeLine
+from dataclasses import replace
+
+from promise_svc.application.changed_lines import ChangeLine, TransferLine
 from promise_svc.application.promise import PromiseCartRequest
 from promise_svc.application.quote import Quote
 from promise_svc.application.reservation_body import CreateCommand, RequestedLine
@@ -15,7 +17,7 @@ from promise_svc.domain.reach import Line
 from promise_svc.domain.reservation import DurabilityMode, State
 from tests.sim.draws import LATER_MS, SEGMENTS
 from tests.sim.process import Worker
-from tests.sim.shoppers import ADDRESS, Shopper, create_as, move, operation
+from tests.sim.shoppers import ADDRESS, Shopper, change, create_as, move, operation
 
 
 @operation(2, "inbound")
@@ -122,17 +124,37 @@ async def end_a_part(shopper: Shopper) -> None:
     """A unit of one line leaves, or is cancelled; under a key, and now and then told twice."""
     chance = shopper.chance
     target = chance.choice((State.FULFILLED, State.CANCELLED))
+    recorded = chance.choice((None, DurabilityMode.RECORDED))
     key, line = f"p{chance.randrange(10**6)}", ChangeLine(f"l{chance.choice((0, 0, 1, 2))}", 1)
 
     async def verb(worker: Worker, rid: str, mode: DurabilityMode | None) -> TransitionResult:
         command = ChangeCommand(
-            reservation_id=rid, idempotency_key=key, lines=(line,), durability=mode
+            reservation_id=rid, idempotency_key=key, lines=(line,), durability=mode or recorded
         )
         if target is State.CANCELLED:
             return await worker.reservations.cancel(command, 3)
         return await worker.reservations.changes.fulfill(command, 3)
 
     await move(shopper, target, f"{target.name} in part", verb)
+
+
+@operation(3, "parts")
+async def amend_somewhere(shopper: Shopper) -> None:
+    """Other quantities, more of them at a node that may not have had any; or units move there."""
+    world, chance = shopper.world, shopper.chance
+    line, node = f"l{chance.choice((0, 0, 1, 2))}", chance.choice(world.node_ids)
+    lines = (ChangeLine(line, chance.choice((1, 2, 3, 4)), node),)
+    moves = (TransferLine(line, chance.choice((1, 1, 2)), chance.choice(world.node_ids), node),)
+
+    async def amends(worker: Worker, command: ChangeCommand) -> TransitionResult:
+        return await worker.reservations.changes.amend(replace(command, lines=lines), 3)
+
+    async def moves_units(worker: Worker, command: ChangeCommand) -> TransitionResult:
+        return await worker.reservations.changes.transfer(command, moves, 3)
+
+    verb = chance.choice((amends, moves_units))
+    mode = chance.choice((None, DurabilityMode.RECORDED))
+    await change(shopper, f"{verb.__name__} of {line} at {node}", verb, mode)
 
 
 @operation(4, "reacquire")

@@ -9,11 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from promise_svc.application.changed_lines import ChangeLine, TransferLine
+from promise_svc.application.reservation import CreateResult
 from promise_svc.application.reservation_body import CreateCommand, PromiseTerms
 from promise_svc.application.reservation_changes import ChangeCommand
 from promise_svc.application.supply import SaleLine, SupplyCount, SupplyDelta
+from promise_svc.application.transition import TransitionResult
 from promise_svc.domain.reach import Address
-from promise_svc.domain.reservation import DurabilityMode, HoldPolicy, State
+from promise_svc.domain.reservation import DurabilityMode, HoldPolicy, State, TransitionOutcome
 from promise_svc.errors import NotFound, OutcomeUnknown, PromiseServiceError
 from tests.sim.draws import OWNERS, PLAIN, SEGMENTS
 from tests.sim.process import Gone, Worker
@@ -92,6 +94,8 @@ class Shopper:
         """The cart with what the seed is about."""
         draws, chance = self.world.draws, self.chance
         lines, fields = list(cart.lines), {}
+        if chance.random() < 0.15:
+            fields["durability"] = DurabilityMode.RECORDED
         if draws.lines_max and chance.random() < 0.3:
             for at in range(len(lines), chance.randrange(len(lines), draws.lines_max)):
                 line = lines[0]._replace(line_id=f"l{at}", sku=chance.choice(self.world.plenty))
@@ -122,6 +126,9 @@ async def create_as(shopper: Shopper, cart: CreateCommand, *, name: str = "creat
         f"{name} {cart.reservation_id}", lambda w: w.reservations.create(cart, 3.0)
     )
     world.told.created(cart, answer, began)
+    held = isinstance(answer, CreateResult) and answer.reservation is not None
+    if held and answer.durability is DurabilityMode.RECORDED:
+        world.check_changed(answer.reservation)
 
 
 @operation(8)
@@ -206,6 +213,8 @@ async def move(
             world.broken(f"{rid}: {target.name} after it had expired")
         if answer.durability is DurabilityMode.RECORDED and target is State.CONFIRMED:
             world.check_recorded(answer.reservation)
+        elif _recorded(answer):
+            world.check_changed(answer.reservation)
         world.told.count(rid)
 
 
@@ -265,8 +274,11 @@ async def extend(shopper: Shopper) -> None:
     )
 
 
-async def _change(
-    shopper: Shopper, name: str, verb: Callable[[Worker, ChangeCommand], Awaitable[Any]]
+async def change(
+    shopper: Shopper,
+    name: str,
+    verb: Callable[[Worker, ChangeCommand], Awaitable[Any]],
+    mode: DurabilityMode | None = None,
 ) -> None:
     """Ask for other units of a cart somebody asked for lately, now and then twice with one key."""
     world, cart = shopper.world, shopper.cart()
@@ -277,7 +289,7 @@ async def _change(
     command = ChangeCommand(
         reservation_id=rid,
         idempotency_key=f"a{shopper.chance.randrange(10**6)}",
-        durability=shopper.chance.choice((None, DurabilityMode.FSYNC)),
+        durability=shopper.chance.choice((None, DurabilityMode.FSYNC)) if mode is None else mode,
     )
     for _ in range(shopper.chance.choice((1, 1, 2))):
         began = world.now()
@@ -286,6 +298,8 @@ async def _change(
             world.told.missed(rid, began)
         elif not isinstance(answer, Exception):
             world.told.shown(answer.reservation, began)
+            if _recorded(answer):
+                world.check_changed(answer.reservation)
 
 
 @operation(2)
@@ -294,7 +308,7 @@ async def amend(shopper: Shopper) -> None:
     chance = shopper.chance
     lines = {"l0": chance.choice((1, 2, 3)), "l1": chance.choice((1, 2))}
     wanted = tuple(ChangeLine(*line) for line in list(lines.items())[: chance.choice((1, 2))])
-    await _change(
+    await change(
         shopper, "amend", lambda w, c: w.reservations.changes.amend(replace(c, lines=wanted), 3)
     )
 
@@ -304,7 +318,12 @@ async def transfer(shopper: Shopper) -> None:
     """One unit of the first line from one node to another."""
     source, target = shopper.chance.choices(shopper.world.node_ids, k=2)
     lines = (TransferLine("l0", 1, source, target),)
-    await _change(shopper, "transfer", lambda w, c: w.reservations.changes.transfer(c, lines, 3))
+    await change(shopper, "transfer", lambda w, c: w.reservations.changes.transfer(c, lines, 3))
+
+
+def _recorded(answer: TransitionResult) -> bool:
+    done = answer.outcome <= TransitionOutcome.TRANSFERRED
+    return done and answer.durability is DurabilityMode.RECORDED
 
 
 def _all(rid: str, mode: DurabilityMode | None) -> ChangeCommand:

@@ -158,7 +158,8 @@ class Told:
             if told <= began and state not in _later(before, hold):
                 self._broken(f"{rid}: shown {state.name} after {before.name}")
         self._whole_bundles(reservation)
-        if state is State.EXPIRED and self._clock_max_ms() < self._ends_ms(rid):
+        early = not hold.reacquired and self._clock_max_ms() < self._ends_ms(rid)
+        if state is State.EXPIRED and early:
             self._broken(f"{rid}: EXPIRED before its time by every clock")
         if state is not State.HELD and state is not State.EXPIRED and state not in hold.asked:
             self._broken(f"{rid}: {state.name}, and nobody asked for it")

@@ -14,7 +14,7 @@ from typing import Any
 from promise_svc.adapters.network_source import encode_document, id_of, kind_of
 from promise_svc.application.ports import ClusterIdentity
 from promise_svc.application.reservation import Reservation
-from promise_svc.application.reservation_body import CreateCommand
+from promise_svc.application.reservation_body import CreateCommand, decode_body, legs_of
 from promise_svc.config import ClusterConfig
 from promise_svc.domain.inventory import PositionKey, StockPosition, for_segment
 from promise_svc.domain.inventory import ats as units_of
@@ -209,6 +209,25 @@ class World:
                     continue
                 if leg is None or leg.state not in LATER[State.CONFIRMED]:
                     self.broken(f"{rid}: told recorded, and its leg on {shard} is not")
+
+    def check_changed(self, told: Reservation) -> None:
+        """What was told recorded is in the order store, and so are the legs as it says."""
+        if self.store.set_back_count:
+            return
+        rid, store = told.reservation_id, self.store.store
+        found = store._reservations.get(rid)
+        if found is None or found.claim.state == State.ABORTED:
+            self.broken(f"{rid}: told recorded, and the order store does not have it")
+            return
+        claim, body = found.claim, decode_body(found.claim)
+        if claim.revision < told.revision:
+            self.broken(f"{rid}: revision {told.revision} recorded, {claim.revision} is stored")
+        if claim.revision != told.revision or claim.state != told.state or body.growing:
+            return
+        for shard, lines in legs_of(body.lines).items():
+            _, leg = store._legs.get(shard, {}).get(rid, (None, None))
+            if leg is None or (leg.attempt == claim.attempt and set(leg.lines) != set(lines)):
+                self.broken(f"{rid}: told recorded, and its leg on {shard} is {leg}, not {lines}")
 
     # how it runs
 
