@@ -18,6 +18,7 @@ cdef struct Entry:  # one look-up, as asked, and what the table has of its SKU
     Text sku
     Text place  # the node list as it was sent, or the group's id
     Scope scope
+    bint segmented  # for a sale to a segment
     uint64_t hash
     uint32_t shard
     Block* block  # NULL where the table has nothing of the SKU
@@ -42,6 +43,7 @@ cdef class AvailabilityReads:
     cdef dict node_numbers
     cdef list node_ids  # keeps the texts of nodes alive
     cdef object items
+    cdef set protected  # SKUs of which anything is kept for a segment; the table's owner fills it
     cdef dict groups  # id -> bit map over nodes
     cdef Node* nodes  # by id
     cdef uint32_t node_count

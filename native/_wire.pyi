@@ -5,7 +5,9 @@ from native._ats_table import AtsTable
 
 @final
 class AvailabilityReads:
-    def __init__(self, table: AtsTable[Any], *, feed_behind_ms: int) -> None: ...
+    def __init__(
+        self, table: AtsTable[Any], *, feed_behind_ms: int, protected: set[str]
+    ) -> None: ...
     def follow(
         self, nodes: Mapping[str, bool], groups: Mapping[str, Iterable[str]], items: Container[str]
     ) -> None: ...

@@ -80,8 +80,11 @@ cdef class AvailabilityReads:
         if self.buffer == NULL:
             raise MemoryError
 
-    def __init__(self, AtsTable table not None, *, int64_t feed_behind_ms):
+    def __init__(self, AtsTable table not None, *, int64_t feed_behind_ms, set protected not None):
+        """``protected`` are the SKUs of which anything is kept for a segment, as of any call: for
+        all others a sale to a segment is a sale like any."""
         self.table = table
+        self.protected = protected
         self.feed_behind_ms = feed_behind_ms
         self.follow({}, {}, ())
 
@@ -174,6 +177,8 @@ cdef class AvailabilityReads:
         if count == 0:
             return None
         self.find_skus(<uint32_t>count)
+        for i in range(count):
+            self.entries[i].segmented = scope.segmented
         if not self.skus_told(<uint32_t>count):
             return None
         as_of_ms = self.fresh_ms(<uint32_t>count, now_ms, max_age_ms)
@@ -209,13 +214,18 @@ cdef class AvailabilityReads:
 
     cdef bint skus_told(self, uint32_t count) except -1:
         """Whether what the table has nothing of is no item either: of an item the shard must be
-        asked that its shard key names."""
+        asked that its shard key names. And whether nothing of what a segment asks for is kept for
+        any: shares are not in the cells."""
         cdef uint32_t i
         cdef Text sku
         for i in range(count):
             if self.entries[i].block == NULL:
                 sku = self.entries[i].sku
                 if PyUnicode_DecodeASCII(<char*>sku.data, sku.size, NULL) in self.items:
+                    return False
+            elif self.entries[i].segmented and self.protected:
+                sku = self.entries[i].sku
+                if PyUnicode_DecodeASCII(<char*>sku.data, sku.size, NULL) in self.protected:
                     return False
         return True
 
@@ -266,8 +276,9 @@ cdef class AvailabilityReads:
             elif tag == 0x22:
                 scope.scope, scope.place = GROUP_NODES, text
             elif tag == 0x2A:
-                if text.size > 0:
+                if text.size > 0 and not is_id(text):
                     return 0
+                scope.segmented = text.size > 0
             elif not read_consistency(text, max_age_ms):
                 return 0
         if reader.bad or (quantities.data != NULL and quantities.size == 0):
@@ -363,8 +374,9 @@ cdef class AvailabilityReads:
             elif tag == 0x12:
                 entry.sku = text
             elif tag == 0x2A:
-                if text.size > 0:  # shares are looked up by the general path
+                if text.size > 0 and not is_id(text):
                     return False
+                entry.segmented = text.size > 0
             else:
                 entry.place = text
                 entry.scope = NAMED_NODES if tag == 0x1A else GROUP_NODES

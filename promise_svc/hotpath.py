@@ -49,12 +49,13 @@ if COMPILED:
         return _NativeAtsTable(shard_count=shard_count, make_row=make_row)
 
     def availability_reads(
-        table: AtsTableCore[Any], feed_behind_ms: int
+        table: AtsTableCore[Any], feed_behind_ms: int, protected: set[str]
     ) -> AvailabilityReads | None:
         """Answers plain reads of this table from bytes to bytes; None where nothing is compiled.
-        Its specification is the protobuf runtime, so it has no twin."""
+        ``protected``, its SKUs that keep shares for segments, may change. Its specification is the
+        protobuf runtime, so it has no twin."""
         assert isinstance(table, _NativeAtsTable)
-        return wire.AvailabilityReads(table, feed_behind_ms=feed_behind_ms)
+        return wire.AvailabilityReads(table, feed_behind_ms=feed_behind_ms, protected=protected)
 else:
     from promise_svc.domain.ats_table import AtsTable as _PlainAtsTable
     from promise_svc.domain.sharding import shard_of, stable_hash
@@ -67,10 +68,11 @@ else:
         return _PlainAtsTable(shard_count=shard_count, make_row=make_row)
 
     def availability_reads(
-        table: AtsTableCore[Any], feed_behind_ms: int
+        table: AtsTableCore[Any], feed_behind_ms: int, protected: set[str]
     ) -> AvailabilityReads | None:
         """Answers plain reads of this table from bytes to bytes; None where nothing is compiled.
-        Its specification is the protobuf runtime, so it has no twin."""
+        ``protected``, its SKUs that keep shares for segments, may change. Its specification is the
+        protobuf runtime, so it has no twin."""
         return None
 
 

@@ -63,6 +63,8 @@ class LegEntry(NamedTuple):
     segment: str = ""
     owner: str = ""
     limits: tuple[CustomerLimit, ...] = ()
+    epoch: int = 0
+    sequence: int = 0
 
 
 class _EventEntry(NamedTuple):

@@ -39,6 +39,9 @@ class Protection(NamedTuple):
     """Units in the share since it began, 1..QUANTITY_MAX."""
     taken: int = 0
     """Units the segment holds or has sold since then; never below 0."""
+    epoch: int = 0
+    """Where the shard stood when the share began; units taken before are none of it."""
+    sequence: int = 0
 
 
 class StockPosition(NamedTuple):
@@ -88,13 +91,16 @@ def protected_units(row: StockPosition, segment: str) -> int:
     return sum(max(0, p.level - p.taken) for p in row.protected if p.segment != segment)
 
 
-def drawn(row: StockPosition, segment: str, units: int) -> StockPosition:
-    """The position after a segment took units; below zero, gave units back."""
+def drawn(row: StockPosition, segment: str, units: int, since: tuple[int, int]) -> StockPosition:
+    """The position after a hold or an order of a segment took units; below zero, gave units back.
+    One that is older than the share, by where the shard stood, draws on it no more than others."""
     if not segment or not row.protected:
         return row
     return row._replace(
         protected=tuple(
-            p._replace(taken=max(0, p.taken + units)) if p.segment == segment else p
+            p._replace(taken=max(0, p.taken + units))
+            if p.segment == segment and (p.epoch, p.sequence) <= since
+            else p
             for p in row.protected
         )
     )

@@ -359,7 +359,7 @@ class ShardLedger:
             for line in leg.lines if _due(leg, time_ms) else ():
                 key = PositionKey(*line[:3])
                 if key in rows:
-                    row = drawn(rows[key], leg.segment, -line.quantity)
+                    row = drawn(rows[key], leg.segment, -line.quantity, _since(leg))
                     rows[key] = row._replace(held=row.held - line.quantity)
         for key in [key for key, row in rows.items() if row.arrival_ms == ARRIVED]:
             place = key._replace(bucket="")
@@ -421,7 +421,8 @@ class ShardLedger:
         key = PositionKey(*row[:3])
         old = self.positions.get(key, StockPosition())
         shares = {share.segment: share for share in old.protected}
-        before = shares.get(row.segment, Protection(row.segment, 0))
+        began = self.at.epoch, self.at.sequence + 1
+        before = shares.get(row.segment, Protection(row.segment, 0, 0, *began))
         if before.level == row.level:
             return self._supply_reply(Outcome.UNCHANGED, key)
         if not before.level and len(shares) == PROTECTIONS_MAX:
@@ -638,10 +639,11 @@ class ShardLedger:
     # -- writes -----------------------------------------------------------------------------
 
     def _take_leg(self, step: CreateStep) -> None:
+        since = self.at.epoch, self.at.sequence + 1
         for line in step.lines:
             key = PositionKey(*line[:3])
             row = self.positions[key]
-            row = drawn(row, step.segment, line.quantity)
+            row = drawn(row, step.segment, line.quantity, since)
             row = row._replace(held=row.held + line.quantity)
             self._set_position(key, row._replace(multi_hold_ms=self.time_ms) if step.multi else row)
         self._set_leg(
@@ -660,6 +662,7 @@ class ShardLedger:
                 step.segment,
                 step.owner if step.limits else "",
                 _windowed(step.limits, self.time_ms),
+                *(since if step.segment else (0, 0)),
             ),
         )
         if step.multi and not step.claim:
@@ -793,7 +796,7 @@ class ShardLedger:
             key = PositionKey(*line[:3])
             row = _moved(self.positions[key], leg.state, target, line.quantity)
             if target in _GIVING_BACK:
-                row = drawn(row, leg.segment, -line.quantity)
+                row = drawn(row, leg.segment, -line.quantity, _since(leg))
             self._set_position(key, row)
             self._pass_on(key)
         moved = leg._replace(state=target)
@@ -814,7 +817,9 @@ class ShardLedger:
             old = before.get(key, LegLine(*key, 0))
             if old != line:
                 row = _changed(self.positions[key], old, line, committed)
-                self._set_position(key, drawn(row, leg.segment, -_given_back(old, line)))
+                self._set_position(
+                    key, drawn(row, leg.segment, -_given_back(old, line), _since(leg))
+                )
                 self._pass_on(key)
         moved = _conformed(leg, step)
         self._set_leg(rid, moved)
@@ -992,6 +997,10 @@ class ShardLedger:
 def _due(record: ClaimRecord | LegRecord, time_ms: int) -> bool:
     """Expired by the clock, whether or not it was swept. Pinned records no longer expire."""
     return record.state in (State.PENDING, State.HELD) and time_ms >= record.expire_ms
+
+
+def _since(leg: LegRecord) -> tuple[int, int]:
+    return leg.epoch, leg.sequence
 
 
 def _windowed(limits: tuple[CustomerLimit, ...], time_ms: int) -> tuple[CustomerLimit, ...]:

@@ -117,6 +117,9 @@ class LegRecord(NamedTuple):
     """Whom its units count for, where there are limits."""
     limits: tuple[CustomerLimit, ...] = ()
     """As they were when it was taken; more units are checked against them too."""
+    epoch: int = 0
+    """With a segment, where the shard stood when it was taken: it drew on shares of then."""
+    sequence: int = 0
 
 
 class ClaimRecord(NamedTuple):

@@ -472,7 +472,8 @@ class ProtectionLevel(_message.Message):
     segment: _builtins.str
     """The segment. Required."""
     level: _builtins.int
-    """Units in the share, those counted that the segment has taken since the share began: 0 to
+    """Units in the share, those counted that the segment has taken since the share began (holds and
+    orders that are older are none of it, whatever becomes of them): 0 to
     2147483647. Another level of a share that goes on keeps what it has taken; 0 ends the share.
     """
     def __init__(

@@ -30,7 +30,7 @@ async def hold(world: World, rid: str, units: int, segment: str = "") -> CreateO
 
 async def shares(world: World) -> tuple[Protection, ...]:
     _, _, (images,) = await world.index.read_positions(world.shard("A"), ["A"], TIMEOUT)
-    return tuple(images[0].row.protected)
+    return tuple(Protection(*share[:3]) for share in images[0].row.protected)
 
 
 async def test_nobody_else_is_sold_what_is_protected(world: World) -> None:
@@ -80,6 +80,38 @@ async def test_what_a_segment_gives_back_returns_to_its_share(world: World) -> N
     await worker.reservations.cancel(ChangeCommand(reservation_id="r3"), TIMEOUT)
 
     assert await shares(world) == (Protection("web", 6, 2),)
+    await world.check()
+
+
+async def test_a_hold_older_than_the_share_gives_nothing_back_to_it(world: World) -> None:
+    """It drew on nothing: the share is not fuller, nor others poorer, for its going. A share that
+    ended and began again is another; what a hold gets later is of the shares it began with."""
+    await world.stock(A=20)
+    worker = world.worker()
+    for rid in ("old", "older", "ordered"):
+        await hold(world, rid, 2, "web")
+    await worker.reservations.confirm("ordered", 0, None, TIMEOUT)
+    await protect(world, 6)
+    await hold(world, "new", 3, "web")
+
+    await worker.reservations.release("old", 0, None, TIMEOUT)
+    more = ChangeCommand(
+        reservation_id="ordered", lines=(ChangeLine("l0", 4),), idempotency_key="k"
+    )
+    await worker.reservations.changes.amend(more, TIMEOUT)
+    assert await shares(world) == (Protection("web", 6, 3),)
+    await worker.reservations.cancel(ChangeCommand(reservation_id="ordered"), TIMEOUT)
+    world.advance(1_001)
+    assert await shares(world) == (Protection("web", 6, 0),)
+    await hold(world, "newer", 5, "web")
+    await protect(world, 0)
+    await protect(world, 6)
+    await hold(world, "newest", 1, "web")
+    await worker.reservations.release("newer", 0, None, TIMEOUT)
+
+    assert await shares(world) == (Protection("web", 6, 1),)
+    assert await hold(world, "others", 15) is SHORT
+    assert await hold(world, "fewer", 14) is HELD
     await world.check()
 
 

@@ -87,6 +87,26 @@ MUTANTS = (
         ),
         "A node would be loaded with a calendar that was deleted a moment before.",
     ),
+    # -- shares
+    Mutant(
+        "share_takes_back_what_it_never_gave",
+        f"{LUA}/prelude.lua",
+        "if share[1] == segment and not older then",
+        "if share[1] == segment then",
+        (PROTECTION + "test_a_hold_older_than_the_share_gives_nothing_back_to_it",),
+        "Units of a segment that were sold would be kept for it once more, from everybody else.",
+    ),
+    Mutant(
+        "share_unseen_by_the_cells",
+        "promise_svc/adapters/ats_table/table.py",
+        "            self._protected_skus.update(kept)\n",
+        "            pass\n",
+        (
+            "tests/unit/test_ats_table.py::"
+            "test_which_skus_keep_shares_is_known_to_who_reads_the_cells",
+        ),
+        "A segment would be told that its own share is not for sale to it.",
+    ),
     # -- pickup
     Mutant(
         "pickup_ignores_rules",
@@ -636,7 +656,7 @@ MUTANTS = (
     Mutant(
         "share_not_drawn_on",
         "promise_svc/adapters/ats_index/lua/create.lua",
-        "    draw(row, step[11], line[4])\n",
+        "    draw(row, leg, line[4])\n",
         "",
         (PROTECTION + "test_a_segment_draws_on_its_own_share_first",),
         "Units a segment has bought would be withheld from others a second time.",

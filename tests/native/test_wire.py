@@ -92,7 +92,10 @@ class World:
             table=table, index=table, network=lambda: self.network, clock=self.clock
         )
         self.reader = AvailabilityReader(stock=stock, network=lambda: self.network)
-        reads = AvailabilityReads(self.core, feed_behind_ms=FEED_BEHIND_MS)
+        self.protected: set[str] = set()
+        reads = AvailabilityReads(
+            self.core, feed_behind_ms=FEED_BEHIND_MS, protected=self.protected
+        )
         self.reads = NetworkReads(reads, lambda: self.network, self.clock)
 
     def shard_of(self, sku: str) -> int:
@@ -326,7 +329,7 @@ async def test_what_is_not_plain_is_left_to_the_specification() -> None:
         asked(nodes=pb.NodeList(node_ids=[NODES[0], "unheard"])),
         asked(nodes=pb.NodeList()),
         asked(nodes=pb.NodeList(node_ids=[NODES[0]] * 2001)),
-        asked(segment="web"),  # shares are not in the cells
+        asked(segment="-"),
         asked(entry_id="-"),
         strong,
         fresh,
@@ -362,12 +365,31 @@ async def test_a_check_that_is_not_plain_is_left_to_the_specification() -> None:
         asked(skus=[known, known], quantities=[1]),
         asked(node_group_id="unheard"),
         asked(nodes=pb.NodeList(node_ids=["unheard"])),
-        asked(segment="web"),  # shares are not in the cells
+        asked(segment="-"),
         strong,
     ):
         assert world.reads.check(request.SerializeToString()) is None
     many = asked(skus=[known] * 10_000).SerializeToString()
     assert world.reads.check(many) == await world.specified_check(many)
+
+
+async def test_a_segment_is_answered_at_once_where_nothing_is_kept_for_any() -> None:
+    """By SKU: shares are not in the cells, and most SKUs have none. What has changed counts."""
+    world = World(1)
+    known = [sku for sku in SKUS if world.core.shard(sku) is not None][:2]
+    entries = [pb.AvailabilityQuery(sku=sku, segment="web") for sku in known]
+    query = pb.QueryAvailabilityRequest(entries=entries, view=3).SerializeToString()
+    check = pb.CheckAvailabilityRequest(skus=known, segment="web").SerializeToString()
+    others = pb.CheckAvailabilityRequest(skus=known).SerializeToString()
+
+    assert world.reads.query(query) == await world.specified(query)
+    assert world.reads.check(check) == await world.specified_check(check)
+    world.protected.add(known[1])
+    assert world.reads.query(query) is None
+    assert world.reads.check(check) is None
+    assert world.reads.check(others) is not None
+    world.protected.clear()
+    assert world.reads.query(query) is not None
 
 
 async def test_a_table_that_is_behind_is_left_to_the_specification() -> None:
@@ -393,7 +415,7 @@ def all_skus(world: World) -> bytes:
 def test_a_shard_never_followed_is_left_to_the_specification() -> None:
     """It must be asked itself."""
     core = AtsTable(shard_count=1, make_row=AtsRow._make)
-    reads = AvailabilityReads(core, feed_behind_ms=2**62)
+    reads = AvailabilityReads(core, feed_behind_ms=2**62, protected=set())
     core.apply(0, 1, 1, 0, [("a", "n", "", (1, 0, 0, 0))])
     body = pb.QueryAvailabilityRequest(entries=[pb.AvailabilityQuery(sku="a")]).SerializeToString()
 

@@ -44,7 +44,7 @@ class StockLaws:
         self._conserved(event, grown)
         for image in event.positions:
             key = PositionKey(*image[:3])
-            self._shares(key, image.row, leg.segment, grown.get(key, 0))
+            self._shares(key, image.row, leg, grown.get(key, 0))
             if grown.get(key, 0) > 0:
                 self._granted(key, image.row, leg.segment, older)
             if image.row.arrival_ms == ARRIVED and (
@@ -93,13 +93,14 @@ class StockLaws:
     def _before(self, image: PositionImage) -> StockPosition:
         return self._rows.get(PositionKey(*image[:3]), StockPosition())
 
-    def _shares(self, key: PositionKey, row: StockPosition, segment: str, grown: int) -> None:
-        """What a segment has taken of its share is what its legs have taken since it began."""
+    def _shares(self, key: PositionKey, row: StockPosition, leg: LegRecord, grown: int) -> None:
+        """What a segment has taken of its share is what legs taken since it began have of it."""
         known = {share.segment for share in self._rows.get(key, StockPosition()).protected}
         for share in row.protected:
             taken = self._taken.get((key, share.segment), 0) if share.segment in known else 0
-            if share.segment == segment:
-                taken = max(0, taken + grown)
+            younger = (share.epoch, share.sequence) <= (leg.epoch, leg.sequence)
+            if share.segment == leg.segment and younger:
+                taken += grown
             self._taken[key, share.segment] = taken
             if share.taken != taken:
                 self._broken(f"{key}: {share} has taken {taken} by its legs")

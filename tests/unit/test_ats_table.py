@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from promise_svc.adapters.ats_table.table import AtsTable
 from promise_svc.application.ports import AtsRow
 from promise_svc.domain.events import PositionImage
-from promise_svc.domain.inventory import StockPosition
+from promise_svc.domain.inventory import Protection, StockPosition
 from promise_svc.domain.sharding import START, Position, shard_of
 from promise_svc.hotpath import COMPILED
 
@@ -50,7 +51,7 @@ def table() -> AtsTable:
     return AtsTable(SHARD_COUNT)
 
 
-def image(sku: str, node_id: str, bucket: str = "", **counters: int) -> PositionImage:
+def image(sku: str, node_id: str, bucket: str = "", **counters: Any) -> PositionImage:
     return PositionImage(sku, node_id, bucket, StockPosition(**counters))
 
 
@@ -133,3 +134,25 @@ def test_the_door_to_native_is_explicit(check: str, pure: str) -> None:
     )
 
     assert done.returncode == 0, done.stderr
+
+
+def test_which_skus_keep_shares_is_known_to_who_reads_the_cells(table: AtsTable) -> None:
+    """From the event that sets one to the one that ends the last, and through a load anew."""
+    share = (Protection("web", 2),)
+    kept = [image("A", "n1", on_hand=5, protected=share), image("A", "n2", protected=share)]
+    shard = shard_of("A", SHARD_COUNT)
+    load(table)
+    skus = table._protected_skus
+
+    table.apply(shard, Position(1, 6), 2_000, kept)
+    set_by_events = set(skus)
+    table.apply(shard, Position(1, 7), 2_000, [image("A", "n1", on_hand=5)])
+    one_left = set(skus)
+    table.apply(shard, Position(1, 8), 2_000, [image("A", "n2")])
+    ended = set(skus)
+    table.load(shard, Position(2, 1), 3_000, kept)
+    loaded = set(skus)
+    table.load(shard, Position(2, 2), 3_000, [image("A", "n1", on_hand=5)])
+
+    assert (set_by_events, one_left, ended, loaded) == ({"A"}, {"A"}, set(), {"A"})
+    assert skus == set()

@@ -37,10 +37,11 @@ class AtsTable:
         # whoever asks for no segment needs nothing else.
         self._protected: list[_Protected] = [{} for _ in range(shard_count)]
         self._staged: list[_Protected] = [{} for _ in range(shard_count)]
+        self._protected_skus: set[str] = set()
 
     def reads(self, feed_behind_ms: int) -> AvailabilityReads | None:
         """What answers plain reads from bytes to bytes; None where nothing is compiled."""
-        return availability_reads(self._core, feed_behind_ms)
+        return availability_reads(self._core, feed_behind_ms, self._protected_skus)
 
     def rows(self, sku: str) -> Sequence[AtsRow] | None:
         """All positions of ``sku`` in no promised order; None when it never had one."""
@@ -80,7 +81,9 @@ class AtsTable:
         """
         self._core.load(shard, *at, time_ms, _cells(rows))
         _note(self._staged[shard], rows)
+        self._protected_skus.difference_update(self._protected[shard])
         self._protected[shard], self._staged[shard] = self._staged[shard], {}
+        self._protected_skus.update(self._protected[shard])
 
     def stage(self, shard: int, rows: Sequence[PositionImage]) -> None:
         """Add rows to the shard's next load, unseen by readers; the later image wins."""
@@ -95,7 +98,11 @@ class AtsTable:
     def apply(self, shard: int, at: Position, time_ms: int, rows: Sequence[PositionImage]) -> None:
         """Apply after-images of events up to ``at``; no rows only move the clock."""
         self._core.apply(shard, *at, time_ms, _cells(rows))
-        _note(self._protected[shard], rows)
+        kept = self._protected[shard]
+        if kept or any(image.row.protected for image in rows):
+            self._protected_skus.difference_update(kept)
+            _note(kept, rows)
+            self._protected_skus.update(kept)
 
     def oldest_time_ms(self) -> int:
         """The smallest shard time any shard is followed to, ms; 0 while one never was."""
@@ -122,3 +129,5 @@ def _note(kept: _Protected, rows: Sequence[PositionImage]) -> None:
             kept.setdefault(sku, {})[node_id, bucket] = row
         elif kept and sku in kept:
             kept[sku].pop((node_id, bucket), None)
+            if not kept[sku]:
+                del kept[sku]

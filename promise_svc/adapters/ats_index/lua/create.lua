@@ -82,20 +82,21 @@ local function check_leg(step)
 end
 
 local function take_leg(step)
-  local multi = step[6]
+  local multi, segment = step[6], step[11]
+  local leg = {1, HELD, step[2], step[3], S.time + step[4], multi, step[7], 0,
+    ended(get_leg(step[1]))}
+  if step[9] ~= '' or segment ~= '' or #step[13] > 0 then
+    leg[L_REPLACES], leg[L_SEGMENT] = step[9], segment
+  end
+  if segment ~= '' or #step[13] > 0 then leg[L_OWNER], leg[L_LIMITS] = step[12], step[13] end
+  if segment ~= '' then leg[L_EPOCH], leg[L_SEQUENCE] = S.epoch, S.sequence + 1 end
   for _, line in ipairs(step[7]) do
     local row = get_row(line[1], line[2], line[3])
     row[HELD_UNITS] = row[HELD_UNITS] + line[4]
-    draw(row, step[11], line[4])
+    draw(row, leg, line[4])
     if multi == 1 then row[MULTI_HOLD_MS] = S.time end
     touch_row(line[1], line[2], line[3], row)
   end
-  local leg = {1, HELD, step[2], step[3], S.time + step[4], multi, step[7], 0,
-    ended(get_leg(step[1]))}
-  if step[9] ~= '' or step[11] ~= '' or #step[13] > 0 then
-    leg[L_REPLACES], leg[L_SEGMENT] = step[9], step[11]
-  end
-  if #step[13] > 0 then leg[L_OWNER], leg[L_LIMITS] = step[12], step[13] end
   set_leg(step[1], leg)
   S.touched_leg = leg
   if multi == 1 and #step[8] == 0 then S.doubt[step[1]] = S.time + DOUBT_MS end

@@ -24,7 +24,7 @@ local NEEDS_REVISION, ALREADY_ARRIVED, LIMITED, TOO_MANY_SEGMENTS = 22, 23, 24, 
 
 -- Fields of the records, in the order of the NamedTuples.
 local L_STATE, L_ATTEMPT, L_PLAN, L_EXPIRE, L_MULTI, L_LINES, L_CHANGE = 2, 3, 4, 5, 6, 7, 8
-local L_ENDED, L_REPLACES, L_SEGMENT, L_OWNER, L_LIMITS = 9, 10, 11, 12, 13
+local L_ENDED, L_REPLACES, L_SEGMENT, L_OWNER, L_LIMITS, L_EPOCH, L_SEQUENCE = 9, 10, 11, 12, 13, 14, 15
 local C_STATE, C_ATTEMPT, C_REVISION, C_BODY_HASH, C_PLAN = 2, 3, 4, 5, 6
 local C_CREATE, C_EXPIRE = 7, 8
 local C_LEGS, C_BODY, C_EPOCH, C_SEQUENCE, C_SETTLED, C_CHANGE = 9, 10, 11, 12, 13, 14
@@ -189,11 +189,14 @@ local function shortage(row)
   return math.max(0, row[COMMITTED] + row[HELD_UNITS] + row[SAFETY] - row[ON_HAND])
 end
 
--- A segment takes units of a position, or below zero gives some back.
-local function draw(row, segment, units)
+-- A leg takes units of a position for its segment, or below zero gives some back.
+local function draw(row, leg, units)
+  local segment, epoch = leg[L_SEGMENT], leg[L_EPOCH] or 0
   if not segment or segment == '' or not row[PROTECTED] then return end
   for _, share in ipairs(row[PROTECTED]) do
-    if share[1] == segment then share[3] = math.max(0, share[3] + units) end
+    local begun = share[4] or 0
+    local older = epoch < begun or epoch == begun and (leg[L_SEQUENCE] or 0) < (share[5] or 0)
+    if share[1] == segment and not older then share[3] = math.max(0, share[3] + units) end
   end
 end
 
@@ -363,7 +366,7 @@ local function move_leg(rid, leg, target)
       row[COMMITTED] = row[COMMITTED] - quantity
       row[CANCELLED_TOTAL] = row[CANCELLED_TOTAL] + quantity
     end
-    if GIVING_BACK[target] then draw(row, leg[L_SEGMENT], -quantity) end
+    if GIVING_BACK[target] then draw(row, leg, -quantity) end
     if row[HELD_UNITS] < 0 or row[COMMITTED] < 0 then error('INVARIANT_BROKEN counters below zero') end
     touch_row(line[1], line[2], line[3], row)
     pass_on(line[1], line[2], row)

@@ -43,7 +43,7 @@ local read_sku = reading(function(sku)
       if line[1] == sku then
         local row = by_field[line[2] .. '\t' .. line[3]]
         row[HELD_UNITS] = row[HELD_UNITS] - line[4]
-        draw(row, leg[L_SEGMENT], -line[4])
+        draw(row, leg, -line[4])
       end
     end
   end

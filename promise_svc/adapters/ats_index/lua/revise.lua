@@ -61,7 +61,7 @@ local function growth_limited(leg, lines)
   return over_limit(leg[L_OWNER], limits, grown, {}, lines)
 end
 
-local function change_row(line, old, committed, segment)
+local function change_row(line, old, committed, leg)
   local row = get_row(line[1], line[2], line[3])
   local gone, back = moved_units(old, line)
   if committed then
@@ -73,7 +73,7 @@ local function change_row(line, old, committed, segment)
   else
     row[HELD_UNITS] = row[HELD_UNITS] - back
   end
-  draw(row, segment, -back)
+  draw(row, leg, -back)
   if row[HELD_UNITS] < 0 or row[COMMITTED] < 0 then error('INVARIANT_BROKEN counters below zero') end
   touch_row(line[1], line[2], line[3], row)
   pass_on(line[1], line[2], row)
@@ -85,12 +85,12 @@ local function conform_leg(rid, leg, target, change, expire, lines)
   for i = 1, #lines do
     local old = before[place_of(lines[i])] or NO_LINE
     local gone, back = moved_units(old, lines[i])
-    if gone ~= 0 or back ~= 0 then change_row(lines[i], old, target ~= HELD, leg[L_SEGMENT]) end
+    if gone ~= 0 or back ~= 0 then change_row(lines[i], old, target ~= HELD, leg) end
     before[place_of(lines[i])] = nil
   end
   for _, old in ipairs(leg[L_LINES]) do
     if before[place_of(old)] and old[4] > 0 then
-      change_row({old[1], old[2], old[3], 0, 0}, old, target ~= HELD, leg[L_SEGMENT])
+      change_row({old[1], old[2], old[3], 0, 0}, old, target ~= HELD, leg)
     end
   end
   local moved = copy(leg)

@@ -109,7 +109,7 @@ local function protect_row(step)
   if (share and share[2] or 0) == level then return supply_reply(UNCHANGED, known) end
   if not share and #shares == PROTECTIONS_MAX then return supply_reply(TOO_MANY_SEGMENTS, known) end
   local row = known or new_row()
-  if share then share[2] = level else shares[#shares + 1] = {segment, level, 0} end
+  if share then share[2] = level else shares[#shares + 1] = {segment, level, 0, S.epoch, S.sequence + 1} end
   local kept = {}
   for _, each_share in ipairs(shares) do
     if each_share[2] > 0 then kept[#kept + 1] = each_share end
