@@ -6,7 +6,6 @@ JSON, because the order store reads two of its keys in SQL: ``owner_id`` and ``o
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -220,18 +219,18 @@ def plan_hash(attempt: int, lines: Sequence[ReservationLine]) -> str:
 
 def legs_of(lines: Sequence[ReservationLine]) -> dict[int, tuple[LegLine, ...]]:
     """Shard -> what is put aside there, each position once: repeated lines are summed."""
-    units: dict[int, dict[tuple[str, str, str], LegLine]] = defaultdict(dict)
-    for line in lines:
-        places = units[line.shard]
-        for planned in line.planned_units:
-            place = (line.sku, planned.node_id, planned.bucket)
-            leg = places.get(place, LegLine(*place, 0))
-            places[place] = leg._replace(
-                quantity=leg.quantity + planned.open_quantity,
-                fulfilled=leg.fulfilled + planned.fulfilled,
-            )
+    units: dict[int, dict[tuple[str, str, str], LegLine]] = {}
+    for _, sku, _, shard, planned_units in lines:
+        places = units.setdefault(shard, {})
+        for planned in planned_units:
+            place = (sku, planned.node_id, planned.bucket)
+            open_quantity, fulfilled = planned.open_quantity, planned.fulfilled
+            if place in places:
+                leg = places[place]
+                open_quantity, fulfilled = leg.quantity + open_quantity, leg.fulfilled + fulfilled
+            places[place] = LegLine(*place, open_quantity, fulfilled)
     return {
-        shard: tuple(leg for _, leg in sorted(places.items()))
+        shard: tuple(places[place] for place in sorted(places))
         for shard, places in sorted(units.items())
     }
 

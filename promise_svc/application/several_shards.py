@@ -108,7 +108,7 @@ class Hold:
     @property
     def multi(self) -> bool:
         """Whether more than one record decides: claim and legs span shards, or it replaces."""
-        return bool(self.replaces) or any(shard != self.home for shard in self.legs)
+        return bool(self.replaces) or not self.legs.keys() <= {self.home}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,7 +345,10 @@ class SeveralShards:
         self, hold: Hold, deadline: Deadline
     ) -> dict[int, StepReply | PromiseServiceError]:
         shards = sorted({hold.home, *hold.legs}) if hold.claim else sorted(hold.legs)
-        steps = [_step(hold, shard, hold.claim if shard == hold.home else ()) for shard in shards]
+        multi = hold.multi
+        steps = [
+            _step(hold, shard, hold.claim if shard == hold.home else (), multi) for shard in shards
+        ]
         left = deadline.left()
         replies = await settled(
             [self._index.create(s, [step], left) for s, step in zip(shards, steps, strict=True)]
@@ -358,14 +361,14 @@ class SeveralShards:
         self, hold: Hold, deadline: Deadline
     ) -> dict[int, StepReply | PromiseServiceError]:
         """The claim first, so that the resolver knows of every leg that is taken after it."""
-        claim_only = _step(hold, hold.home, hold.claim)._replace(lines=())
+        claim_only = _step(hold, hold.home, hold.claim, hold.multi)._replace(lines=())
         replies: dict[int, StepReply | PromiseServiceError] = {}
         opened = await self._create(hold.home, claim_only, deadline)
         replies[hold.home] = opened
         if isinstance(opened, PromiseServiceError) or opened.outcome not in _GRANTED:
             return replies
         for shard in sorted(hold.legs):
-            reply = await self._create(shard, _step(hold, shard, ()), deadline)
+            reply = await self._create(shard, _step(hold, shard, (), hold.multi), deadline)
             if shard != hold.home or isinstance(reply, PromiseServiceError):
                 replies[shard] = reply
             elif reply.outcome not in _GRANTED:
@@ -849,7 +852,7 @@ class SeveralShards:
         return True
 
 
-def _step(hold: Hold, shard: int, claim: ClaimDraft | tuple[()]) -> CreateStep:
+def _step(hold: Hold, shard: int, claim: ClaimDraft | tuple[()], multi: bool) -> CreateStep:
     limits = hold.limits.get(shard, ())
     return CreateStep(
         hold.reservation_id,
@@ -857,7 +860,7 @@ def _step(hold: Hold, shard: int, claim: ClaimDraft | tuple[()]) -> CreateStep:
         hold.plan_hash,
         hold.ttl_ms,
         hold.network_version,
-        int(hold.multi),
+        int(multi),
         hold.legs.get(shard, ()),
         claim,
         hold.replaces,

@@ -6,7 +6,7 @@ refused; the others are planned together by the promise search.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import NamedTuple
@@ -215,12 +215,10 @@ def _refuse_named(
     snapshot: NetworkSnapshot, command: CreateCommand, line: RequestedLine
 ) -> CreateOutcome | None:
     node = snapshot.node(line.node_id)
-    checks: tuple[tuple[CreateOutcome, Callable[[], bool]], ...] = (
-        (CreateOutcome.UNKNOWN_NODE, lambda: node is None),
-        (CreateOutcome.NODE_OFF, lambda: not snapshot.switched_on(line.node_id)),
-        (
-            CreateOutcome.METHOD_NOT_OFFERED,
-            lambda: node is None or node.method(command.fulfillment_method) is None,
-        ),
-    )
-    return next((outcome for outcome, applies in checks if applies()), None)
+    if node is None:
+        return CreateOutcome.UNKNOWN_NODE
+    if not snapshot.switched_on(line.node_id):
+        return CreateOutcome.NODE_OFF
+    if node.method(command.fulfillment_method) is None:
+        return CreateOutcome.METHOD_NOT_OFFERED
+    return None

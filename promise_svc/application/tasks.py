@@ -60,7 +60,10 @@ class Deadline:
 async def settled(awaitables: Iterable[Awaitable[_T]]) -> list[_T | BaseException]:
     """Results or errors of all, which run beside each other: ``asyncio.gather`` for what mostly are
     futures already, at a third of its cost."""
-    futures = [asyncio.ensure_future(each) for each in awaitables]
+    futures = [
+        each if isinstance(each, asyncio.Future) else asyncio.ensure_future(each)
+        for each in awaitables
+    ]
     results: list[_T | BaseException] = []
     for future in futures:
         try:
