@@ -177,7 +177,10 @@ def explain_to(story: Story) -> pb.ExplainAvailabilityResponse:
         events=[_happening_to(happening) for happening in story.happened],
         order_store_as_of=as_of_to(story.stored_as_of),
         components=[pb.ComponentStock(**part._asdict()) for part in story.components],
-        shares=[pb.KeptShare(**share._asdict()) for share in story.row.protected],
+        shares=[
+            pb.KeptShare(segment=share.segment, level=share.level, taken=share.taken)
+            for share in story.row.protected
+        ],
     )
 
 
