@@ -48,6 +48,7 @@ cdef enum:
     # Of 64 bytes: most of a SKU with ten positions; more were no faster.
     PREFETCHED_LINES = 2
     FOUND_TOGETHER = 128
+    CELLS_AHEAD = 64
 
     # Most bytes of an entry without its nodes, and of one node, with some to spare.
     ENTRY_BYTES_MAX = 320
@@ -145,7 +146,14 @@ cdef class AvailabilityReads:
         cdef int64_t count = self.decode(
             <uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), &max_age_ms, &view
         )
-        if count == 0 or not self.skus_told(<uint32_t>count):
+        if count == 0:
+            return None
+        self.find_skus(<uint32_t>count)
+        for i in range(count):
+            # A scope is looked at only beside figures, and what is wrong in it must be told.
+            if self.entries[i].block == NULL and self.entries[i].scope != ALL_NODES:
+                return None
+        if not self.skus_told(<uint32_t>count):
             return None
         as_of_ms = self.fresh_ms(<uint32_t>count, now_ms, max_age_ms)
         if as_of_ms == 0:
@@ -296,6 +304,8 @@ cdef class AvailabilityReads:
         cdef ShardMap* map
         cdef Entry* entry
         cdef uint32_t first, last, i, slot, line
+        cdef uint8_t* at
+        cdef uint8_t* end
         for first in range(0, count, FOUND_TOGETHER):
             last = min(first + FOUND_TOGETHER, count)
             for i in range(first, last):
@@ -317,6 +327,12 @@ cdef class AvailabilityReads:
                 entry.block = table.find_hashed(
                     entry.hash, <char*>entry.sku.data, entry.sku.size, &entry.shard
                 )
+                if entry.block != NULL:
+                    end = <uint8_t*>(cells_of(entry.block) + min(entry.block.count, CELLS_AHEAD))
+                    at = <uint8_t*>entry.block + 64 * PREFETCHED_LINES
+                    while at < end:
+                        __builtin_prefetch(at)
+                        at += 64
         return 0
 
     cdef int64_t decode(
@@ -382,11 +398,7 @@ cdef class AvailabilityReads:
                 entry.scope = NAMED_NODES if tag == 0x1A else GROUP_NODES
         if reader.bad or not is_id(entry.sku):
             return False
-        if entry.entry_id.size > 0 and not is_id(entry.entry_id):
-            return False
-        entry.block = self.table.find_bytes(<char*>entry.sku.data, entry.sku.size, &entry.shard)
-        # A scope is looked at only beside figures, and what is wrong in it must be told.
-        return entry.block != NULL or entry.scope == ALL_NODES
+        return entry.entry_id.size == 0 or is_id(entry.entry_id)
 
     cdef int follow_places(self) except -1:
         """Learn which nodes the table's new ids are."""

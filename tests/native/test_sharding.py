@@ -41,6 +41,17 @@ def test_the_hash_never_changes(sharding_module: ModuleType, key: str, value: in
     assert value == sharding_module.stable_hash(key)
 
 
+@pytest.mark.parametrize("shard_count", [1, 3, 64])
+def test_a_tag_is_the_smallest_number_that_lies_in_its_slot(shard_count: int) -> None:
+    """Tags stand in every key of every shard: another one would find nothing."""
+    found: dict[int, str] = {}
+    for number in range(300_000):
+        found.setdefault(sharding.slot_of(f"{number:x}"), f"{number:x}")
+
+    slots = [round((shard + 0.5) * 16384 / shard_count - 0.5) for shard in range(shard_count)]
+    assert sharding.hash_tags(shard_count) == [found[slot] for slot in slots]
+
+
 @pytest.mark.parametrize(
     ("key", "shard_count", "error"),
     [("a", 0, ZeroDivisionError), ("\ud800", 64, UnicodeEncodeError)],
