@@ -174,15 +174,25 @@ class SupplyWriter:
         self._observer = observer
 
     async def sync(
-        self, source: str, source_sequence: int, rows: Sequence[SupplyCount], timeout: float
+        self,
+        source: str,
+        source_sequence: int,
+        rows: Sequence[SupplyCount],
+        timeout: float,
+        *,
+        arrived_counted: bool = False,
     ) -> SupplyAnswer:
         """Set positions to counts; each position at most once, up to ROWS_MAX rows.
+        ``arrived_counted`` as of ``SupplyRow``.
 
         Unavailable or OutcomeUnknown when a shard could not be asked or did not answer; rows of
         other shards are applied. ``timeout`` in seconds is for all of it. Cost: a round trip,
         another where a SKU has no item.
         """
-        sent = [SupplyRow(*row[:5], source, source_sequence, row.arrival_ms) for row in rows]
+        counted = int(arrived_counted)
+        sent = [
+            SupplyRow(*row[:5], source, source_sequence, row.arrival_ms, counted) for row in rows
+        ]
         return await self._tasks.shielded(self._apply(sent, self._index.sync_supply, timeout))
 
     async def protect(self, rows: Sequence[ProtectionLevel], timeout: float) -> SupplyAnswer:

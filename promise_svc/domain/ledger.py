@@ -855,6 +855,8 @@ class ShardLedger:
         if row.source and row.source == old.source and behind == 0 and not arrives:
             # This report was counted before: what left since then has left.
             row, owed = row._replace(on_hand=old.on_hand), old.sold_short
+        elif row.arrived_counted and not row.bucket:
+            row = row._replace(on_hand=max(0, row.on_hand - self._arrived(key)))
         safety_stock = old.safety_stock if row.safety_stock < 0 else row.safety_stock
         new = old._replace(
             on_hand=row.on_hand,
@@ -873,6 +875,14 @@ class ShardLedger:
         self._set_position(key, new)
         self._pass_on(key)
         return self._supply_reply(Outcome.DONE, key)
+
+    def _arrived(self, here: PositionKey) -> int:
+        """Units at a node that arrived buckets have for their holds and orders."""
+        return sum(
+            row.on_hand
+            for key, row in self.positions.items()
+            if key[:2] == here[:2] and row.arrival_ms == ARRIVED
+        )
 
     def _adjust_row(self, row: AdjustRow) -> SupplyReply:
         key = PositionKey(*row[:3])

@@ -409,6 +409,9 @@ class SupplyRow(NamedTuple):
     arrival_ms: int = 0
     """Of a bucket: when it is expected, ms since 1970; 0 leaves it as it is; ARRIVED says that it
     is here, ``on_hand`` being what came."""
+    arrived_counted: int = 0
+    """Of stock here now: 1 where ``on_hand`` includes what arrived buckets of the node still have
+    for their holds and orders, which is taken off then."""
 
 
 class AdjustRow(NamedTuple):

@@ -44,7 +44,11 @@ class SupplyServicer:
     async def SyncSupply(self, request: pb.SyncSupplyRequest, call: Call) -> pb.SyncSupplyResponse:
         report = sync_from(request)
         answer = await self._writer.sync(
-            report.source, report.source_sequence, report.rows, call.timeout
+            report.source,
+            report.source_sequence,
+            report.rows,
+            call.timeout,
+            arrived_counted=request.counts_include_arrived,
         )
         return answer_to(pb.SyncSupplyResponse, answer)
 

@@ -112,12 +112,18 @@ class SyncSupplyRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     SOURCE_SEQUENCE_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    COUNTS_INCLUDE_ARRIVED_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """The feed that counts, such as `erp` or `wms-east`: an id. Required."""
     source_sequence: _builtins.int
     """The feed's own number of this report, 1 or more, rising. Each position remembers the source and
     number of the last report it took; a lower number of that source is refused, another source
     takes the position over. Many calls may carry parts of one report under one number.
+    """
+    counts_include_arrived: _builtins.bool
+    """Whether the feed counts all that stands at a node: then its counts of stock here now include what
+    arrived buckets still have for their holds and orders, and the service takes that off. False says
+    that the feed has left it out.
     """
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___SupplyRow]:
@@ -129,10 +135,11 @@ class SyncSupplyRequest(_message.Message):
         source: _builtins.str = ...,
         source_sequence: _builtins.int = ...,
         rows: _abc.Iterable[Global___SupplyRow] | None = ...,
+        counts_include_arrived: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "source", b"source", "source_sequence", b"source_sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts_include_arrived", b"counts_include_arrived", "rows", b"rows", "source", b"source", "source_sequence", b"source_sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -161,7 +168,8 @@ class SupplyRow(_message.Message):
     """
     on_hand: _builtins.int
     """Sellable units physically at the node, 0 to 2147483647. Damaged and quarantined units are the
-    feed's to leave out, and so is what an arrived bucket still has for its holds and orders. Of a
+    feed's to leave out, and so is what an arrived bucket still has for its holds and orders, unless
+    `counts_include_arrived`. Of a
     bucket not here yet: the units expected, of which all but its `safety_stock` may be sold on
     backorder or pre-order: that is its limit. With `arrived`: the units that came.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from promise_svc.application.changed_lines import ChangeLine
@@ -105,6 +107,29 @@ async def test_what_an_arrived_bucket_gets_back_is_stock_here_now(world: World, 
 
     assert await figures(world) == {"": (2, 0, 0), "po-1": (0, 0, 0)}
     assert await hold(world, "next", "", 2) is Outcome.DONE
+
+
+async def test_a_count_of_all_that_stands_at_a_node_leaves_out_what_is_owed(world: World) -> None:
+    """Ten came, four of them are a cart's: who counts ten finds six to sell while it waits."""
+
+    async def count(on_hand: int) -> SupplyReply:
+        row = SupplyRow("A", "n1", "", on_hand, -1, "wms", next(numbers), 0, 1)
+        return (await world.index.sync_supply(world.shard("A"), [row], TIMEOUT))[0]
+
+    numbers = itertools.count(1)
+    await tell(world, "po-1", 10, world.clock.now + DAY_MS)
+    assert await hold(world, "r1", "po-1", 4) is Outcome.DONE
+    assert (await count(3)).on_hand == 3  # on its way yet: not among what is counted
+    await tell(world, "po-1", 10, ARRIVED)
+
+    owed, fewer = await count(10), await count(2)
+    assert (owed.on_hand, owed.ats) == (6, 6)
+    assert (fewer.on_hand, fewer.ats, fewer.shortage) == (0, 0, 0)
+    assert (await figures(world))["po-1"] == (4, 0, 4)
+    await count(10)
+    await resolve(world, "r1", State.RELEASED)
+    assert await figures(world) == {"": (10, 0, 0), "po-1": (0, 0, 0)}
+    assert (await count(10)).outcome == Outcome.UNCHANGED
 
 
 async def test_less_may_come_than_was_sold(world: World) -> None:

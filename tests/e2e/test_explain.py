@@ -145,6 +145,15 @@ async def test_a_hold_of_supply_on_its_way_and_a_share_kept_are_told(shop: Promi
     assert keeps == [(request.reservation_id, "", 1), (request.reservation_id, "po-9", 2)]
     assert [event.event_type for event in story.events][:2] == ["PROTECTION_SET"] * 2
 
+    # It came, and the next count is of all that stands there: two of it are the cart's.
+    came = supply_pb.SupplyRow(**place, bucket="po-9", on_hand=5, arrived=True)
+    there = supply_pb.SupplyRow(**place, on_hand=7)
+    whole = supply_pb.SyncSupplyRequest(
+        source="erp", source_sequence=2, rows=[came, there], counts_include_arrived=True
+    )
+    counted = await shop.call(shop.supply.SyncSupply, whole)
+    assert [row.on_hand for row in counted.results] == [2, 5]
+
 
 async def test_what_nobody_knows_is_explained_too(shop: PromiseClient) -> None:
     """No item, no node, no count: answers, not errors."""

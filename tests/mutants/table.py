@@ -87,6 +87,18 @@ MUTANTS = (
         ),
         "A node would be loaded with a calendar that was deleted a moment before.",
     ),
+    # -- counts
+    Mutant(
+        "owed_units_counted_twice",
+        f"{LUA}/supply.lua",
+        "elseif step[9] == 1 and bucket == '' then",
+        "elseif step[9] == 2 and bucket == '' then",
+        (
+            "tests/contract/test_inbound.py::"
+            "test_a_count_of_all_that_stands_at_a_node_leaves_out_what_is_owed",
+        ),
+        "Units that came for an order would be sold once more by the next count.",
+    ),
     # -- shares
     Mutant(
         "share_takes_back_what_it_never_gave",

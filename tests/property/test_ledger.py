@@ -316,6 +316,7 @@ class Steps(RuleBasedStateMachine):
                 st.sampled_from(["", "erp", "wms"]),
                 st.integers(0, 3),
                 st.sampled_from([0, 0, 5_000_000, ARRIVED]),
+                st.integers(0, 1),
             ),
             min_size=1,
             max_size=4,

@@ -7,6 +7,17 @@ local function supply_reply(outcome, row)
   return {outcome, row and row[ON_HAND] or 0, units, S.epoch, S.sequence, shortage(row)}
 end
 
+-- Units at a node that arrived buckets have for their holds and orders. O(positions of the SKU).
+local function arrived_units(sku, node)
+  local units = 0
+  for _, field in ipairs(call('HKEYS', S.base .. 'p:' .. sku)) do
+    local at, bucket = string.match(field, '^([^\t]*)\t(.*)$')
+    local row = at == node and get_row(sku, node, bucket)
+    if row and row[ARRIVAL_MS] == ARRIVED then units = units + row[ON_HAND] end
+  end
+  return units
+end
+
 local function sync_row(step)
   local sku, node, bucket = step[1], step[2], step[3]
   local row = get_row(sku, node, bucket)
@@ -23,7 +34,11 @@ local function sync_row(step)
   local moved = row[SOURCE] ~= step[6] or row[SOURCE_SEQUENCE] ~= step[7]
   local on_hand, owed = step[4], 0
   -- This report was counted before: what left since then has left.
-  if step[6] ~= '' and not moved and arrival ~= ARRIVED then on_hand, owed = row[ON_HAND], row[SOLD_SHORT] end
+  if step[6] ~= '' and not moved and arrival ~= ARRIVED then
+    on_hand, owed = row[ON_HAND], row[SOLD_SHORT]
+  elseif step[9] == 1 and bucket == '' then
+    on_hand = math.max(0, on_hand - arrived_units(sku, node))
+  end
   local same = known and row[ON_HAND] == on_hand and row[SAFETY] == safety and row[SOLD_SHORT] == owed
     and row[ARRIVAL_MS] == arrival
   row[COMMITTED], row[SOLD_SHORT] = row[COMMITTED] - row[SOLD_SHORT] + owed, owed
