@@ -529,7 +529,7 @@ class SeveralShards:
         if longer:
             no_lines: dict[int, tuple[LegLine, ...]] = dict.fromkeys(longer, ())
             replies = await self._conform(rid, claim, wanted.expire_ms, no_lines, deadline)
-            if not all(s in replies and replies[s].outcome in _GRANTED for s in longer):
+            if not _agreed(replies, longer):
                 self._tasks.start(_quietly(self._as_claimed(rid, home)))
                 if len(replies) < len(longer):
                     raise Unavailable("a shard of the reservation did not answer; it is unchanged")
@@ -594,7 +594,9 @@ class SeveralShards:
                 for shard, reply in replies.items()
                 for shortfall in reply.shortfalls
             )
-            if not all(s in replies and replies[s].outcome in _GRANTED for s in growing):
+            if not _agreed(replies, growing):
+                if any(reply.state == State.EXPIRED for reply in replies.values()):
+                    return await self._ended(rid, home, claim, replies.values(), deadline), {}, ()
                 await self.set_back(rid, home, deadline)
                 if len(replies) < len(growing):
                     raise Unavailable("a shard of the reservation did not answer; it is unchanged")
@@ -909,6 +911,13 @@ def _refusal(hold: Hold, home: StepReply, refused: Mapping[int, StepReply]) -> H
 def _grows(now: Sequence[LegLine], wanted: Sequence[LegLine]) -> bool:
     units = {line[:3]: line.quantity for line in now}
     return any(line.quantity > units.get(line[:3], 0) for line in wanted)
+
+
+def _agreed(replies: Mapping[int, StepReply], shards: Iterable[int]) -> bool:
+    """Whether every leg has what was asked for before home decides. One that has ended agrees to
+    all that follows its claim, and to nothing more than it had."""
+    found = [replies.get(shard) for shard in shards]
+    return all(r and r.outcome in _GRANTED and r.state in _STANDING for r in found)
 
 
 def _stands(reply: StepReply) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from promise_svc.application.changed_lines import ChangeLine
 from promise_svc.application.ports import StoredReservation
 from promise_svc.application.reservation_changes import ChangeCommand
 from promise_svc.domain.network import NodeStatus
@@ -256,6 +257,25 @@ async def test_a_retry_that_finds_a_leg_ended_does_not_lose_what_was_acknowledge
     assert (again.replayed, again.reservation.state) == (True, State.EXPIRED)
     assert again.reservation.expire_ms <= world.clock.now
     assert await state_of(world) is State.EXPIRED
+
+
+@pytest.mark.parametrize("verb", ["amend", "extend"])
+async def test_a_leg_that_has_ended_neither_grows_nor_lives_longer(world: World, verb: str) -> None:
+    """Home would still call it a hold; then nobody is told of more, but that it has ended."""
+    await early_leg(world, 1_000, noted=True)
+    world.advance(300)
+    worker = world.worker()
+
+    if verb == "amend":
+        more = ChangeCommand(reservation_id=RID, lines=(ChangeLine("l2", 3),))
+        told = await worker.reservations.changes.amend(more, TIMEOUT)
+    else:
+        told = await worker.reservations.changes.extend(RID, 9_000, 90_000, 0, None, TIMEOUT)
+    await worker.rest()
+
+    assert told.outcome is TransitionOutcome.EXPIRED
+    assert await state_of(world) is State.EXPIRED
+    assert [await world.held_and_committed(sku) for sku in CART] == [(0, 0)] * 3
 
 
 async def test_a_resolver_that_finds_a_leg_ended_does_not_lose_what_was_acknowledged(

@@ -731,6 +731,17 @@ MUTANTS = (
         "Units asked for by a worker that died would be held by an order that does not name them.",
     ),
     Mutant(
+        "ended_legs_agree",
+        "promise_svc/application/several_shards.py",
+        "    return all(r and r.outcome in _GRANTED and r.state in _STANDING for r in found)\n",
+        "    return all(r and r.outcome in _GRANTED for r in found)\n",
+        (
+            "tests/contract/test_reservation_found.py::"
+            "test_a_leg_that_has_ended_neither_grows_nor_lives_longer",
+        ),
+        "A shopper would be told of more units, or of more time, on a cart that had run out.",
+    ),
+    Mutant(
         "units_move_before_it_is_decided",
         "promise_svc/application/several_shards.py",
         "expire_ms, (), int(undecided)\n",

@@ -56,6 +56,27 @@ async def protect(shopper: Shopper) -> None:
     await shopper.ask("protect", lambda w: w.supply.protect(rows, 2.0))
 
 
+@operation(1, "bundles")
+async def edit_a_bundle(shopper: Shopper) -> None:
+    """From now on another set; what was asked for before stays what it was."""
+    world, chance = shopper.world, shopper.chance
+    name = chance.choice(world.draws.bundles)
+    item = world.draws.items[name]
+    parts = [x._replace(quantity=chance.choice((1, 2, 3))) for x in item.components]
+    documents = [replace(item, components=tuple(parts))]
+    await shopper.ask("edit", lambda w: w.editor.upsert("item", documents, 2.0))
+
+
+@operation(1, "counts")
+async def withhold(shopper: Shopper) -> None:
+    """A count with another safety stock, also of what is scarce and on its way."""
+    world, chance = shopper.world, shopper.chance
+    place = (chance.choice(world.scarce), chance.choice(world.node_ids))
+    rows = [SupplyCount(*place, "", chance.randrange(6), chance.choice((0, 1, 3)))]
+    sequence = int(world.now() * 1_000)
+    await shopper.ask("withhold", lambda w: w.supply.sync("pos", sequence, rows, 2.0))
+
+
 @operation(2, "network")
 async def switch(shopper: Shopper) -> None:
     """A node off, and a while later on again; one such edit at a time."""

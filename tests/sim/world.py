@@ -222,11 +222,14 @@ class World:
         claim, body = found.claim, decode_body(found.claim)
         if claim.revision < told.revision:
             self.broken(f"{rid}: revision {told.revision} recorded, {claim.revision} is stored")
-        if claim.revision != told.revision or claim.state != told.state or body.growing:
+        stands = claim.state in (State.HELD, State.CONFIRMED, State.FULFILLED)
+        if claim.revision != told.revision or claim.state != told.state or not stands:
             return
         for shard, lines in legs_of(body.lines).items():
             _, leg = store._legs.get(shard, {}).get(rid, (None, None))
-            if leg is None or (leg.attempt == claim.attempt and set(leg.lines) != set(lines)):
+            # One of a later attempt, or asked for more meanwhile, is ahead of its claim.
+            ahead = leg and (leg.attempt != claim.attempt or leg.change > claim.change)
+            if not ahead and (leg is None or {*leg.lines} != {*lines}):
                 self.broken(f"{rid}: told recorded, and its leg on {shard} is {leg}, not {lines}")
 
     # how it runs
