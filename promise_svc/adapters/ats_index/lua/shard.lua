@@ -48,7 +48,7 @@ verb('restore', function(keys, args)
     S.epoch, S.sequence = tonumber(args[i]), tonumber(args[i + 1])
     local event = unpack_(args[i + 2])
     if event[2] > S.time then S.time = event[2] end
-    for _, image in ipairs(event[7]) do touch_row(image[1], image[2], image[3], image[4]) end
+    for _, image in ipairs(event[7]) do S.row_dirty[row_id(image[1], image[2], image[3])] = image end
     local claim, leg = event[5], event[6]
     if #leg > 0 then
       set_leg(event[3], leg)
