@@ -553,3 +553,15 @@ async def test_the_key_of_quote_tokens_is_made_once_and_the_same_for_all(
     assert len(set(told)) == 1
     assert told[0] in made
     assert await order_store.quote_key(b"x" * 32) == told[0]
+
+
+@pytest.mark.parametrize("sku", ['"', "\\", '\\"', "a,b", "{}", "NULL", "", "ä", "a\nb\t", "','"])
+async def test_texts_are_kept_whatever_is_in_them(order_store: OrderStore, sku: str) -> None:
+    """Beside plain ones in one batch: many texts go to the store as one."""
+    history = History(0)
+    events = [history.start_epoch(), *(history.sync(each, 1) for each in ("plain", sku))]
+
+    await order_store.append(0, START, events)
+
+    _, images = await order_store.read_positions(0)
+    assert {image.sku for image in images} == {"plain", sku}

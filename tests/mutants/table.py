@@ -940,6 +940,14 @@ MUTANTS = (
         "The second of two events under one name would vanish in silence.",
     ),
     Mutant(
+        "texts_not_escaped",
+        "promise_svc/adapters/order_store/batch.py",
+        '    if "\\\\" in joined or joined',
+        "    if joined",
+        ("tests/contract/test_order_store.py::test_texts_are_kept_whatever_is_in_them",),
+        "A SKU with a backslash would be stored under another name, and never found again.",
+    ),
+    Mutant(
         "gap_skipped",
         "promise_svc/adapters/order_store/batch.py",
         "            follows = at.sequence == after.sequence + 1\n",

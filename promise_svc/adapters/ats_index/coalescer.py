@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from promise_svc.adapters.ats_index.breaker import WATCH_SECONDS, Breaker, NodeObserver, Why
@@ -34,6 +34,9 @@ IN_FLIGHT_MAX = 16
 
 QUEUED_STEPS_MAX = 20_000
 """Steps waiting per node before new ones are refused."""
+
+ANSWERED_MAX = 256
+"""Answered calls that may lie among the deadlines before they are looked through."""
 
 _RECONNECT_SECONDS = (0.02, 1.0)
 
@@ -59,9 +62,24 @@ class _Call:
     ) -> None:
         self.args = args
         self.done = done
-        self.settle = settle
+        self.settle: Callable[[Reply], None] | None = settle
         """Gives ``done`` its result; asked only while that waits."""
         self.sent = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether somebody still waits for an answer that may still come."""
+        return self.settle is not None and not self.done.done()
+
+    def answer(self, reply: Reply) -> None:
+        settle, self.settle = self.settle, None
+        if settle is not None and not self.done.done():
+            try:
+                settle(reply)
+            except Exception as error:  # noqa: BLE001 - of one answer; others come after it
+                self.done.set_exception(error)
+        # The call may lie among the deadlines for long; what was asked and answered must not.
+        del self.done, self.args
 
 
 class _Batch:
@@ -97,7 +115,8 @@ class Lane:
         self._closing = False
         self._calls = 0
         self._deadlines: list[tuple[float, int, _Call]] = []
-        """A heap; calls that were answered lie in it until their time has come."""
+        """A heap; answered calls lie in it until their time has come, or they are the most."""
+        self._answered = 0
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -157,7 +176,7 @@ class Lane:
         loop, deadlines = self.loop, self._deadlines
         while deadlines:
             deadline, _, call = deadlines[0]
-            if not call.done.done():
+            if call.waiting:
                 if deadline > loop.time():
                     self._timer = loop.call_at(deadline, self._watch)
                     return
@@ -217,7 +236,7 @@ class Lane:
                 if self._gathering.get((batch.key, batch.function)) is batch:
                     del self._gathering[batch.key, batch.function]
                 self._queued -= batch.size
-                batch.calls = [call for call in batch.calls if not call.done.done()]
+                batch.calls = [call for call in batch.calls if call.waiting]
                 if batch.calls:
                     self._in_flight += 1
                     batches.append(batch)
@@ -249,16 +268,16 @@ class Lane:
             self.breaker.close()
         at = 0
         for call in batch.calls:
-            part: Reply = reply
+            part, size = reply, len(call.args)
             if batch.steps and isinstance(reply, list):
-                part = reply[at : at + len(call.args)]
-                at += len(call.args)
-            call.args = []
-            if not call.done.done():
-                try:
-                    call.settle(part)
-                except Exception as error:  # noqa: BLE001 - of one answer; others come after it
-                    call.done.set_exception(error)
+                part = reply[at : at + size]
+                at += size
+            call.answer(part)
+        self._answered += len(batch.calls)
+        if self._answered > ANSWERED_MAX and 2 * self._answered > len(self._deadlines):
+            self._deadlines = [entry for entry in self._deadlines if entry[2].waiting]
+            heapify(self._deadlines)
+            self._answered = 0
 
     def _refuse_queued(self, why: Why) -> None:
         self._gathering.clear()
@@ -333,5 +352,5 @@ def _too_late(*, sent: bool) -> PromiseServiceError:
 
 def _fail(batch: _Batch, error: PromiseServiceError) -> None:
     for call in batch.calls:
-        if not call.done.done():
+        if call.waiting:
             call.done.set_exception(error)

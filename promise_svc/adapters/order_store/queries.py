@@ -106,8 +106,8 @@ new_positions AS (
 def _append(on_conflict: str) -> str:
     parts = [_MOVED, _EVENTS.format(on_conflict=on_conflict), _RESERVATIONS, _LEGS, _POSITIONS]
     statement = "WITH" + ",".join(parts) + "\nSELECT shard FROM moved"
-    # Arrays of integers come as text; see ``batch``.
-    return re.sub(r"(\$\d+)::((?:big|small)?int\[\])", r"\1::text::\2", statement)
+    # All arrays but those of bytes come as text; see ``batch``.
+    return re.sub(r"(\$\d+)::(\w*int|text|jsonb)\[\]", r"\1::text::\2[]", statement)
 
 
 APPEND = _append("")
