@@ -81,7 +81,7 @@ def _measure(cells: int) -> tuple[int, float, int, float]:
         made.load(shard, 1, 1, 1, images)
     filled = time.process_time() - begun
     rng = random.Random(5)
-    reads = hotpath.availability_reads(made, feed_behind_ms=1)
+    reads = hotpath.availability_reads(made, feed_behind_ms=1, protected=set())
     assert reads is not None, "the bench runs compiled"
     reads.follow(dict.fromkeys(nodes, True), {}, ())
     bodies = [
