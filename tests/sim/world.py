@@ -6,8 +6,8 @@ import asyncio
 import hashlib
 import logging
 import random
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,18 +16,13 @@ from promise_svc.application.ports import ClusterIdentity
 from promise_svc.application.reservation import Reservation
 from promise_svc.application.reservation_body import CreateCommand, decode_body, legs_of
 from promise_svc.config import ClusterConfig
-from promise_svc.domain.inventory import PositionKey, StockPosition, for_segment
-from promise_svc.domain.inventory import ats as units_of
-from promise_svc.domain.network import NodeStatus
 from promise_svc.domain.reservation import (
-    OPEN,
-    CreateOutcome,
+    LegLine,
     ProtectRow,
     State,
     SupplyRow,
 )
 from promise_svc.domain.sharding import shard_of
-from promise_svc.errors import PromiseServiceError
 from tests.sim.draws import NODES, PLAIN, draw
 from tests.sim.faults import trouble
 from tests.sim.laws import Laws, restless, unlike
@@ -35,11 +30,11 @@ from tests.sim.loop import Process, VirtualLoop
 from tests.sim.merchants import Shopper
 from tests.sim.network import Weather, Wire
 from tests.sim.order_store import StoreServer
-from tests.sim.process import Gone, Worker, composed
+from tests.sim.process import Worker, composed
+from tests.sim.sell_out import sell_out
 from tests.sim.stock_laws import StockLaws
 from tests.sim.told import LATER, Told
 from tests.sim.valkey import EPOCH_MS, Cluster, Session, Shard
-from tests.support.reservation_world import a_cart
 
 SAFETY_SECONDS = 3.0
 """Virtual seconds of shopping under faults."""
@@ -114,7 +109,6 @@ class World:
         self._log = log
         self._trace = hashlib.blake2b(digest_size=8)
         self._names = 0
-        self._last: Counter[str] = Counter()
         self._speaking: list[tuple[Process, asyncio.Future[None]]] = []
         loop.dial = self._dial
         self.cluster.on_step = self._stepped
@@ -227,9 +221,11 @@ class World:
             return
         for shard, lines in legs_of(body.lines).items():
             _, leg = store._legs.get(shard, {}).get(rid, (None, None))
-            # One of a later attempt, or asked for more meanwhile, is ahead of its claim.
+            # One of a later attempt, or asked for more meanwhile, is ahead of its claim; one that
+            # has ended since by its shard's clock had what was told, and more perhaps.
             ahead = leg and (leg.attempt != claim.attempt or leg.change > claim.change)
-            if not ahead and (leg is None or {*leg.lines} != {*lines}):
+            had = leg and leg.state == State.EXPIRED and _covers(leg.lines, lines)
+            if not (ahead or had) and (leg is None or {*leg.lines} != {*lines}):
                 self.broken(f"{rid}: told recorded, and its leg on {shard} is {leg}, not {lines}")
 
     # how it runs
@@ -251,7 +247,7 @@ class World:
         rested = self.now() - calm
         if not self.failed:
             self._check_rest()
-            await self._sell_out()
+            await sell_out(self)
         return rested
 
     async def end(self) -> None:
@@ -350,53 +346,6 @@ class World:
         claims = {rid: c for shard in self.cluster.shards for rid, c in shard.ledger.claims.items()}
         self.told.check_claims(claims)
 
-    async def _sell_out(self) -> None:
-        """What is free can be bought, also by whom it is kept for; then nothing is left."""
-        if "network" in self.draws.kinds:
-            await self._insist(lambda w: w.editor.set_node_status("n1", NodeStatus.ON, 3.0))
-        for sku in self.scarce:
-            ledger, key = self.shard(sku).ledger, PositionKey(sku, "n1", "")
-            soon = self.clock_max_ms() + 5_000
-            still = all(leg.expire_ms > soon for leg in ledger.legs.values() if leg.state in OPEN)
-            for segment in ("", *(x.segment for x in ledger.positions[key].protected)):
-                await self._buy(sku, _free(ledger.positions[key], segment), segment)
-            if still:
-                await self._ask_for(sku, 1, "", CreateOutcome.INSUFFICIENT_STOCK)
-            for later in [x for x in ledger.positions if x[:2] == key[:2] and x.bucket]:
-                if ledger.positions[later].arrival_ms > self.clock_max_ms():
-                    units = _free(ledger.positions[later], "")
-                    await self._buy(sku, units, "", allow_backorder=True)
-
-    async def _buy(self, sku: str, units: int, segment: str, **other: bool) -> None:
-        """All of it, by as many owners as limits make necessary."""
-        _, limit = self.draws.limits().get(sku, ("", None))
-        most = limit.quantity_max if limit else units
-        while units > 0:
-            await self._ask_for(sku, min(units, most), segment, CreateOutcome.HELD, **other)
-            units -= most
-
-    async def _ask_for(
-        self, sku: str, units: int, segment: str, expected: CreateOutcome, **other: bool
-    ) -> None:
-        name = f"{sku} {expected.name}"
-        self._last[name] += 1
-        name += "+" * (self._last[name] - 1)
-        cart = a_cart(name, [sku], units, ttl_ms=600_000, owner_id=name, segment=segment, **other)
-        answer = await self._insist(lambda w: w.reservations.create(cart, 3.0))
-        if answer is not None and answer.outcome is not expected:
-            self.broken(f"{units} of {sku} are {answer.outcome.name}, not {expected.name}")
-
-    async def _insist(self, work: Callable[[Worker], Awaitable[Any]]) -> Any:
-        """Ask until there is an answer: connections that broke come back within a second or two."""
-        for _ in range(30):
-            try:
-                return await self.workers[0].ask(work, 4.0)
-            except (PromiseServiceError, Gone, TimeoutError) as error:
-                last = error
-                await asyncio.sleep(0.2)
-        self.broken(f"in calm weather a call raises {last!r}")
-        return None
-
     # the network
 
     async def _dial(self, build: Callable[[], Any], host: str, port: int) -> Wire:
@@ -426,8 +375,9 @@ class World:
                 waiting[1].set_result(None)
 
 
-def _free(row: StockPosition, segment: str) -> int:
-    return units_of(*for_segment(row, segment))
+def _covers(more: Sequence[LegLine], lines: Sequence[LegLine]) -> bool:
+    units = {line[:3]: line.quantity for line in more}
+    return all(units.get(line[:3], 0) >= line.quantity for line in lines)
 
 
 _QUIET = ("read_claims", "read_legs", "read_positions", "open_claims", "read_meta")
