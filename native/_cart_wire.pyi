@@ -17,6 +17,9 @@ def read_cart(
 def write_held(
     outcome: int, reservation: tuple[Any, ...], replayed: bool, durability: int
 ) -> bytes | None: ...
+def write_transition(
+    outcome: int, reservation: tuple[Any, ...], replayed: bool, durability: int
+) -> bytes | None: ...
 def write_refused(outcome: int, lines: Sequence[tuple[Any, ...]]) -> bytes | None: ...
 def write_promises(
     outcome: int,

@@ -513,22 +513,44 @@ def write_held(int64_t outcome, tuple reservation not None, bint replayed, int64
         writer.number(0x10, HELD)
         writer.text(0x0A, (<tuple>lines[i])[0])
         writer.head(0x1A, before)
-    before = writer.written()
+    if not write_reservation(reservation):
+        return None
+    writer.number(0x08, outcome)
+    return writer.message()
+
+
+def write_transition(int64_t outcome, tuple reservation not None, bint replayed, int64_t durability):
+    """The reply of what moves a reservation (ConfirmReservation and its like), or None.
+
+    ``reservation`` as of ``write_held``.
+    """
+    writer.begin()
+    writer.number(0x20, durability)
+    writer.number(0x18, replayed)
+    if not write_reservation(reservation):
+        return None
+    writer.number(0x08, outcome)
+    return writer.message()
+
+
+cdef bint write_reservation(tuple reservation) except -1:
+    cdef size_t before = writer.written()
+    cdef Py_ssize_t i
+    cdef tuple lines = reservation[4]
     writer.time(0x52, reservation[9])
     writer.time(0x4A, reservation[8])
     writer.text(0x42, reservation[7])
     writer.text(0x3A, reservation[6])
     writer.number(0x30, reservation[5])
     for i in range(len(lines) - 1, -1, -1):
-        if not write_reserved_line(<tuple>lines[i]):
-            return None
+        if not is_known(lines[i], 5) or not write_reserved_line(<tuple>lines[i]):
+            return False
     writer.number(0x20, reservation[3])
     writer.number(0x18, reservation[2])
     writer.text(0x12, reservation[1])
     writer.text(0x0A, reservation[0])
     writer.head(0x12, before)
-    writer.number(0x08, outcome)
-    return writer.message()
+    return True
 
 
 cdef bint write_reserved_line(tuple line) except -1:

@@ -46,7 +46,8 @@ class Call:
     trace_id: str
 
 
-Handler = Callable[[Any, Call], Awaitable[Message]]
+Handler = Callable[[Any, Call], Awaitable[Message | bytes]]
+"""Its reply, or that encoded."""
 
 AtOnce = Callable[[bytes], bytes | None]
 """Answers the plain requests of a method without waiting for anything; None for all others, of

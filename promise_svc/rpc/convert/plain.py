@@ -1,4 +1,5 @@
-"""CreateReservation and PromiseCart without messages: bytes <-> values, where both are plain.
+"""CreateReservation, PromiseCart and the replies of what moves a reservation, without messages:
+bytes <-> values, where both are plain.
 
 The same values and the same bytes as ``reservation.py`` and ``promise.py`` make of them, or None:
 then those have their turn. A field that only they know, of the contract or of a value, makes a
@@ -21,9 +22,10 @@ from promise_svc.application.quote import QuoteToken
 from promise_svc.application.reservation import CreateResult, Reservation
 from promise_svc.application.reservation_body import CreateCommand, RequestedLine
 from promise_svc.application.stock import Consistency
+from promise_svc.application.transition import TransitionResult
 from promise_svc.domain.delivery import DeliveryPromise
 from promise_svc.domain.reach import Address, Line
-from promise_svc.domain.reservation import DurabilityMode, HoldPolicy
+from promise_svc.domain.reservation import DurabilityMode, HoldPolicy, TransitionOutcome
 from promise_svc.hotpath import cart_wire
 from promise_svc.rpc.convert.availability import ORDER_TIME_MS_MAX
 from promise_svc.rpc.convert.reservation import STATE_NUMBERS, TtlLimits
@@ -65,9 +67,29 @@ def create_reply(result: CreateResult) -> bytes | None:
         return None
     if reservation is None:
         return cart_wire.write_refused(result.outcome, result.lines)
-    if reservation.promised is not None or reservation.unheld or _more(reservation, _OF_HELD):
+    if reservation.unheld:
         return None
-    values = (
+    values = _values(reservation)
+    if values is None:
+        return None
+    return cart_wire.write_held(result.outcome, values, result.replayed, result.durability)
+
+
+def transition_reply(wanted: TransitionOutcome, result: TransitionResult) -> bytes | None:
+    """A ConfirmReservationResponse, or that of another call that moves a reservation; ``wanted`` is
+    the outcome that did."""
+    values = _values(result.reservation)
+    if values is None or _more(result, _OF_TRANSITION):
+        return None
+    durability = result.durability if result.outcome is wanted else 0
+    return cart_wire.write_transition(result.outcome, values, result.replayed, durability)
+
+
+def _values(reservation: Reservation) -> tuple[Any, ...] | None:
+    """As the codec takes them; None where there is more."""
+    if reservation.promised is not None or _more(reservation, _OF_HELD):
+        return None
+    return (
         reservation.reservation_id,
         reservation.owner_id,
         _STATES[reservation.state],
@@ -79,7 +101,6 @@ def create_reply(result: CreateResult) -> bytes | None:
         reservation.create_ms,
         reservation.expire_ms,
     )
-    return cart_wire.write_held(result.outcome, values, result.replayed, result.durability)
 
 
 def read_cart(body: bytes, now_ms: int) -> PromiseCartRequest | None:
@@ -150,6 +171,7 @@ _OF_HELD = _others(
     "reservation_id owner_id state revision create_ms expire_ms lines fulfillment_method segment "
     "order_reference promised unheld",
 )
+_OF_TRANSITION = _others(TransitionResult, "outcome reservation replayed durability")
 _OF_CART = _others(
     PromiseCartReply,
     "outcome options unfulfilled_lines network_version currency_code freshness order_ms",
