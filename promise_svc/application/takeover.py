@@ -57,14 +57,14 @@ class Takeover:
         at, restored_count = meta.at, 0
         cursor = await self._store.cursor(shard)
         await refuse_fork(self._index, self._store, shard, min(meta.at, cursor), _TIMEOUT)
-        while at < cursor:
-            events = await self._store.read_events(shard, at, _CHUNK)
-            if not events:
-                break
-            await self._index.restore(shard, events, _TIMEOUT)
-            at = events[-1].at
-            restored_count += len(events)
         try:
+            while at < cursor:
+                events = await self._store.read_events(shard, at, _CHUNK)
+                if not events:
+                    break
+                await self._index.restore(shard, events, _TIMEOUT)
+                at = events[-1].at
+                restored_count += len(events)
             started = await self._index.take_over(shard, at, _TIMEOUT)
         except PreconditionFailed:
             # Another process was faster; if it has not finished, the next call tries again.
