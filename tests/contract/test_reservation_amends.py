@@ -129,8 +129,11 @@ async def test_what_left_cannot_be_amended_away_and_something_must_stay(world: W
     assert less.outcome is TransitionOutcome.EXCEEDS_OPEN_QUANTITY
     assert more.outcome is TransitionOutcome.AMENDED
     assert await totals(world) == [(0, 1), (0, 2), (0, 2)]
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidRequest, match="release it instead"):
         await amend(await held(world, rid="r-2"), 0, 0, 0, rid="r-2")
+    # Two have left for good: that is no reason to say that nothing would be left.
+    with pytest.raises(InvalidRequest, match="cancel what is open instead"):
+        await amend(worker, 2, 0, 0, key="k3")
 
 
 async def test_units_move_to_another_node_or_stay(world: World) -> None:
