@@ -7,8 +7,8 @@ import gc
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -155,8 +155,7 @@ class Service:
 
     async def __aenter__(self) -> Service:
         try:
-            with _uncollected():
-                await self._start()
+            await self._start()
         except BaseException:
             await self._closing.aclose()
             raise
@@ -516,6 +515,7 @@ def serve(
 ) -> None:
     """Run the service until SIGTERM or SIGINT, then drain. ``on_listening`` gets the port."""
     configure_logs(process.log_level.upper())
+    collect_later()
     uvloop.run(_serve(cluster, process, on_listening, progress))
 
 
@@ -545,6 +545,7 @@ def relay(
 ) -> None:
     """Run the background loops alone until SIGTERM or SIGINT, for servers without them."""
     configure_logs(process.log_level.upper())
+    collect_later()
     uvloop.run(_relay(cluster, process, on_running))
 
 
@@ -565,16 +566,10 @@ async def _relay(
     _log.info("stopped")
 
 
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """For a load: the collector would walk all that was read again and again, and find nothing."""
-    collected = gc.isenabled()
+def collect_later() -> None:
+    """Not before ``collect_seldom``: the collector would walk all that is loaded again and again,
+    and find nothing."""
     gc.disable()
-    try:
-        yield
-    finally:
-        if collected:
-            gc.enable()
 
 
 def collect_seldom() -> None:
@@ -583,6 +578,7 @@ def collect_seldom() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS_MAX, 20, 20)
+    gc.enable()
 
 
 @asynccontextmanager

@@ -25,6 +25,7 @@ from prometheus_client import CollectorRegistry
 from promise_svc import __version__, hotpath
 from promise_svc.bootstrap import (
     Service,
+    collect_later,
     collect_seldom,
     front,
     metrics_page,
@@ -111,6 +112,7 @@ def run_child(cluster: ClusterConfig, process: ProcessConfig, assignment: Assign
     """Do what the supervisor assigned, until SIGTERM."""
     die_with(assignment.supervisor_pid)
     configure_logs(process.log_level.upper(), process=assignment.name)
+    collect_later()
     if not uvloop.run(_child(cluster, process, assignment)):
         sys.exit(1)
 
