@@ -79,10 +79,6 @@ WRITTEN_MS = 10_000
 BACKGROUND_SECONDS = 5.0
 """Time for what follows a reply; the resolver takes over after that."""
 
-EARLY_MS = 500
-"""A leg may end so much before its claim, by their shards' clocks; it is looked at once, as the
-hold is made. Messages later than that mean that something is wrong, and so do clocks."""
-
 NOTES_MAX = 32
 """Notes of one function call: a shard's other callers wait for no more than a millisecond."""
 
@@ -195,7 +191,6 @@ class SeveralShards:
                 self._tasks.start(settled)
             elif hold.multi:
                 self._note(hold)
-            self._lengthen_early(hold, claim, answers)
             return HoldReply(
                 outcome=Outcome.DONE,
                 claim=claim,
@@ -220,23 +215,6 @@ class SeveralShards:
             rid = hold.reservation_id
             let_go = await self._follow(rid, hold.attempt, State.ABORTED, taken, deadline)
         return replace(_refusal(hold, home, refused), let_go=let_go)
-
-    def _lengthen_early(
-        self, hold: Hold, claim: ClaimRecord | None, answers: Mapping[int, StepReply]
-    ) -> None:
-        """Let legs live as long as their claim where its message came much later than theirs."""
-        early = [
-            shard
-            for shard in hold.legs
-            if claim is not None
-            and answers[shard].outcome == Outcome.DONE
-            and answers[shard].time_ms + hold.ttl_ms + EARLY_MS < claim.expire_ms
-        ]
-        if claim is not None and early:
-            lines: dict[int, tuple[LegLine, ...]] = dict.fromkeys(early, ())
-            deadline = Deadline(BACKGROUND_SECONDS)
-            work = self._conform(hold.reservation_id, claim, claim.expire_ms, lines, deadline)
-            self._tasks.start(_quietly(work))
 
     def _note(self, hold: Hold) -> None:
         """Have it noted at home, soon, that every leg is held. Whoever asks meanwhile finds it

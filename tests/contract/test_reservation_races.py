@@ -154,34 +154,6 @@ async def test_a_hold_lives_by_the_shards_clock_and_not_by_the_workers(world: Wo
     assert (before, after) == ([State.HELD] * 2, [State.EXPIRED] * 2)
 
 
-async def test_legs_that_came_long_before_their_claim_live_as_long(world: World) -> None:
-    """The claim's message was stuck: nobody is given its units before the time that was told."""
-    await world.stock(A=1, B=1, C=1)
-    slow = Delayed(world.index, world.shard(RID))
-    worker = world.worker()
-    worker.index._inner = slow
-    creating = asyncio.create_task(
-        worker.reservations.create(a_cart(RID, CART, ttl_ms=5_000), TIMEOUT)
-    )
-    others = tuple(sku for sku in CART if world.shard(sku) != world.shard(RID))
-    for sku in others:
-        while not (await world.index.read_legs(world.shard(sku), [RID], TIMEOUT))[0]:
-            await asyncio.sleep(0)
-    world.advance(3_000)
-    slow.arrives.set()
-    held = await creating
-    await worker.rest()
-    world.advance(4_999)
-
-    rival = await world.worker().reservations.create(a_cart("r-2", others), TIMEOUT)
-    confirmed = await world.worker().reservations.confirm(RID, 0, None, TIMEOUT)
-
-    assert held.outcome is CreateOutcome.HELD
-    assert rival.outcome is CreateOutcome.INSUFFICIENT_STOCK
-    assert confirmed.outcome is TransitionOutcome.CONFIRMED
-    await world.check()
-
-
 async def test_a_confirm_that_was_in_time_at_home_is_in_time_everywhere(world: World) -> None:
     """The claim is pinned in time, and its legs' own time passes before they hear of it: nobody was
     given their units meanwhile, so what home decided stands."""

@@ -43,14 +43,6 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = (
-    Mutant(
-        "early_legs_end_early",
-        "promise_svc/application/several_shards.py",
-        "            self._lengthen_early(hold, claim, answers)\n",
-        "",
-        (RACES + "test_legs_that_came_long_before_their_claim_live_as_long",),
-        "A cart would fall apart seconds before the time that its shopper was told.",
-    ),
     # -- due lists
     Mutant(
         "sku_keeps_a_leg_that_gave_it_up",
