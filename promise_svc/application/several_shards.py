@@ -176,11 +176,13 @@ class SeveralShards:
         claim = home.claim or None
         opened = not hold.claim or (claim is not None and claim.attempt == hold.attempt)
         refused = {s: r for s, r in answers.items() if r.outcome not in _GRANTED}
+        stopped = in_order and bool(refused)
         if opened and hold.multi and {r.outcome for r in refused.values()} == {Outcome.OTHER_PLAN}:
             refused = await self._bar(hold, refused, deadline)
         if not refused:
-            if not hold.legs.keys() <= answers.keys():
-                # Shard by shard, the legs after one that was refused have not been asked for yet.
+            if stopped:
+                # Shard by shard, the legs after one that was refused have not been asked for yet,
+                # home's own perhaps among them.
                 rest = await self.hold(replace(hold, claim=()), deadline)
                 return rest if rest.claim else replace(rest, claim=claim, epoch=home.epoch)
             points = {s: Position(answers[s].epoch, answers[s].sequence) for s in hold.legs}

@@ -10,6 +10,8 @@ import pytest
 from promise_svc.application.changed_lines import ChangeLine
 from promise_svc.application.ports import StoredReservation
 from promise_svc.application.reservation_changes import ChangeCommand
+from promise_svc.application.several_shards import Hold
+from promise_svc.application.tasks import Deadline
 from promise_svc.domain.network import NodeStatus
 from promise_svc.domain.reservation import (
     ClaimDraft,
@@ -288,6 +290,36 @@ async def test_a_resolver_that_finds_a_leg_ended_does_not_lose_what_was_acknowle
 
     assert await state_of(world) is State.EXPIRED
     assert [await world.held_and_committed(sku) for sku in CART] == [(0, 0)] * 3
+
+
+async def test_a_hold_taken_shard_by_shard_has_its_leg_at_home_too(world: World) -> None:
+    """Another plan keeps a leg and makes way, a retry is granted it: then the legs after it must be
+    asked for, and home, which has opened the claim, has no unit for its own."""
+    low, home = sorted(CART, key=world.shard)[:2]
+    rid = next(x for x in map(str, range(9_999)) if world.shard(x) == world.shard(home))
+    await world.stock(**{low: 5, home: 0})
+    lines = {world.shard(sku): (LegLine(sku, "n1", "", 1),) for sku in (low, home)}
+    step = CreateStep(rid, 1, "old", 60_000, 9, 1, lines[world.shard(low)])
+    retry = step._replace(attempt=2, plan_hash="new")
+    await world.index.create(world.shard(low), [step], TIMEOUT)
+
+    async def makes_way(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "follow" and step.target == State.PENDING and when == "before":
+            old = FollowStep(rid, 1, State.ABORTED)
+            await world.index.follow(shard, [old], TIMEOUT)
+            await world.index.create(shard, [retry], TIMEOUT)
+
+    draft = ClaimDraft("body", 0, tuple(sorted(lines)), "{}")
+    hold = Hold(
+        reservation_id=rid, home=world.shard(home), attempt=2, plan_hash="new", ttl_ms=60_000,
+        network_version=9, legs=lines, claim=draft,
+    )  # fmt: skip
+    worker = hooked(world, makes_way)
+    told = await worker.reservations._shards.hold(hold, Deadline(TIMEOUT), ordered=True)
+    await worker.rest()
+
+    assert told.outcome is Outcome.INSUFFICIENT
+    assert await world.held_and_committed(low) == (0, 0)
 
 
 async def test_a_refused_claim_is_not_settled_while_a_leg_of_it_may_stand(world: World) -> None:

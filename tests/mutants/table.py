@@ -731,6 +731,17 @@ MUTANTS = (
         "Units asked for by a worker that died would be held by an order that does not name them.",
     ),
     Mutant(
+        "home_leg_not_asked_for",
+        "promise_svc/application/several_shards.py",
+        "            if stopped:\n",
+        "            if not hold.legs.keys() <= answers.keys():\n",
+        (
+            "tests/contract/test_reservation_found.py::"
+            "test_a_hold_taken_shard_by_shard_has_its_leg_at_home_too",
+        ),
+        "Two clicks on the last units, and a cart would be told as held that lacks one of them.",
+    ),
+    Mutant(
         "ended_legs_agree",
         "promise_svc/application/several_shards.py",
         "    return all(r and r.outcome in _GRANTED and r.state in _STANDING for r in found)\n",
@@ -1400,11 +1411,11 @@ MUTANTS = (
     Mutant(
         "settled_before_its_legs",
         "promise_svc/application/several_shards.py",
-        "        if not refused:\n            if not hold.legs.keys()",
+        "        if not refused:\n            if stopped:",
         "        if opened and hold.multi:\n"
         "            noted = self._settle(hold.reservation_id, hold.home, hold.attempt)\n"
         "            self._tasks.start(noted)\n"
-        "        if not refused:\n            if not hold.legs.keys()",
+        "        if not refused:\n            if stopped:",
         (SIMULATOR,),
         "A cart would be noted as held whole while a leg of it was refused.",
     ),
