@@ -1413,8 +1413,7 @@ MUTANTS = (
         "promise_svc/application/several_shards.py",
         "        if not refused:\n            if stopped:",
         "        if opened and hold.multi:\n"
-        "            noted = self._settle(hold.reservation_id, hold.home, hold.attempt)\n"
-        "            self._tasks.start(noted)\n"
+        "            await self._settle(hold.reservation_id, hold.home, hold.attempt)\n"
         "        if not refused:\n            if stopped:",
         (SIMULATOR,),
         "A cart would be noted as held whole while a leg of it was refused.",
