@@ -223,7 +223,8 @@ class World:
             _, leg = store._legs.get(shard, {}).get(rid, (None, None))
             # One of a later attempt, or asked for more meanwhile, is ahead of its claim; one that
             # has ended since by its shard's clock had what was told, and more perhaps.
-            ahead = leg and (leg.attempt != claim.attempt or leg.change > claim.change)
+            more = leg and leg.change + body.growing > claim.change
+            ahead = leg and (leg.attempt != claim.attempt or more)
             had = leg and leg.state == State.EXPIRED and _covers(leg.lines, lines)
             if not (ahead or had) and (leg is None or {*leg.lines} != {*lines}):
                 self.broken(f"{rid}: told recorded, and its leg on {shard} is {leg}, not {lines}")
