@@ -58,7 +58,7 @@ class Guarded:
         metadata = [("authorization", authorization)] if authorization is not None else []
         stub = pb_grpc.AvailabilityServiceStub(self.channel)
         try:
-            await stub.QueryAvailability(request, metadata=metadata, timeout=5)
+            await stub.QueryAvailability(request, metadata=metadata, timeout=30)
         except grpc.aio.AioRpcError as error:
             status = Status.FromString(dict(error.trailing_metadata())["grpc-status-details-bin"])
             info = ErrorInfo()
@@ -153,11 +153,11 @@ async def test_no_token_is_told_or_logged(guarded: Guarded) -> None:
 async def test_health_and_reflection_are_open(guarded: Guarded) -> None:
     """Load balancers and grpcurl carry no token."""
     health = health_pb2_grpc.HealthStub(guarded.channel)
-    await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+    await health.Check(health_pb2.HealthCheckRequest(), timeout=30)
 
     reflect = reflection_pb2_grpc.ServerReflectionStub(guarded.channel)
     asked = reflection_pb2.ServerReflectionRequest(list_services="")
-    answers = [reply async for reply in reflect.ServerReflectionInfo(iter([asked]), timeout=5)]
+    answers = [reply async for reply in reflect.ServerReflectionInfo(iter([asked]), timeout=30)]
 
     assert answers[0].list_services_response.service
 

@@ -77,21 +77,21 @@ async def test_the_blocking_grpcio_is_served(front: BytesFront) -> None:
 def call_blocking(address: str) -> None:
     with grpc.insecure_channel(address) as channel:
         unary = channel.unary_unary(UNARY)
-        reply, call = unary.with_call(b"hello", timeout=5)
+        reply, call = unary.with_call(b"hello", timeout=30)
         assert reply == b"hello"
         assert ("late", "1") in tuple(call.trailing_metadata())
         with pytest.raises(grpc.RpcError) as refused:
-            unary(b"refuse", timeout=5)
+            unary(b"refuse", timeout=30)
         assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert refused.value.details() == "no, ☺ 100 %"
         with pytest.raises(grpc.RpcError) as late:
             unary(b"stuck", timeout=0.1)
         assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        stuck = unary.future(b"stuck", timeout=5)
+        stuck = unary.future(b"stuck", timeout=30)
         stuck.cancel()
-        assert list(channel.unary_stream(REPLIES)(b"a,b", timeout=5)) == [b"a", b"b"]
-        assert channel.stream_unary(REQUESTS)(iter([b"a", b"b"]), timeout=5) == b"a,b"
-        assert list(channel.stream_stream(BOTH)(iter([b"1", b"2"]), timeout=5)) == [b"1", b"2"]
+        assert list(channel.unary_stream(REPLIES)(b"a,b", timeout=30)) == [b"a", b"b"]
+        assert channel.stream_unary(REQUESTS)(iter([b"a", b"b"]), timeout=30) == b"a,b"
+        assert list(channel.stream_stream(BOTH)(iter([b"1", b"2"]), timeout=30)) == [b"1", b"2"]
         futures = [unary.future(str(index).encode(), timeout=10) for index in range(200)]
         assert [future.result() for future in futures] == [b"%d" % i for i in range(200)]
 
@@ -113,10 +113,10 @@ async def test_grpclib_is_served(front: BytesFront) -> None:
     front.behaviors.unary = refusing
     async with Channel("127.0.0.1", front.port, codec=Plain()) as channel:
         unary = UnaryUnaryMethod(channel, UNARY, bytes, bytes)
-        assert await unary(b"hello", timeout=5) == b"hello"
+        assert await unary(b"hello", timeout=30) == b"hello"
         assert await unary(b"x" * 1_000_000, timeout=10) == b"x" * 1_000_000
         with pytest.raises(grpclib.GRPCError) as refused:
-            await unary(b"refuse", timeout=5)
+            await unary(b"refuse", timeout=30)
         assert refused.value.status is grpclib.const.Status.FAILED_PRECONDITION
         assert refused.value.message == "no, ☺ 100 %"
         with pytest.raises((asyncio.TimeoutError, grpclib.GRPCError)) as late:
@@ -125,11 +125,11 @@ async def test_grpclib_is_served(front: BytesFront) -> None:
         told = getattr(late.value, "status", grpclib.const.Status.DEADLINE_EXCEEDED)
         assert told is grpclib.const.Status.DEADLINE_EXCEEDED
         replies = UnaryStreamMethod(channel, REPLIES, bytes, bytes)
-        assert await replies(b"a,b", timeout=5) == [b"a", b"b"]
+        assert await replies(b"a,b", timeout=30) == [b"a", b"b"]
         requests = StreamUnaryMethod(channel, REQUESTS, bytes, bytes)
-        assert await requests([b"a", b"b"], timeout=5) == b"a,b"
+        assert await requests([b"a", b"b"], timeout=30) == b"a,b"
         both = StreamStreamMethod(channel, BOTH, bytes, bytes)
-        assert await both([b"1", b"2"], timeout=5) == [b"1", b"2"]
+        assert await both([b"1", b"2"], timeout=30) == [b"1", b"2"]
         answers = await asyncio.gather(*(unary(b"%d" % index) for index in range(200)))
         assert answers == [b"%d" % index for index in range(200)]
 

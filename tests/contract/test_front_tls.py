@@ -77,7 +77,7 @@ async def test_a_caller_of_another_authority_turns_away(front, tmp_path: Path) -
     """The certificate is not one it trusts."""
     async with channel_to(front, Authority(tmp_path, "other")) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await channel.unary_unary(UNARY)(b"x", timeout=5)
+            await channel.unary_unary(UNARY)(b"x", timeout=30)
 
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
 
@@ -85,7 +85,7 @@ async def test_a_caller_of_another_authority_turns_away(front, tmp_path: Path) -
 async def test_plaintext_is_not_served(front) -> None:
     """On the port of TLS nobody is answered without."""
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await front.unary(timeout=5)
+        await front.unary(timeout=30)
 
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
 
@@ -100,7 +100,7 @@ async def test_a_caller_who_does_not_offer_h2_is_not_served(front, authority, pr
     try:
         reader, writer = await asyncio.open_connection("localhost", front.port, ssl=context)
         writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
-        said = await asyncio.wait_for(reader.read(), 5)
+        said = await asyncio.wait_for(reader.read(), 30)
         writer.close()
     except (ssl.SSLError, ConnectionError):
         pass
@@ -130,7 +130,7 @@ async def test_a_caller_with_a_certificate_is_known_by_it(mutual, authority) -> 
 
     mutual.behaviors.unary = unary
     async with channel_to(mutual, authority, authority.issue("shop-web")) as channel:
-        await channel.unary_unary(UNARY)(b"x", timeout=5)
+        await channel.unary_unary(UNARY)(b"x", timeout=30)
 
     assert list(seen["x509_common_name"]) == [b"shop-web"]
     assert seen["identities"] == list(seen["x509_subject_alternative_name"])
@@ -146,7 +146,7 @@ async def test_a_caller_without_its_certificate_is_not_let_in(
     for client in (None, strange):
         async with channel_to(mutual, authority, client) as channel:
             with pytest.raises(grpc.aio.AioRpcError) as raised:
-                await channel.unary_unary(UNARY)(b"x", timeout=5)
+                await channel.unary_unary(UNARY)(b"x", timeout=30)
 
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
 
@@ -166,7 +166,7 @@ async def test_a_renewed_certificate_is_shown_to_new_callers(
     options = TransportOptions(tls=files, tls_refused=refused.append)
     async with bytes_front(name, options) as front, channel_to(front, authority) as channel:
         unary = channel.unary_unary(UNARY)
-        await unary(b"before", timeout=5)
+        await unary(b"before", timeout=30)
         shown = [await shown_by(front, authority)]
         copy(new.key, files.key)
         await until_shown(front, authority, lambda: bool(refused))
@@ -176,7 +176,7 @@ async def test_a_renewed_certificate_is_shown_to_new_callers(
         shown.append(await shown_by(front, authority))
         shown.append(await shown_by(front, authority, server_name=None))
 
-        assert await unary(b"after", timeout=5) == b"after"
+        assert await unary(b"after", timeout=30) == b"after"
     assert shown == ["old", "old", "new", "new"]
     assert refused == [True, False]
 
@@ -206,7 +206,7 @@ async def test_renewed_roots_decide_who_is_let_in(
 async def let_in(front: BytesFront, authority: Authority, client: Certificate) -> bool:
     async with channel_to(front, authority, client) as channel:
         try:
-            return bool(await channel.unary_unary(UNARY)(b"x", timeout=5))
+            return bool(await channel.unary_unary(UNARY)(b"x", timeout=30))
         except grpc.aio.AioRpcError as error:
             assert error.code() is grpc.StatusCode.UNAVAILABLE
             return False
@@ -236,7 +236,7 @@ async def shown_by(
 
 async def until_shown(front, authority, holds, client: Certificate | None = None) -> None:
     """Connect until the front has looked at its files: grpc.aio looks when somebody does."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not holds():
             try:
                 await shown_by(front, authority, client=client)

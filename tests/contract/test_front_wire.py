@@ -243,7 +243,7 @@ async def test_a_deadline_is_held_by_the_server_too(front: BytesFront, caller: R
     front.behaviors.unary = stuck
     answer = await caller.answer(caller.call(UNARY, b"x", ("grpc-timeout", "50m")))
 
-    await asyncio.wait_for(stopped.wait(), 5)
+    await asyncio.wait_for(stopped.wait(), 30)
     assert answer.status in (DEADLINE_EXCEEDED, None)
 
 
@@ -538,9 +538,9 @@ async def test_a_caller_that_hangs_up_halfway_leaves_nothing_behind(native: Byte
         caller.call(UNARY, b"x")
         half = caller.call(UNARY, None, end=False)
         caller.send(half, message(b"x" * 60_000)[:1000])
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
 
-    await asyncio.wait_for(stopped.wait(), 5)
+    await asyncio.wait_for(stopped.wait(), 30)
     session = native.transport._front  # type: ignore[attr-defined]  # what is left is inside
     await until(lambda: len(session.connections) == 0)
     assert session.unfinished_bytes == 0
@@ -550,7 +550,7 @@ async def test_nothing_is_served_without_the_preface(native: BytesFront) -> None
     """Frames alone are no HTTP/2."""
     reader, writer = await asyncio.open_connection("127.0.0.1", native.port)
     writer.write(frame(SETTINGS, 0, 0) + frame(PRIORITY, 0, 1, b"\0" * 5))
-    read = await asyncio.wait_for(reader.read(), 5)
+    read = await asyncio.wait_for(reader.read(), 30)
     writer.close()
 
     assert PREFACE not in read

@@ -322,7 +322,7 @@ async def test_a_hold_ends_by_the_clock(shop: Client) -> None:
     await take(shop, request)
     assert await ats(shop, sku) == 0
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await ats(shop, sku) != 2:
             await asyncio.sleep(0.02)
 

@@ -182,7 +182,7 @@ async def test_no_bytes_break_the_front(session: Any, rng: random.Random) -> Non
         connection.connection_lost(None)
         await asyncio.sleep(0)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         # Handlers end in their own time; what is then left is a leak.
         while live_calls(before):
             await asyncio.sleep(0.01)

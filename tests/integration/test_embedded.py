@@ -365,7 +365,7 @@ def processes(engine: EmbeddedValkey | EmbeddedPostgres) -> list[int]:
     return [engine.process.pid]
 
 
-def gone(pid: int, timeout_seconds: float = 5.0) -> bool:
+def gone(pid: int, timeout_seconds: float = 30.0) -> bool:
     """Tell whether a process ended, a zombie included: who reaps it is not our matter."""
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:

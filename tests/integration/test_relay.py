@@ -95,7 +95,7 @@ async def test_an_outbox_that_lost_an_entry_stops_its_shard_only(
     relay_loop = RelayLoop(Relay(index, store, observed), SHARDS, observed)
     task = asyncio.create_task(relay_loop.run(stop))
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (observed.stops and observed.carried_counts.get(1)):
             observed.seen.clear()
             await observed.seen.wait()

@@ -261,14 +261,14 @@ async def test_a_stop_in_the_middle_of_a_start_is_heard(tmp_path: Path) -> None:
     async with supervised(tmp_path) as rig:
         await until(lambda: bool(rig.started), 10)
         rig.stop.set()
-        await asyncio.wait_for(rig.running, 10)
+        await asyncio.wait_for(rig.running, 30)
 
     assert not rig.serving.is_set()
 
 
 async def until_other(rig: Rig, before: set[int]) -> set[int]:
     """The servers, once none of those before is left."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while (now := await rig.servers()) & before:
             pass
     return now

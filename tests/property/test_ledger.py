@@ -707,6 +707,7 @@ def twin(valkey: EmbeddedValkey, key_prefix: str) -> Iterator[type[TwinMachine]]
         index.close()
 
 
+@pytest.mark.timeout(400)
 def test_the_functions_do_exactly_what_the_ledger_does(twin: type[TwinMachine]) -> None:
     """Same replies, records and events from Lua as from the specification."""
     run_state_machine_as_test(

@@ -240,7 +240,7 @@ def a_node(
     )
 
 
-async def until(condition: object, seconds: float = 5.0) -> None:
+async def until(condition: object, seconds: float = 30.0) -> None:
     """Return when an async condition holds; TimeoutError when it does not in time."""
     async with asyncio.timeout(seconds):
         while not await condition():  # type: ignore[operator]

@@ -457,7 +457,7 @@ async def test_payments_go_through_while_carts_are_shed(shop: Shop, rival: Shop)
 
     assert set(seen) == {"promised", "OVERLOADED"}
     assert seen["promised"] > 10
-    assert max(waits) < 2.0, (waits, seen)
+    assert max(waits) < 5.0, (waits, seen)
 
 
 async def test_what_is_kept_for_one_channel_is_neither_shown_nor_sold_to_another(

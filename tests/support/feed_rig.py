@@ -182,7 +182,7 @@ class Rig:
     async def settle(self, *, stuck: bool = False) -> None:
         """Run until the feed is level, or waits after a failure when ``stuck``."""
         waits = len(self.waits)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while self.feed.catching_up_count() and not (stuck and len(self.waits) > waits):
                 await asyncio.sleep(0)
 

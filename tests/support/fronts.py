@@ -129,7 +129,7 @@ async def bytes_front(
                 await front.drain()
 
 
-async def until(holds: Callable[[], Any], seconds: float = 5.0) -> None:
+async def until(holds: Callable[[], Any], seconds: float = 30.0) -> None:
     """Wait for what another task or the peer is about to make true."""
     async with asyncio.timeout(seconds):
         while not holds():

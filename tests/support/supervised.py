@@ -203,7 +203,7 @@ async def callers(service: Supervised, count: int) -> AsyncIterator[list[Caller]
 async def stock(service: Supervised) -> None:
     """Returns when every worker sells it."""
     await load_stock(service.target)
-    async with callers(service, 8) as found, asyncio.timeout(20):
+    async with callers(service, 8) as found, asyncio.timeout(30):
         for number, caller in enumerate(found):
             while await caller.hold(f"first-{number}") != HELD:
                 await asyncio.sleep(0.05)  # another worker's network comes a second later

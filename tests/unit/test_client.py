@@ -60,7 +60,7 @@ def serve(request: pytest.FixtureRequest) -> Serve:
     return started
 
 
-async def ask(target: str, seconds: float = 5.0) -> tuple[pb.QueryAvailabilityResponse, int]:
+async def ask(target: str, seconds: float = 30.0) -> tuple[pb.QueryAvailabilityResponse, int]:
     async with PromiseClient(target, deadline_seconds=seconds) as client:
         reply = await client.call(client.availability.QueryAvailability, REQUEST)
         return reply, client.retry_count

@@ -286,7 +286,7 @@ async def test_without_the_order_store_the_shard_is_asked(rig: Rig) -> None:
     rig.world.write(image(1), image(2, "b"))
     rig.world.store_away = True
     rig.feed.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await rig.feed.ready.wait()
     rig.retry.set()
     await rig.settle()
@@ -455,7 +455,7 @@ async def test_random_histories_end_level(rng: random.Random) -> None:
         await torment(rig, rng)
         rig.world.index_away = rig.world.store_away = False
         rig.world.heartbeat()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while rig.feed.catching_up_count():
                 rig.retry.set()
                 await asyncio.sleep(0)

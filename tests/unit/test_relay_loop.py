@@ -43,7 +43,7 @@ class World:
             self.outbox.write(self.histories[shard].start_epoch())
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not condition():
                 self.observed.seen.clear()
                 await self.observed.seen.wait()

@@ -39,7 +39,7 @@ class Visits:
         return 0
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not condition():
                 self._moved.clear()
                 await self._moved.wait()
@@ -51,7 +51,7 @@ async def running(visits: Visits) -> AsyncIterator[None]:
     task = asyncio.create_task(visits.loop.run(stop))
     yield
     stop.set()
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, 30)
 
 
 @pytest.mark.parametrize("error", [IndexError("a bug"), Unavailable("away")])
