@@ -441,7 +441,11 @@ class SeveralShards:
         if reply.outcome != Outcome.NEEDS_PINS:
             return reply, {}
         try:
-            return await self._confirm_pinned(rid, home, _claim(reply), deadline)
+            reply, points = await self._confirm_pinned(rid, home, _claim(reply), deadline)
+            if reply.outcome == Outcome.OTHER_PLAN:
+                # What we pinned came to nothing, and a newer attempt was held meanwhile.
+                return await self.confirm(rid, home, revision, deadline)
+            return reply, points
         except (Unavailable, DeadlineExceeded) as error:
             # Of the step that failed nothing was done; but the claim is pinned, and the resolver
             # confirms it as its caller wished.

@@ -403,3 +403,24 @@ async def test_a_leg_that_gave_a_sku_up_is_no_longer_looked_at_for_it(world: Wor
 
     assert refused.outcome == Outcome.INSUFFICIENT
     assert (await world.index.scan(shard))[1][RID].state == State.HELD  # due, and not written
+
+
+async def test_a_confirm_overtaken_by_a_newer_attempt_confirms_that_one(world: World) -> None:
+    """While it finds that what it pinned was never complete, others end that, hold the cart anew
+    and confirm it: it waits for the record as they did, and does not say ALREADY_CONFIRMED."""
+    await lost_leg(world)
+    others: list[Any] = []
+
+    async def overtaken(verb: str, shard: int, step: Any, when: str) -> None:
+        if verb == "resolve" and step.target == State.ABORTED and when == "before" and not others:
+            others.append(None)
+            await world.index.resolve(shard, [step], TIMEOUT)
+            await world.resolve_everything()
+            again = world.worker().reservations.create(a_cart(RID, CART), TIMEOUT)
+            others.append(await outcome(again))
+            others.append(await outcome(world.worker().reservations.confirm(RID, 0, None, TIMEOUT)))
+
+    told = await outcome(hooked(world, overtaken).reservations.confirm(RID, 0, None, TIMEOUT))
+
+    assert others[1:] == [CreateOutcome.HELD, TransitionOutcome.CONFIRMED]
+    assert told is TransitionOutcome.CONFIRMED

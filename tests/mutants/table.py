@@ -1419,6 +1419,14 @@ MUTANTS = (
         "A cart would be noted as held whole while a leg of it was refused.",
     ),
     Mutant(
+        "overtaken_confirm_told_already",
+        "promise_svc/application/several_shards.py",
+        "            if reply.outcome == Outcome.OTHER_PLAN:\n",
+        "            if False:\n",
+        ("tests/contract/test_reservation_found.py",),
+        "A confirm that others overtook would be told as done before it is recorded.",
+    ),
+    Mutant(
         "resolver_never_probes",
         "promise_svc/application/several_shards.py",
         "        probes = await self._each(rid, claim.attempt, State.PENDING, claim.legs",
