@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import msgspec
@@ -14,7 +15,7 @@ import pytest
 
 from promise_svc.adapters.embedded import EmbeddedPostgres
 from promise_svc.adapters.order_store import PoolConfig, PostgresOrderStore
-from promise_svc.adapters.order_store.pool import open_pool
+from promise_svc.adapters.order_store.pool import health, open_pool
 from promise_svc.adapters.order_store.schema import Migration, load_migrations, migrate
 from promise_svc.application.relay import Relay
 from promise_svc.domain.inventory import StockPosition
@@ -355,6 +356,45 @@ async def test_a_connection_lost_while_writing_leaves_the_outcome_unknown(
 
     assert await store.cursor(0) == at
     assert await store.append(0, at, batch) == batch[-1].at
+
+
+@pytest.mark.fault
+async def test_a_server_that_has_said_goodbye_and_not_hung_up_is_away(database: str) -> None:
+    """A backend that is shut down says so first; who asks before it closes is told Unavailable."""
+    text = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
+    goodbye = b"E" + (len(text) + 4).to_bytes(4, "big") + text
+    replies: list[tuple[asyncio.StreamWriter, asyncio.Task[None]]] = []
+    real, hung_up = urlsplit(database), asyncio.Event()
+
+    async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up_reader, up_writer = await asyncio.open_connection(real.hostname, real.port)
+        replies.append((writer, asyncio.create_task(_copied(up_reader, writer))))
+        await _copied(reader, up_writer)
+        writer.close()
+        hung_up.set()
+
+    async with await asyncio.start_server(between, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        url = real._replace(netloc=real.netloc.rpartition(":")[0] + f":{port}").geturl()
+        pool = await open_pool(PoolConfig(url=url, connections_max=1))
+        await health(pool, 5.0)
+
+        writer, copying = replies[0]
+        copying.cancel()
+        writer.write(goodbye)
+        for _ in range(20):  # turns of the loop, in which the driver reads it
+            await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="InternalClientError"):
+            await health(pool, 5.0)
+        pool.terminate()
+        await asyncio.wait_for(hung_up.wait(), 30)
+
+
+async def _copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+    writer.close()
 
 
 @pytest.mark.fault

@@ -1419,6 +1419,14 @@ MUTANTS = (
         "A cart would be noted as held whole while a leg of it was refused.",
     ),
     Mutant(
+        "goodbye_is_internal",
+        "promise_svc/adapters/order_store/pool.py",
+        "    asyncpg.InternalClientError,\n",
+        "",
+        ("tests/integration/test_order_store.py",),
+        "A PostgreSQL that shuts down would be told to callers as a fault of ours.",
+    ),
+    Mutant(
         "overtaken_confirm_told_already",
         "promise_svc/application/several_shards.py",
         "            if reply.outcome == Outcome.OTHER_PLAN:\n",

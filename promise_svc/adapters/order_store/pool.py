@@ -121,8 +121,15 @@ def place(url: str) -> str:
         return "order store"
 
 
-FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
-"""All that a statement may raise for reasons outside its caller; InternalClientError is ours."""
+FAILURES = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+"""All that a statement may raise for reasons outside its caller. InternalClientError is what the
+driver says of a connection whose server has said goodbye and not hung up yet."""
 
 
 @asynccontextmanager
