@@ -21,7 +21,7 @@ from promise_svc.hotpath import shard_of
 
 KINDS = ("node", "node_group", "item", "calendar", "carrier_service", "lane", "sourcing_rule")
 
-_EDIT_ATTEMPTS_MAX = 8
+EDIT_ATTEMPTS_MAX = 8
 """Edits of others that may come between our reading and our writing before we give up."""
 
 _SHARDS_AT_ONCE = 64
@@ -99,7 +99,7 @@ class NetworkAdmin:
         Once it returns, no shard takes a hold planned before. OutcomeUnknown names the shards that
         may not know yet, in ``metadata["shards"]``: the same call again finishes. Raises NotFound.
         """
-        for _ in range(_EDIT_ATTEMPTS_MAX):
+        for _ in range(EDIT_ATTEMPTS_MAX):
             network = await self._store.network()
             stored = network.documents.get("node", {}).get(node_id)
             if stored is None:
@@ -115,16 +115,16 @@ class NetworkAdmin:
                 continue
             await self._raise_floor(version, timeout)
             return NodeStatusChange(version, previous)
-        raise _too_busy()
+        raise too_busy()
 
     async def _upsert_nodes(
         self, documents: Mapping[str, str], timeout: float, expected_version: int | None
     ) -> int:
         parsed: dict[str, dict[str, Any]] = {id: json.loads(doc) for id, doc in documents.items()}
-        for _ in range(_EDIT_ATTEMPTS_MAX):
+        for _ in range(EDIT_ATTEMPTS_MAX):
             network = await self._store.network()
             if expected_version not in (None, network.version):
-                raise _too_busy()
+                raise too_busy()
             present = network.documents.get("node", {})
             merged = {id: _with_status(doc, present.get(id)) for id, doc in parsed.items()}
             texts = {id: json.dumps(doc, ensure_ascii=False) for id, doc in merged.items()}
@@ -135,7 +135,7 @@ class NetworkAdmin:
             if any(_status(document) is NodeStatus.OFF for document in merged.values()):
                 await self._raise_floor(version, timeout)
             return version
-        raise _too_busy()
+        raise too_busy()
 
     async def _raise_floor(self, version: int, timeout: float) -> None:
         slots = asyncio.Semaphore(_SHARDS_AT_ONCE)
@@ -172,5 +172,5 @@ def _with_status(document: dict[str, Any], present: str | None) -> dict[str, Any
     return document | {"status": kept.value}
 
 
-def _too_busy() -> PreconditionFailed:
+def too_busy() -> PreconditionFailed:
     return PreconditionFailed("the network is being edited by others all the time; try again")

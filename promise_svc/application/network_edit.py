@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from promise_svc.application.network import NetworkAdmin, NodeStatusChange, ShardKeys
+from promise_svc.application.network import (
+    EDIT_ATTEMPTS_MAX,
+    NetworkAdmin,
+    NodeStatusChange,
+    ShardKeys,
+    too_busy,
+)
 from promise_svc.application.ports import DELETED, OrderStore
 from promise_svc.application.tasks import OwnedTasks
 from promise_svc.domain.network import (
@@ -19,9 +25,6 @@ from promise_svc.domain.network import (
 )
 from promise_svc.domain.network_validation import broken_reference, users_of
 from promise_svc.errors import PreconditionFailed
-
-_EDIT_ATTEMPTS_MAX = 8
-"""Edits of others that may come between our reading and our writing before we give up."""
 
 _PLACES = {
     "node": ("nodes", "node_id"),
@@ -92,6 +95,9 @@ class DeleteReply(NamedTuple):
 
     network_version: int
     results: tuple[DeleteResult, ...]
+
+
+ReplyT = TypeVar("ReplyT", UpsertReply, DeleteReply)
 
 
 class NetworkFollower(Protocol):
@@ -168,46 +174,52 @@ class NetworkEditor:
     async def _upsert(
         self, kind: str, documents: Sequence[Document], timeout: float, kept: frozenset[str]
     ) -> UpsertReply:
-        for _ in range(_EDIT_ATTEMPTS_MAX):
-            snapshot = await self._network.refresh()
+        async def once(snapshot: NetworkSnapshot) -> UpsertReply:
             results, changed = self._judge(kind, documents, kept, snapshot)
             if not changed:
                 return UpsertReply(snapshot.version, results)
-            try:
-                if kind == "node":
-                    version = await self._admin.upsert(kind, changed, timeout, snapshot.version)
-                else:
-                    version = await self._store.upsert_network(kind, changed, snapshot.version)
-            except PreconditionFailed:
-                continue
-            await self._network.refresh()
+            if kind == "node":
+                version = await self._admin.upsert(kind, changed, timeout, snapshot.version)
+            else:
+                version = await self._store.upsert_network(kind, changed, snapshot.version)
             return UpsertReply(version, results)
-        raise PreconditionFailed("the network is being edited by others all the time; try again")
+
+        return await self._edited(once)
 
     async def _delete(self, kind: str, names: Sequence[str]) -> DeleteReply:
         assert kind in DELETABLE, kind
-        for _ in range(_EDIT_ATTEMPTS_MAX):
-            snapshot = await self._network.refresh()
+
+        async def once(snapshot: NetworkSnapshot) -> DeleteReply:
             known, users = snapshot.documents, users_of(kind, snapshot.documents)
             there: Mapping[str, Document] = getattr(known, _PLACES[kind][0])
             deleted = {name: DELETED for name in names if name in there and name not in users}
-            results = [
+            results = tuple(
                 DeleteResult(DeleteOutcome.DELETED)
                 if name in deleted
                 else DeleteResult(DeleteOutcome.IN_USE, users[name])
                 if name in there
                 else DeleteResult(DeleteOutcome.NOT_THERE)
                 for name in names
-            ]
+            )
             if not deleted:
-                return DeleteReply(snapshot.version, tuple(results))
+                return DeleteReply(snapshot.version, results)
+            version = await self._store.upsert_network(kind, deleted, snapshot.version)
+            return DeleteReply(version, results)
+
+        return await self._edited(once)
+
+    async def _edited(self, once: Callable[[NetworkSnapshot], Awaitable[ReplyT]]) -> ReplyT:
+        """What ``once`` makes of the newest network; tried again where others edit it meanwhile."""
+        for _ in range(EDIT_ATTEMPTS_MAX):
+            snapshot = await self._network.refresh()
             try:
-                version = await self._store.upsert_network(kind, deleted, snapshot.version)
+                reply = await once(snapshot)
             except PreconditionFailed:
                 continue
-            await self._network.refresh()
-            return DeleteReply(version, tuple(results))
-        raise PreconditionFailed("the network is being edited by others all the time; try again")
+            if reply.network_version != snapshot.version:
+                await self._network.refresh()
+            return reply
+        raise too_busy()
 
     def _judge(
         self,
