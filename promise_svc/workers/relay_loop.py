@@ -96,10 +96,7 @@ class RelayLoop:
 
         A shard that waits after a failure waits on, a stopped one stays stopped.
         """
-        if shard in self._stopped or shard in self._waiting or shard in self._queued:
-            return
-        if shard in self._draining:
-            self._again.add(shard)
+        if self._has_its_turn(shard):
             return
         self._woken.add(shard)
         self._start_carrier()
@@ -137,13 +134,19 @@ class RelayLoop:
 
     def _enqueue(self, shard: int) -> None:
         """Drain ``shard`` by itself, soon."""
-        if shard in self._stopped or shard in self._waiting or shard in self._queued:
-            return
-        if shard in self._draining:
-            self._again.add(shard)
+        if self._has_its_turn(shard):
             return
         self._queued.add(shard)
         self._due.put_nowait(shard)
+
+    def _has_its_turn(self, shard: int) -> bool:
+        """Whether there is nothing to do for it now; one that is in hand gets another turn."""
+        if shard in self._stopped or shard in self._waiting or shard in self._queued:
+            return True
+        if shard in self._draining:
+            self._again.add(shard)
+            return True
+        return False
 
     def resume(self, shard: int) -> None:
         """Try a stopped shard again, after somebody has looked."""
