@@ -111,8 +111,8 @@ MUTANTS = (
     Mutant(
         "share_unseen_by_the_cells",
         "promise_svc/adapters/ats_table/table.py",
-        "            self._protected_skus.update(kept)\n",
-        "            pass\n",
+        "                    self._protected_skus.add(image.sku)\n",
+        "                    pass\n",
         (
             "tests/unit/test_ats_table.py::"
             "test_which_skus_keep_shares_is_known_to_who_reads_the_cells",

@@ -99,10 +99,13 @@ class AtsTable:
         """Apply after-images of events up to ``at``; no rows only move the clock."""
         self._core.apply(shard, *at, time_ms, _cells(rows))
         kept = self._protected[shard]
-        if kept or any(image.row.protected for image in rows):
-            self._protected_skus.difference_update(kept)
-            _note(kept, rows)
-            self._protected_skus.update(kept)
+        _note(kept, rows)
+        if kept or self._protected_skus:
+            for image in rows:
+                if image.sku in kept:
+                    self._protected_skus.add(image.sku)
+                else:
+                    self._protected_skus.discard(image.sku)
 
     def oldest_time_ms(self) -> int:
         """The smallest shard time any shard is followed to, ms; 0 while one never was."""
