@@ -145,7 +145,10 @@ def delete_from(request: pb.DeleteNetworkEntriesRequest) -> tuple[str, list[str]
     names = list(request.names)
     seen: set[str] = set()
     for index in range(fields.count("names", len(names), 1, RESOURCES_MAX)):
-        fields.text(f"names[{index}]", names[index], LANE_NAME_BYTES_MAX, optional=False)
+        if kind == "lane":
+            fields.text(f"names[{index}]", names[index], LANE_NAME_BYTES_MAX, optional=False)
+        else:
+            fields.id(f"names[{index}]", names[index])
         fields.unique(f"names[{index}]", names[index], seen)
     fields.done()
     return kind, names
