@@ -1,4 +1,4 @@
-"""Real engines for tests: one Valkey and one PostgreSQL a run, an empty place in them a test.
+"""Real engines for tests: one Valkey and one PostgreSQL a process, an empty place in them a test.
 
 A test that kills or pauses an engine starts its own (EmbeddedValkey, EmbeddedPostgres on
 `tmp_path`): a crash of the shared one would be every other test's failure.
@@ -17,21 +17,21 @@ from promise_svc.adapters.embedded import EmbeddedPostgres, EmbeddedValkey
 
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
-    """The run's Valkey: one node, cluster mode, append-only file with fsync always."""
+    """The process's Valkey: one node, cluster mode, append-only file with fsync always."""
     with EmbeddedValkey(tmp_path_factory.mktemp("valkey"), durability="fsync") as engine:
         yield engine
 
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """The run's PostgreSQL; a test takes `database`, which is empty and its own."""
+    """The process's PostgreSQL; a test takes `database`, which is empty and its own."""
     with EmbeddedPostgres(tmp_path_factory.mktemp("postgres")) as engine:
         yield engine
 
 
 @pytest.fixture
 def empty_valkey(valkey: EmbeddedValkey) -> EmbeddedValkey:
-    """The run's Valkey without a key in it; loaded Functions stay."""
+    """The process's Valkey without a key in it; loaded Functions stay."""
     flush(valkey)
     return valkey
 
