@@ -143,6 +143,12 @@ _Answered = dict[int, SupplyResult]
 """Results by row index."""
 
 
+def _counts_last(indexed: tuple[int, _Row]) -> bool:
+    """Whether a row counts what arrives by other rows of its report too: those come first."""
+    _, row = indexed
+    return isinstance(row, SupplyRow) and bool(row.arrived_counted) and not row.bucket
+
+
 class SaleObserver(Protocol):
     """Who counts sales made elsewhere."""
 
@@ -244,7 +250,9 @@ class SupplyWriter:
         deadline = Deadline(timeout)
         refused = await self._refused(rows, timeout)
         shards = self._by_shard(
-            (index, row.sku) for index, row in enumerate(rows) if index not in refused
+            (index, row.sku)
+            for index, row in sorted(enumerate(rows), key=_counts_last)
+            if index not in refused
         )
 
         async def tell(shard: int, indices: Sequence[int]) -> _Answered | PromiseServiceError:

@@ -877,9 +877,10 @@ class ShardLedger:
         return self._supply_reply(Outcome.DONE, key)
 
     def _arrived(self, here: PositionKey) -> int:
-        """Units at a node that arrived buckets have for their holds and orders."""
+        """Units that arrived buckets of a node owe their holds and orders: more than they have,
+        where less came than was sold."""
         return sum(
-            row.on_hand
+            max(row.on_hand, row.committed + row.held)
             for key, row in self.positions.items()
             if key[:2] == here[:2] and row.arrival_ms == ARRIVED
         )

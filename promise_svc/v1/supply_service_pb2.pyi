@@ -122,7 +122,8 @@ class SyncSupplyRequest(_message.Message):
     """
     counts_include_arrived: _builtins.bool
     """Whether the feed counts all that stands at a node: then its counts of stock here now include what
-    arrived buckets still have for their holds and orders, and the service takes that off. False says
+    arrived buckets still owe their holds and orders, and the service takes that off. Within a call
+    buckets are worked first; tell an arrival no later than the count that includes it. False says
     that the feed has left it out.
     """
     @_builtins.property

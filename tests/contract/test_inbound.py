@@ -132,6 +132,19 @@ async def test_a_count_of_all_that_stands_at_a_node_leaves_out_what_is_owed(worl
     assert (await count(10)).outcome == Outcome.UNCHANGED
 
 
+async def test_a_count_of_all_leaves_out_what_a_short_bucket_lacks_too(world: World) -> None:
+    """Eight were sold of it and five came: of twenty that stand there, twelve are free."""
+    await tell(world, "po-1", 10, world.clock.now + DAY_MS)
+    assert await hold(world, "r1", "po-1", 8) is Outcome.DONE
+    await resolve(world, "r1", State.CONFIRMED)
+    await tell(world, "po-1", 5, ARRIVED)
+
+    row = SupplyRow("A", "n1", "", 20, -1, "wms", 1, 0, 1)
+    counted = (await world.index.sync_supply(world.shard("A"), [row], TIMEOUT))[0]
+
+    assert (counted.on_hand, counted.ats) == (12, 12)
+
+
 async def test_less_may_come_than_was_sold(world: World) -> None:
     """The shortage shows at the bucket; stock here now keeps what it has. What comes later pays it
     first, and only the rest is free."""

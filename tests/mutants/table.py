@@ -1470,6 +1470,25 @@ MUTANTS = (
     ),
     # -- supply on its way
     Mutant(
+        "short_bucket_owes_what_it_has",
+        "promise_svc/adapters/ats_index/lua/supply.lua",
+        "math.max(row[ON_HAND], row[COMMITTED] + row[HELD_UNITS])",
+        "row[ON_HAND]",
+        (
+            "tests/contract/test_inbound.py::"
+            "test_a_count_of_all_leaves_out_what_a_short_bucket_lacks_too",
+        ),
+        "What was sold of a short delivery would be sold again from the shelf.",
+    ),
+    Mutant(
+        "counted_before_it_arrives",
+        "promise_svc/application/supply.py",
+        "sorted(enumerate(rows), key=_counts_last)",
+        "enumerate(rows)",
+        ("tests/unit/test_supply.py::test_a_count_includes_what_its_own_report_says_has_arrived",),
+        "A delivery would stand on the shelf twice.",
+    ),
+    Mutant(
         "arrived_units_stay",
         "promise_svc/adapters/ats_index/lua/prelude.lua",
         "  if row[ARRIVAL_MS] ~= ARRIVED then return end\n",

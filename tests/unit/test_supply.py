@@ -19,7 +19,7 @@ from promise_svc.application.supply import (
     SupplyWriter,
 )
 from promise_svc.application.tasks import OwnedTasks
-from promise_svc.domain.inventory import QUANTITY_MAX, PositionKey
+from promise_svc.domain.inventory import ARRIVED, QUANTITY_MAX, PositionKey
 from promise_svc.domain.network import BundleComponent, Item
 from promise_svc.domain.reservation import (
     ClaimDraft,
@@ -170,6 +170,17 @@ async def test_the_same_count_again_changes_nothing(world: World) -> None:
 
     assert again == [Outcome.UNCHANGED]
     assert [len(ledger.events) for ledger in world.index.ledgers] == before
+
+
+async def test_a_count_includes_what_its_own_report_says_has_arrived(world: World) -> None:
+    """In whatever order the rows come: twenty stand there, the five that arrived among them."""
+    came = SupplyCount("sku-0", "n1", "po-1", 5, arrival_ms=ARRIVED)
+    rows = [count("sku-0", 20), came]
+
+    answer = await world.writer.sync("erp", 1, rows, TIMEOUT, arrived_counted=True)
+
+    assert [result.on_hand for result in answer.results] == [20, 0]
+    assert world.on_hand("sku-0") == 20
 
 
 async def test_an_older_report_is_refused(world: World) -> None:

@@ -7,13 +7,16 @@ local function supply_reply(outcome, row)
   return {outcome, row and row[ON_HAND] or 0, units, S.epoch, S.sequence, shortage(row)}
 end
 
--- Units at a node that arrived buckets have for their holds and orders. O(positions of the SKU).
+-- Units that arrived buckets of a node owe their holds and orders: more than they have, where less
+-- came than was sold. O(positions of the SKU).
 local function arrived_units(sku, node)
   local units = 0
   for _, field in ipairs(call('HKEYS', S.base .. 'p:' .. sku)) do
     local at, bucket = string.match(field, '^([^\t]*)\t(.*)$')
     local row = at == node and get_row(sku, node, bucket)
-    if row and row[ARRIVAL_MS] == ARRIVED then units = units + row[ON_HAND] end
+    if row and row[ARRIVAL_MS] == ARRIVED then
+      units = units + math.max(row[ON_HAND], row[COMMITTED] + row[HELD_UNITS])
+    end
   end
   return units
 end
