@@ -252,7 +252,14 @@ class Service:
                 relay.wake(news.shard)
 
         self.news.subscribe(hear)
-        drift = DriftWatch(self.index, self.store, _drifted)
+        sweeper = Sweeper(self.index, self._tasks)
+
+        async def sweep(shard: int) -> int:
+            expired = await sweeper.sweep(shard)
+            observer.index.expired(expired)
+            return expired
+
+        drift = DriftWatch(self.index, self.store, sweep, _drifted)
         turns = itertools.cycle(range(shard_count))
 
         async def look(_: int) -> int:
@@ -268,12 +275,7 @@ class Service:
                 RESOLVE_SECONDS,
                 lambda _: None,
             ),
-            self._shard_loop(
-                "sweeper",
-                Sweeper(self.index, self._tasks).sweep,
-                SWEEP_SECONDS,
-                observer.index.expired,
-            ),
+            self._shard_loop("sweeper", sweep, SWEEP_SECONDS, lambda _: None),
             self._shard_loop("drift", look, DRIFT_SECONDS, lambda _: None, shard_count=1),
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from promise_svc.domain.audit import ALIVE, Finding, ShardRecords
 from promise_svc.domain.events import PositionImage
 from promise_svc.domain.inventory import PositionKey, StockPosition
 from promise_svc.domain.reservation import ClaimRecord, LegRecord
+from promise_svc.domain.sharding import Position
 
 SAMPLE_SKUS = 200
 """SKUs of one look; their positions are read from the shard, so this is its cost."""
@@ -35,10 +36,17 @@ class DriftWatch:
     """Visits shards; ``drift_count`` adds up the last verdict of each."""
 
     def __init__(
-        self, index: AtsIndex, store: OrderStore, on_drift: OnDrift, sample_skus: int = SAMPLE_SKUS
+        self,
+        index: AtsIndex,
+        store: OrderStore,
+        sweep: Callable[[int], Awaitable[int]],
+        on_drift: OnDrift,
+        sample_skus: int = SAMPLE_SKUS,
     ) -> None:
+        """``sweep`` writes down what is due in a shard."""
         self._index = index
         self._store = store
+        self._sweep = sweep
         self._on_drift = on_drift
         self._sample_skus = sample_skus
         self._last_sku: dict[int, str] = {}
@@ -53,8 +61,8 @@ class DriftWatch:
     async def visit(self, shard: int) -> int:
         """Look at the next SKUs of one shard, in turn; how many positions looked at are adrift.
 
-        A difference counts when the next look still sees it: a hold that is due and not yet swept
-        differs for a moment, rightly.
+        A difference counts when the next look still sees it, also once what is due was swept: to a
+        read of the index a hold that is due is free before any event says so.
         """
         suspects = self._suspects.get(shard, frozenset())
         suspected = {key.sku for key in suspects}
@@ -66,7 +74,7 @@ class DriftWatch:
         for image in stored:
             by_sku[image.sku].append(image)
         skus = sorted(by_sku.keys() | suspected)
-        at, _, found = await self._index.read_positions(shard, skus, _TIMEOUT)
+        at, different = await self._differences(shard, skus, by_sku)
         if at != cursor:
             return self._found.get(shard, 0)
         # Suspects may lie far beyond the SKUs whose turn it was. Short of a full sample the shard's
@@ -74,21 +82,33 @@ class DriftWatch:
         later = sorted((sku for sku in by_sku if sku.encode() > after.encode()), key=str.encode)
         whole = len(later) >= self._sample_skus
         self._last_sku[shard] = later[self._sample_skus - 1] if whole else ""
+        self._suspects[shard] = frozenset(different)
+        if different.keys() & suspects:
+            await self._sweep(shard)
+            at, different = await self._differences(shard, sorted(suspected), by_sku)
+            if at != cursor:
+                return self._found.get(shard, 0)
+        adrift = different.keys() & suspects
+        for key in sorted(adrift):
+            self._on_drift(shard, key, *different[key])
+        self._found[shard] = len(adrift)
+        return len(adrift)
+
+    async def _differences(
+        self, shard: int, skus: Sequence[str], by_sku: Mapping[str, Sequence[PositionImage]]
+    ) -> tuple[Position, dict[PositionKey, tuple[StockPosition, StockPosition | None]]]:
+        """Where the shard stands, and what it has otherwise than is stored."""
         different: dict[PositionKey, tuple[StockPosition, StockPosition | None]] = {}
+        at, _, found = await self._index.read_positions(shard, skus, _TIMEOUT)
         for sku, images in zip(skus, found, strict=True):
-            kept = {PositionKey(*image[:3]): image.row for image in by_sku[sku]}
+            kept = {PositionKey(*image[:3]): image.row for image in by_sku.get(sku, ())}
             for image in images:
                 key = PositionKey(*image[:3])
                 theirs = kept.pop(key, None)
                 if theirs is None or theirs[:_COUNTERS] != image.row[:_COUNTERS]:
                     different[key] = image.row, theirs
             different.update({key: (StockPosition(), row) for key, row in kept.items()})
-        adrift = different.keys() & suspects
-        for key in sorted(adrift):
-            self._on_drift(shard, key, *different[key])
-        self._suspects[shard] = frozenset(different)
-        self._found[shard] = len(adrift)
-        return len(adrift)
+        return at, different
 
 
 COMPARE_ATTEMPTS_MAX = 20

@@ -392,8 +392,6 @@ class _Alarms(logging.Handler):
         self._world = world
 
     def emit(self, record: logging.LogRecord) -> None:
-        if "disagree about a position" in record.getMessage():
-            return  # holds that are due and not swept differ, rightly; at rest we compare ourselves
         fields = getattr(record, "promise_fields", {})
         told = f" {record.exc_info[1]!r}" if record.exc_info else ""
         self._world.broken(f"the product alarms: {record.getMessage()} {fields}{told}")

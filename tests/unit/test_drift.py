@@ -8,8 +8,10 @@ import pytest
 
 from promise_svc.application.reconcile import DriftWatch
 from promise_svc.application.relay import Relay
+from promise_svc.application.resolver import Sweeper
+from promise_svc.application.tasks import OwnedTasks
 from promise_svc.domain.inventory import PositionKey, StockPosition
-from promise_svc.domain.reservation import SupplyRow
+from promise_svc.domain.reservation import ClaimDraft, CreateStep, LegLine, SupplyRow
 from tests.support.fake_ats_index import FakeAtsIndex
 from tests.support.fake_order_store import FakeOrderStore
 
@@ -32,14 +34,22 @@ class World:
         self.index.serve_all()
         self.store = FakeOrderStore()
         self.told: list[tuple[int, PositionKey, StockPosition, StockPosition | None]] = []
+        sweeper = Sweeper(self.index, OwnedTasks())
         self.watch = DriftWatch(
-            self.index, self.store, lambda *drift: self.told.append(drift), sample_skus
+            self.index,
+            self.store,
+            sweeper.sweep,
+            lambda *drift: self.told.append(drift),
+            sample_skus,
         )
+
+    async def carry(self) -> None:
+        await Relay(self.index, self.store, Quiet()).drain(SHARD)
 
     async def stocked(self) -> None:
         rows = [SupplyRow(f"s{number}", "n1", "", 5, 0, "", 0) for number in range(40)]
         await self.index.sync_supply(SHARD, rows, 1.0)
-        await Relay(self.index, self.store, Quiet()).drain(SHARD)
+        await self.carry()
 
     def tamper(self, on_hand: int) -> PositionKey:
         key = PositionKey("s7", "n1")
@@ -81,6 +91,28 @@ async def test_a_shard_ahead_of_the_order_store_gives_no_verdict() -> None:
     await world.index.sync_supply(SHARD, [row], 1.0)
 
     assert [await world.watch.visit(SHARD) for _ in range(3)] == [0, 0, 0]
+
+
+async def test_a_hold_that_is_due_is_no_drift_however_long_nobody_sweeps_it() -> None:
+    """To the index's readers its units are free, in the order store they are held; a change behind
+    our back of the same position is told all the same."""
+    world = World()
+    await world.stocked()
+    line = (LegLine("s7", "n1", "", 2),)
+    step = CreateStep("r-1", 1, "p", 1_000, 0, 0, line, ClaimDraft("h", 0, (SHARD,), "{}"))
+    await world.index.create(SHARD, [step], 1.0)
+    await world.carry()
+    world.index.now_ms += 1_000
+
+    seen = []
+    for _ in range(3):
+        seen.append(await world.watch.visit(SHARD))
+        await world.carry()
+    key = world.tamper(6)
+    seen += [await world.watch.visit(SHARD) for _ in range(2)]
+
+    assert seen == [0, 0, 0, 0, 1]
+    assert [drift[1] for drift in world.told] == [key]
 
 
 @pytest.mark.parametrize("sample_skus", [1, 7, 39, 40, 41])
