@@ -161,6 +161,7 @@ class ReservationChanges:
                 expire_ms=expire_ms,
                 body=claim.body,
                 legs=legs_of(body.lines),
+                ttl_ms=expire_ms - now_ms,
             )
             return _Computed(TransitionOutcome.EXTENDED, wanted)
 

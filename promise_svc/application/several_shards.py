@@ -140,6 +140,8 @@ class Revision:
     expire_ms: int
     body: str
     legs: Mapping[int, tuple[LegLine, ...]]
+    ttl_ms: int = 0
+    """Where it shall end later: how long after the claim was read."""
 
 
 class SeveralShards:
@@ -528,13 +530,14 @@ class SeveralShards:
         REVISION_DIFFERS or MISSING; with it, where the shards of the legs that followed stand.
 
         A hold's legs are made to live longer before home decides it, so that no leg can end before
-        its claim. Where the worker dies in between, they end later than they need to.
+        its claim: so long from when they hear it, for their clocks may be others than home's. Where
+        the worker dies in between, they end later than they need to.
         """
         others = [shard for shard in claim.legs if shard != home]
-        longer = others if wanted.expire_ms > claim.expire_ms else []
+        longer = others if wanted.ttl_ms else []
         if longer:
             no_lines: dict[int, tuple[LegLine, ...]] = dict.fromkeys(longer, ())
-            replies = await self._conform(rid, claim, wanted.expire_ms, no_lines, deadline)
+            replies = await self._conform(rid, claim, no_lines, deadline, ttl_ms=wanted.ttl_ms)
             if not _agreed(replies, longer):
                 self._tasks.start(_quietly(self._as_claimed(rid, home)))
                 if len(replies) < len(longer):
@@ -592,9 +595,7 @@ class SeveralShards:
             if marked.outcome not in (Outcome.DONE, Outcome.NEEDS_FOLLOW):
                 return marked, {}, ()
             claim = _claim(marked)
-            replies = await self._conform(
-                rid, claim, claim.expire_ms, growing, deadline, undecided=True
-            )
+            replies = await self._conform(rid, claim, growing, deadline, undecided=True)
             short = tuple(
                 (growing[shard][shortfall.line_index], shortfall)
                 for shard, reply in replies.items()
@@ -649,12 +650,13 @@ class SeveralShards:
         return False
 
     async def _changed(
-        self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline
+        self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline, *, ttl_ms: int = 0
     ) -> dict[int, Position]:
-        """Make every leg what its changed claim says; those that answered, and where they stand."""
+        """Make every leg what its changed claim says; those that answered, and where they stand.
+        Each keeps its own end, unless ``ttl_ms`` is given."""
         lines = legs_of(decode_body(claim).lines)
         wanted = {shard: lines[shard] for shard in claim.legs if shard != home}
-        replies = await self._conform(rid, claim, claim.expire_ms, wanted, deadline)
+        replies = await self._conform(rid, claim, wanted, deadline, ttl_ms=ttl_ms)
         # A leg of a later attempt takes the place only of one that has ended: ours has followed.
         fine = (*_GRANTED, Outcome.OTHER_PLAN) if claim.state in _CLOSED else _GRANTED
         done = {s: r for s, r in replies.items() if r.outcome in fine}
@@ -669,15 +671,15 @@ class SeveralShards:
         self,
         rid: str,
         claim: ClaimRecord,
-        expire_ms: int,
         lines: Mapping[int, tuple[LegLine, ...]],
         deadline: Deadline,
         *,
+        ttl_ms: int = 0,
         undecided: bool = False,
     ) -> dict[int, StepReply]:
         """Replies of the legs that answered."""
         step = ConformStep(
-            rid, claim.attempt, claim.change, claim.state, expire_ms, (), int(undecided)
+            rid, claim.attempt, claim.change, claim.state, ttl_ms, (), int(undecided)
         )
         replies = await asyncio.gather(
             *(
@@ -697,7 +699,8 @@ class SeveralShards:
             return
         others = [shard for shard in reply.claim.legs if shard != home]
         if reply.state == State.HELD and not decode_body(reply.claim).growing:
-            await self._changed(rid, home, reply.claim, deadline)
+            left_ms = max(1, reply.claim.expire_ms - reply.time_ms)
+            await self._changed(rid, home, reply.claim, deadline, ttl_ms=left_ms)
         elif reply.state == State.EXPIRED:
             await self._follow(rid, reply.claim.attempt, State.EXPIRED, others, deadline)
 

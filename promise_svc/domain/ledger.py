@@ -197,9 +197,7 @@ class ShardLedger:
         if claim.state != source or not (stays or (target in _CLOSED and may_move(source, target))):
             return self._reply(Outcome.REFUSED, rid)
         leg = self._leg_now(rid) if self.shard in claim.legs else None
-        wanted = ConformStep(
-            rid, step.attempt, step.change + 1, step.target, step.expire_ms, step.lines
-        )
+        wanted = ConformStep(rid, step.attempt, step.change + 1, step.target, 0, step.lines)
         if self.shard in claim.legs:
             if leg is None or leg.attempt != claim.attempt or not _may_conform(leg, wanted):
                 return self._reply(Outcome.REFUSED, rid)
@@ -222,7 +220,7 @@ class ShardLedger:
             ),
         )
         if leg is not None:
-            self._conform_leg(rid, leg, wanted)
+            self._conform_leg(rid, leg, wanted, step.expire_ms)
         if alone:
             self.open_until.pop(rid, None)
         else:
@@ -242,7 +240,7 @@ class ShardLedger:
         if leg.state not in OPEN and leg.state != State.CONFIRMED:
             return self._leg_reply(Outcome.REPEATED, leg)
         if not step.lines:
-            return self._lengthen(rid, leg, step.expire_ms)
+            return self._lengthen(rid, leg, self.time_ms + step.ttl_ms)
         overtaken = target is State.HELD and leg.state == State.CONFIRMED
         if step.change < leg.change or overtaken:
             return self._leg_reply(Outcome.REPEATED, leg)
@@ -251,7 +249,8 @@ class ShardLedger:
             step = step._replace(lines=_with_what_goes(leg, wanted))
         if not _may_conform(leg, step):
             return self._leg_reply(Outcome.REFUSED, leg)
-        if leg == _conformed(leg, step):
+        expire_ms = self.time_ms + step.ttl_ms if step.ttl_ms else leg.expire_ms
+        if leg == _conformed(leg, step, expire_ms):
             return self._leg_reply(Outcome.REPEATED, leg)
         shortfalls = self._growth_limited(leg, wanted)
         if shortfalls:
@@ -259,7 +258,7 @@ class ShardLedger:
         shortfalls = self._growth_refused(leg, step.lines)
         if shortfalls:
             return self._leg_reply(Outcome.INSUFFICIENT, leg)._replace(shortfalls=shortfalls)
-        moved = self._conform_leg(rid, leg, step)
+        moved = self._conform_leg(rid, leg, step, expire_ms)
         same = leg.state == moved.state or target is State.HELD
         self._emit(rid, EventType.LEG_REVISED if same else None)
         return self._leg_reply(Outcome.DONE, moved)
@@ -803,7 +802,9 @@ class ShardLedger:
         self._set_leg(rid, moved)
         return moved
 
-    def _conform_leg(self, rid: str, leg: LegRecord, step: ConformStep) -> LegRecord:
+    def _conform_leg(
+        self, rid: str, leg: LegRecord, step: ConformStep, expire_ms: int
+    ) -> LegRecord:
         """Units first become committed where the claim's are, then change line by line."""
         target = State(step.target)
         committed = target is not State.HELD
@@ -821,7 +822,7 @@ class ShardLedger:
                     key, drawn(row, leg.segment, -_given_back(old, line), _since(leg))
                 )
                 self._pass_on(key)
-        moved = _conformed(leg, step)
+        moved = _conformed(leg, step, expire_ms)
         self._set_leg(rid, moved)
         return moved
 
@@ -1151,10 +1152,10 @@ def _with_what_goes(leg: LegRecord, wanted: tuple[LegLine, ...]) -> tuple[LegLin
     return (*most, *(line for line in leg.lines if line[:3] not in named))
 
 
-def _conformed(leg: LegRecord, step: ConformStep) -> LegRecord:
+def _conformed(leg: LegRecord, step: ConformStep, expire_ms: int) -> LegRecord:
     """The leg after the step. A pinned leg of a held claim stays pinned."""
     state = leg.state if step.target == State.HELD else step.target
-    return leg._replace(state=state, expire_ms=step.expire_ms, lines=step.lines, change=step.change)
+    return leg._replace(state=state, expire_ms=expire_ms, lines=step.lines, change=step.change)
 
 
 def _changed(row: StockPosition, old: LegLine, new: LegLine, committed: bool) -> StockPosition:

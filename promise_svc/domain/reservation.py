@@ -379,8 +379,8 @@ class ReviseStep(NamedTuple):
 class ConformStep(NamedTuple):
     """Make a leg what a change of its claim says; never what an older change said.
 
-    Without lines it only makes the leg live until ``expire_ms`` at least: what an extension asks of
-    every leg before it is decided, so that none can end before its claim.
+    Without lines it only makes the leg live ``ttl_ms`` at least: what an extension asks of every
+    leg before it is decided, so that none can end before its claim.
     """
 
     reservation_id: str
@@ -388,7 +388,8 @@ class ConformStep(NamedTuple):
     change: int
     target: int
     """State of the claim: HELD, CONFIRMED, FULFILLED or CANCELLED."""
-    expire_ms: int
+    ttl_ms: int
+    """How long it lives from now, by its own shard's clock; 0 leaves its end as it is."""
     lines: tuple[LegLine, ...] = ()
     """What the leg shall have; units at positions that are not named go back."""
     keeps: int = 0

@@ -25,7 +25,10 @@ async def world(
             fake.now_ms += milliseconds
             return fake.now_ms
 
-        yield World(fake, advance, fake.now_ms)
+        def ahead(shard: int, milliseconds: int) -> None:
+            fake.ledgers[shard].time_ms = fake.now_ms + milliseconds
+
+        yield World(fake, advance, fake.now_ms, ahead)
         return
     flush(valkey)
     async with running_index(valkey.urls, key_prefix) as index:
@@ -36,5 +39,5 @@ async def world(
             clock.advance(milliseconds)
             return clock.now_ms
 
-        yield World(index, advance_shards, clock.now_ms)
+        yield World(index, advance_shards, clock.now_ms, clock.ahead)
         clock.close()

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from promise_svc.application.changed_lines import ChangeLine
+from promise_svc.application.reservation_changes import ChangeCommand
 from promise_svc.application.resolver import Resolver
 from promise_svc.application.tasks import OwnedTasks
 from promise_svc.domain.reservation import (
@@ -24,7 +26,7 @@ from promise_svc.domain.reservation import (
 )
 from promise_svc.domain.sharding import Position
 from promise_svc.errors import NotFound, OutcomeUnknown, Unavailable
-from tests.support.reservation_world import Died, World, a_cart
+from tests.support.reservation_world import Died, MortalIndex, Worker, World, a_cart
 from tests.support.shards import TIMEOUT
 
 CART = ("A", "B", "C")
@@ -152,6 +154,62 @@ async def test_a_hold_lives_by_the_shards_clock_and_not_by_the_workers(world: Wo
     after = [(await use.get(name, TIMEOUT)).state for name in ("ahead", "behind")]
 
     assert (before, after) == ([State.HELD] * 2, [State.EXPIRED] * 2)
+
+
+@pytest.mark.parametrize("change", ["amended", "extended"])
+async def test_a_leg_whose_clock_is_ahead_lives_as_long_after_a_change_too(
+    world: World, change: str
+) -> None:
+    """Its shard's clock is ten seconds ahead of home's. A change lets it live so long from when it
+    hears it, or as it did: not until a time by home's clock, which has passed there."""
+    await world.stock(A=1, B=1, C=3)
+    assert world.ahead
+    world.ahead(world.shard("B"), 10_000)
+    worker = world.worker()
+    await worker.reservations.create(a_cart(RID, CART, ttl_ms=2_000), TIMEOUT)
+    await worker.rest()
+    lives_ms = {"amended": 2_000, "extended": 30_000}[change]
+
+    if change == "amended":
+        more = ChangeCommand(reservation_id=RID, lines=(ChangeLine("l2", 2),))
+        told = await worker.reservations.changes.amend(more, TIMEOUT)
+    else:
+        told = await worker.reservations.changes.extend(RID, 30_000, 90_000, 0, None, TIMEOUT)
+    await worker.rest()
+    world.ahead(world.shard("B"), 10_000 + lives_ms - 1)
+    rival = await world.worker().reservations.create(a_cart("r-2", ("B",)), TIMEOUT)
+    confirmed = await world.worker().reservations.confirm(RID, 0, None, TIMEOUT)
+
+    assert told.outcome.name == change.upper()
+    assert rival.outcome is CreateOutcome.INSUFFICIENT_STOCK
+    assert confirmed.outcome is TransitionOutcome.CONFIRMED
+    await world.check()
+
+
+async def test_legs_of_an_extension_that_came_to_nothing_end_as_they_would_have(
+    world: World,
+) -> None:
+    """One leg did not answer, so home was not asked; the others, lengthened by then, are set back,
+    and by their own clocks."""
+    await world.stock(A=1, B=1, C=1)
+    assert world.ahead
+    world.ahead(world.shard("B"), 10_000)
+    await world.worker().reservations.create(a_cart(RID, CART, ttl_ms=2_000), TIMEOUT)
+
+    class Deaf(MortalIndex):
+        async def conform(self, shard: int, steps: Any, timeout: float) -> Any:
+            if shard == world.shard("C"):
+                raise Unavailable("no answer")
+            return await world.index.conform(shard, steps, timeout)
+
+    worker = Worker(world, Deaf(world.index))
+    with pytest.raises(Unavailable):
+        await worker.reservations.changes.extend(RID, 60_000, 90_000, 0, None, TIMEOUT)
+    await worker.rest()
+    legs = [(await world.index.read_legs(world.shard(sku), [RID], TIMEOUT))[0] for sku in CART]
+    claim = (await world.index.read_claims(world.shard(RID), [RID], TIMEOUT))[0].claim
+
+    assert [leg.expire_ms - claim.expire_ms for leg in legs] == [0, 10_000, 0]
 
 
 async def test_a_confirm_that_was_in_time_at_home_is_in_time_everywhere(world: World) -> None:

@@ -57,6 +57,33 @@ MUTANTS = (
     ),
     # -- legs' own time
     Mutant(
+        "amended_legs_end_by_another_clock",
+        f"{LUA}/revise.lua",
+        "local expire = ttl > 0 and S.time + ttl or leg[L_EXPIRE]",
+        "local expire = S.time + ttl",
+        (RACES + "test_a_leg_whose_clock_is_ahead_lives_as_long_after_a_change_too",),
+        "A cart that was changed would lose a line long before the time that its shopper was told.",
+    ),
+    Mutant(
+        "extended_legs_keep_their_end",
+        "promise_svc/application/several_shards.py",
+        "no_lines, deadline, ttl_ms=wanted.ttl_ms)",
+        "no_lines, deadline)",
+        (RACES + "test_a_leg_whose_clock_is_ahead_lives_as_long_after_a_change_too",),
+        "A shopper who was given more time would lose a line before it.",
+    ),
+    Mutant(
+        "due_holds_alarm_as_drift",
+        "promise_svc/application/reconcile.py",
+        "            await self._sweep(shard)\n",
+        "",
+        (
+            "tests/unit/test_drift.py::"
+            "test_a_hold_that_is_due_is_no_drift_however_long_nobody_sweeps_it",
+        ),
+        "Whoever is on call would be woken by an alarm about books that balance.",
+    ),
+    Mutant(
         "leg_times_out_under_its_confirm",
         f"{LUA}/follow.lua",
         "if leg and (target ~= CONFIRMED or leg[L_ATTEMPT] ~= attempt) then leg = leg_now(rid) end",
@@ -562,7 +589,7 @@ MUTANTS = (
     Mutant(
         "extension_of_home_alone",
         "promise_svc/application/several_shards.py",
-        "        longer = others if wanted.expire_ms > claim.expire_ms else []\n",
+        "        longer = others if wanted.ttl_ms else []\n",
         "        longer: list[int] = []\n",
         (CHANGES + "test_a_hold_near_its_end_is_extended_in_every_shard_or_not_at_all",),
         "A hold would be told as extended of which a leg has ended.",
@@ -755,8 +782,8 @@ MUTANTS = (
     Mutant(
         "units_move_before_it_is_decided",
         "promise_svc/application/several_shards.py",
-        "expire_ms, (), int(undecided)\n",
-        "expire_ms, (), 0\n",
+        "ttl_ms, (), int(undecided)\n",
+        "ttl_ms, (), 0\n",
         (AMENDS + "test_units_that_are_to_move_stay_until_that_is_decided",),
         "A transfer that comes to nothing would leave an order without its units.",
     ),

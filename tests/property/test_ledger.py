@@ -256,7 +256,7 @@ class Steps(RuleBasedStateMachine):
             args = (State.HELD, State.HELD, 2, expire_ms, "{}", more)
             self.both("revise", [ReviseStep(rid, 1, 0, *args)])
         else:
-            self.both("conform", [ConformStep(rid, 1, 1, State.HELD, expire_ms, more)])
+            self.both("conform", [ConformStep(rid, 1, 1, State.HELD, 5_000, more)])
 
     @precondition(lambda self: self.living_legs())
     @rule(data=st.data(), to=ends)
@@ -266,9 +266,9 @@ class Steps(RuleBasedStateMachine):
         attempt = leg.attempt if leg else data.draw(attempts)
         change = (leg.change if leg else 0) + data.draw(st.integers(0, 2)) - 1
         lines = self.changed_lines(data, rid, to)
-        expire_ms = self.now_ms + data.draw(st.sampled_from([0, 1_500, 9_000]))
+        ttl_ms = data.draw(st.sampled_from([0, 1_500, 9_000]))
         keeps = data.draw(st.integers(0, 1))
-        step = ConformStep(rid, attempt, max(0, change), to, expire_ms, lines, keeps)
+        step = ConformStep(rid, attempt, max(0, change), to, ttl_ms, lines, keeps)
         self.both("conform", [step])
 
     @precondition(lambda self: self.ledger.claims)

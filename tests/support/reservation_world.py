@@ -121,9 +121,17 @@ class Worker:
 class World:
     """Shards under one clock, stock in them, and workers to speak to them."""
 
-    def __init__(self, index: Any, advance: Callable[[int], int], now_ms: int) -> None:
+    def __init__(
+        self,
+        index: Any,
+        advance: Callable[[int], int],
+        now_ms: int,
+        ahead: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """``ahead`` sets one shard's clock so many milliseconds before the others'."""
         self.index = index
         self._advance = advance
+        self.ahead = ahead
         self.clock = FakeClock(now_ms)
         self.table = FakeAtsReader(now_ms)
         self.store = FakeOrderStore()

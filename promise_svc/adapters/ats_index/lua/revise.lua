@@ -173,12 +173,13 @@ local function lengthen(rid, leg, expire)
 end
 
 verb('conform', each(function(step)
-  local rid, change, target, expire, lines = step[1], step[3], step[4], step[5], step[6]
+  local rid, change, target, ttl, lines = step[1], step[3], step[4], step[5], step[6]
   local leg = leg_now(rid)
   if not leg then return reply(MISSING) end
   if leg[L_ATTEMPT] ~= step[2] then return other_plan(leg, step[2]) end
   if not ALIVE[leg[L_STATE]] then return leg_reply(REPEATED, leg) end
-  if #lines == 0 then return lengthen(rid, leg, expire) end
+  if #lines == 0 then return lengthen(rid, leg, S.time + ttl) end
+  local expire = ttl > 0 and S.time + ttl or leg[L_EXPIRE]
   local overtaken = target == HELD and leg[L_STATE] == CONFIRMED
   if change < (leg[L_CHANGE] or 0) or overtaken then return leg_reply(REPEATED, leg) end
   local wanted = lines
