@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from promise_svc.application.supply import callers_key
 from promise_svc.domain.bundle import bundle_units
 from promise_svc.domain.events import EventType, PositionImage, StoredEvent
 from promise_svc.domain.inventory import (
+    ARRIVED,
     StockPosition,
     ats,
     for_segment,
@@ -135,7 +136,7 @@ class Explainer:
         stored_at, happened = await self._happened(shard, sku, node_id, limit)
         node = snapshot.node(node_id)
         row = here.get("", StockPosition())
-        reasons = tuple(_reasons(snapshot, sku, node_id, here.get("")))
+        reasons = tuple(_reasons(snapshot, sku, node_id, here))
         sold = node is not None and node.status is NodeStatus.ON
         units = ats(*for_segment(row, ""))
         components = await self._components(snapshot, sku, node_id, timeout)
@@ -208,9 +209,9 @@ def _happening(stored: StoredEvent, image: PositionImage) -> Happening:
 
 
 def _reasons(
-    snapshot: NetworkSnapshot, sku: str, node_id: str, row: StockPosition | None
+    snapshot: NetworkSnapshot, sku: str, node_id: str, here: Mapping[str, StockPosition]
 ) -> Iterator[AvailabilityReason]:
-    reason = AvailabilityReason
+    reason, row = AvailabilityReason, here.get("")
     node = snapshot.node(node_id)
     if snapshot.item(sku) is None:
         yield reason.NO_ITEM
@@ -225,13 +226,18 @@ def _reasons(
     if row is None:
         if sku not in snapshot.bundles:
             yield reason.NEVER_COUNTED
-        return
-    holds = (
-        (not row.on_hand, reason.NOTHING_ON_HAND),
-        (row.safety_stock, reason.SAFETY_STOCK),
-        (protected_units(row, ""), reason.PROTECTED),
-        (row.committed, reason.COMMITTED),
-        (row.held, reason.RESERVED),
-        (shortage(row.on_hand, row.committed, row.held, row.safety_stock), reason.SHORTAGE),
-    )
-    yield from (named for true, named in holds if true)
+    else:
+        holds = (
+            (not row.on_hand, reason.NOTHING_ON_HAND),
+            (row.safety_stock, reason.SAFETY_STOCK),
+            (protected_units(row, ""), reason.PROTECTED),
+            (row.committed, reason.COMMITTED),
+            (row.held, reason.RESERVED),
+        )
+        yield from (named for true, named in holds if true)
+    if any(
+        shortage(*each[:4])
+        for bucket, each in here.items()
+        if not bucket or each.arrival_ms == ARRIVED
+    ):
+        yield reason.SHORTAGE

@@ -29,7 +29,8 @@ TEXTS = {
     "PROTECTED": "units are protected for segments, and are not sold to others",
     "COMMITTED": "units are committed to orders that have not left",
     "RESERVED": "units are reserved by holds",
-    "SHORTAGE": "demand exceeds supply: a count was corrected downwards",
+    "SHORTAGE": "demand exceeds supply: a count was corrected downwards, or less came than was "
+    "sold",
 }
 
 
@@ -101,15 +102,19 @@ def _print(story: pb.ExplainAvailabilityResponse, sku: str, node_id: str) -> Non
         until = (
             f", expected {_time(supply.arrival_time)}" if supply.HasField("arrival_time") else ""
         )
+        lacks = supply.committed + supply.reserved - supply.on_hand if supply.arrived else 0
         console.print(
             f"{where}: {supply.on_hand} of {supply.bucket} ({supply.committed} committed, "
-            f"{supply.reserved} reserved, {supply.safety_stock} withheld){until}",
+            f"{supply.reserved} reserved, {supply.safety_stock} withheld){until}"
+            + (f", short by {lacks}" if lacks > 0 else ""),
             markup=False,
             soft_wrap=True,
         )
     # Lines, not tables: ids are long, and are what is looked for next.
     if story.reservations:
-        console.print(f"{story.reservation_count} reservations keep units:")
+        many = story.reservation_count > 1
+        who = f"{story.reservation_count} reservations keep" if many else "1 reservation keeps"
+        console.print(f"{who} units:")
     for keeps in story.reservations:
         until = "an order" if keeps.confirmed else f"held until {_time(keeps.expire_time)}"
         of = f" of {keeps.bucket}" if keeps.bucket else ""
@@ -118,9 +123,11 @@ def _print(story: pb.ExplainAvailabilityResponse, sku: str, node_id: str) -> Non
     if story.events:
         console.print("what happened, newest first (UTC; figures after it):")
     for event in story.events:
-        about = event.subject or f"{event.source} {event.source_sequence}"
+        counted = event.event_type == "SUPPLY_SYNCED" and event.source
+        about = f"by {event.source}, number {event.source_sequence}" if counted else event.subject
         figures = f"{event.on_hand} on hand, {event.committed} committed, {event.held} held"
-        text = f"  {_time(event.as_of.as_of_time)} {event.event_type} {about}: {figures}"
+        what = f"{event.event_type} {about}".rstrip()
+        text = f"  {_time(event.as_of.as_of_time)} {what}: {figures}"
         console.print(text, markup=False, soft_wrap=True)
 
 

@@ -62,9 +62,10 @@ class StockPosition(NamedTuple):
     multi_hold_ms: int = 0
     """Shard time of the last hold taken here by a reservation over several shards."""
     sold_short: int = 0
-    """Units sold elsewhere that on hand did not cover; part of ``committed``, so that they are owed
-    wherever demand is read. The next receipt pays them, the next count forgets them; above 0 only
-    while ``on_hand`` is 0."""
+    """Units sold elsewhere that on hand did not cover, or that arrived buckets have by their
+    figures and a count of all that stands at the node does not find; part of ``committed``, so that
+    they are owed wherever demand is read. The next receipt pays them, the next count forgets them;
+    above 0 only while ``on_hand`` is 0."""
     arrival_ms: int = 0
     """Of a bucket: when it is expected, ms since 1970; 0 for not known; ARRIVED once it is here,
     for good. Before, ``on_hand`` less ``safety_stock`` is what may be sold of it; then ``on_hand``

@@ -857,7 +857,9 @@ class ShardLedger:
             # This report was counted before: what left since then has left.
             row, owed = row._replace(on_hand=old.on_hand), old.sold_short
         elif row.arrived_counted and not row.bucket:
-            row = row._replace(on_hand=max(0, row.on_hand - self._arrived(key)))
+            had, wanted = self._arrived(key)
+            owed = min(max(0, had - row.on_hand), QUANTITY_MAX)
+            row = row._replace(on_hand=max(0, row.on_hand - wanted))
         safety_stock = old.safety_stock if row.safety_stock < 0 else row.safety_stock
         new = old._replace(
             on_hand=row.on_hand,
@@ -877,14 +879,16 @@ class ShardLedger:
         self._pass_on(key)
         return self._supply_reply(Outcome.DONE, key)
 
-    def _arrived(self, here: PositionKey) -> int:
-        """Units that arrived buckets of a node owe their holds and orders: more than they have,
-        where less came than was sold."""
-        return sum(
-            max(row.on_hand, row.committed + row.held)
+    def _arrived(self, here: PositionKey) -> tuple[int, int]:
+        """Units that arrived buckets of a node have for their holds and orders, and that they owe
+        them: more, where less came than was sold."""
+        rows = [
+            row
             for key, row in self.positions.items()
             if key[:2] == here[:2] and row.arrival_ms == ARRIVED
-        )
+        ]
+        wanted = sum(max(row.on_hand, row.committed + row.held) for row in rows)
+        return sum(row.on_hand for row in rows), wanted
 
     def _adjust_row(self, row: AdjustRow) -> SupplyReply:
         key = PositionKey(*row[:3])

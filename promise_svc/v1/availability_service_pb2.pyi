@@ -140,7 +140,9 @@ class _AvailabilityReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Av
     AVAILABILITY_REASON_RESERVED: _AvailabilityReason.ValueType  # 90
     """Units are reserved by holds."""
     AVAILABILITY_REASON_SHORTAGE: _AvailabilityReason.ValueType  # 100
-    """Demand exceeds supply: a count was corrected downwards."""
+    """Demand exceeds supply, here now or of supply that has arrived: a count was corrected downwards,
+    or less came than was sold.
+    """
 
 class AvailabilityReason(_AvailabilityReason, metaclass=_AvailabilityReasonEnumTypeWrapper):
     """Why ATS of a position is less than what stands at its node."""
@@ -170,7 +172,9 @@ AVAILABILITY_REASON_COMMITTED: AvailabilityReason.ValueType  # 80
 AVAILABILITY_REASON_RESERVED: AvailabilityReason.ValueType  # 90
 """Units are reserved by holds."""
 AVAILABILITY_REASON_SHORTAGE: AvailabilityReason.ValueType  # 100
-"""Demand exceeds supply: a count was corrected downwards."""
+"""Demand exceeds supply, here now or of supply that has arrived: a count was corrected downwards,
+or less came than was sold.
+"""
 Global___AvailabilityReason: _TypeAlias = AvailabilityReason  # noqa: Y015
 
 @_typing.final
@@ -453,7 +457,7 @@ class AvailabilityBreakdown(_message.Message):
     """Units put aside by holds that have not expired."""
     committed: _builtins.int
     """Units of confirmed reservations not yet fulfilled, and units sold elsewhere that on hand did not
-    cover (RecordSale).
+    cover (RecordSale), or that a count which includes what has arrived did not find.
     """
     safety_stock: _builtins.int
     """Units withheld: by rule, and of what is there those protected for other segments than the one

@@ -123,8 +123,9 @@ class SyncSupplyRequest(_message.Message):
     counts_include_arrived: _builtins.bool
     """Whether the feed counts all that stands at a node: then its counts of stock here now include what
     arrived buckets still owe their holds and orders, and the service takes that off. Within a call
-    buckets are worked first; tell an arrival no later than the count that includes it. False says
-    that the feed has left it out.
+    buckets are worked first; tell an arrival no later than the count that includes it. A count of
+    less than those buckets have shows as shortage: what is missing is owed, as after RecordSale.
+    False says that the feed has left it out.
     """
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___SupplyRow]:

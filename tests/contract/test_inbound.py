@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -52,6 +53,17 @@ async def resolve(world: World, rid: str, target: State) -> None:
 async def rows(world: World) -> dict[str, StockPosition]:
     _, _, images = await world.index.read_positions(world.shard("A"), ["A"], TIMEOUT)
     return {image.bucket: image.row for image in images[0]}
+
+
+def counts_of_all(world: World) -> Callable[[int], Awaitable[SupplyReply]]:
+    """Counts of all that stands at the node, each a report of its own."""
+    numbers = itertools.count(1)
+
+    async def count(on_hand: int) -> SupplyReply:
+        row = SupplyRow("A", "n1", "", on_hand, -1, "wms", next(numbers), 0, 1)
+        return (await world.index.sync_supply(world.shard("A"), [row], TIMEOUT))[0]
+
+    return count
 
 
 async def figures(world: World) -> dict[str, tuple[int, ...]]:
@@ -110,13 +122,9 @@ async def test_what_an_arrived_bucket_gets_back_is_stock_here_now(world: World, 
 
 
 async def test_a_count_of_all_that_stands_at_a_node_leaves_out_what_is_owed(world: World) -> None:
-    """Ten came, four of them are a cart's: who counts ten finds six to sell while it waits."""
-
-    async def count(on_hand: int) -> SupplyReply:
-        row = SupplyRow("A", "n1", "", on_hand, -1, "wms", next(numbers), 0, 1)
-        return (await world.index.sync_supply(world.shard("A"), [row], TIMEOUT))[0]
-
-    numbers = itertools.count(1)
+    """Ten came, four of them are a cart's: who counts ten finds six to sell while it waits. Who
+    counts two says that two are missing, until the next count."""
+    count = counts_of_all(world)
     await tell(world, "po-1", 10, world.clock.now + DAY_MS)
     assert await hold(world, "r1", "po-1", 4) is Outcome.DONE
     assert (await count(3)).on_hand == 3  # on its way yet: not among what is counted
@@ -124,12 +132,47 @@ async def test_a_count_of_all_that_stands_at_a_node_leaves_out_what_is_owed(worl
 
     owed, fewer = await count(10), await count(2)
     assert (owed.on_hand, owed.ats) == (6, 6)
-    assert (fewer.on_hand, fewer.ats, fewer.shortage) == (0, 0, 0)
+    assert (fewer.on_hand, fewer.ats, fewer.shortage) == (0, 0, 2)
     assert (await figures(world))["po-1"] == (4, 0, 4)
     await count(10)
     await resolve(world, "r1", State.RELEASED)
     assert await figures(world) == {"": (10, 0, 0), "po-1": (0, 0, 0)}
     assert (await count(10)).outcome == Outcome.UNCHANGED
+
+
+async def test_what_a_count_of_all_does_not_find_is_sold_to_nobody(world: World) -> None:
+    """Two carts have two units each of four, and three are counted: what the first gives back goes
+    to the second, one unit of it, and only the other is free. A receipt pays it as well."""
+    count = counts_of_all(world)
+    for bucket, pays in (("po-1", False), ("po-2", True)):
+        await tell(world, bucket, 4, world.clock.now + DAY_MS)
+        for name in "ab":
+            assert await hold(world, bucket + name, bucket, 2) is Outcome.DONE
+        await tell(world, bucket, 4, ARRIVED)
+        fewer = await count(3)
+        if pays:
+            receipt = AdjustRow("A", "n1", "", 1, "receipt", "x")
+            await world.index.adjust_supply(world.shard("A"), [receipt], TIMEOUT)
+        await resolve(world, bucket + "a", State.RELEASED)
+
+        there = (await rows(world))[""]
+        assert (fewer.on_hand, fewer.ats, fewer.shortage) == (0, 0, 1)
+        assert (there.on_hand, there.committed) == (2 if pays else 1, 0)
+        await resolve(world, bucket + "b", State.RELEASED)
+        await world.check()
+
+
+async def test_a_count_of_all_says_once_what_a_short_bucket_lacks(world: World) -> None:
+    """Four were sold of it and three came: that one lacks shows there. Who counts two finds one
+    less than came; who counts four, nothing missing and nothing to sell."""
+    count = counts_of_all(world)
+    await tell(world, "po-1", 4, world.clock.now + DAY_MS)
+    assert await hold(world, "r1", "po-1", 4) is Outcome.DONE
+    assert (await tell(world, "po-1", 3, ARRIVED)).shortage == 1
+
+    counted = [await count(units) for units in (2, 3, 4, 5)]
+
+    assert [(x.on_hand, x.shortage) for x in counted] == [(0, 1), (0, 0), (0, 0), (1, 0)]
 
 
 async def test_a_count_of_all_leaves_out_what_a_short_bucket_lacks_too(world: World) -> None:

@@ -153,6 +153,11 @@ async def test_a_hold_of_supply_on_its_way_and_a_share_kept_are_told(shop: Promi
     )
     counted = await shop.call(shop.supply.SyncSupply, whole)
     assert [row.on_hand for row in counted.results] == [2, 5]
+    assert "SHORTAGE" not in reasons(await explained(shop, "sku-2", "store-2"))
+    lost = supply_pb.SupplyDelta(**place, bucket="po-9", quantity_delta=-1)
+    fewer = supply_pb.AdjustSupplyRequest(idempotency_key="lost", reason="test", rows=[lost])
+    await shop.call(shop.supply.AdjustSupply, fewer)
+    assert "SHORTAGE" in reasons(await explained(shop, "sku-2", "store-2"))
 
 
 async def test_what_nobody_knows_is_explained_too(shop: PromiseClient) -> None:

@@ -193,7 +193,10 @@ async def test_explain_tells_the_story_to_people_and_scripts(
     assert "sku-2 at dc-1:" in out
     assert "units are committed to orders that have not left" in out
     assert rid in out
-    assert "SUPPLY_SYNCED" in out
+    assert "SUPPLY_SYNCED by load, number " in out
+    assert "PROTECTION_SET: " in out, "no feed has set it"
+    count = int(json.loads(story[1])["reservationCount"])
+    assert ("1 reservation keeps" if count == 1 else f"{count} reservations keep") in out
     assert "AVAILABILITY_REASON_COMMITTED" in json.loads(story[1])["reasons"]
 
 

@@ -55,6 +55,18 @@ MUTANTS = (
         ),
         "A SKU would be read slower with every amendment, and not at all once one is forgotten.",
     ),
+    # -- counts of all that stands there
+    Mutant(
+        "missing_units_forgotten",
+        f"{LUA}/supply.lua",
+        "    owed = math.min(math.max(0, had - on_hand), QUANTITY_MAX)\n",
+        "",
+        (
+            "tests/contract/test_inbound.py::"
+            "test_what_a_count_of_all_does_not_find_is_sold_to_nobody",
+        ),
+        "Units that a count did not find would be sold once their first owner gives them back.",
+    ),
     # -- legs' own time
     Mutant(
         "amended_legs_end_by_another_clock",

@@ -383,15 +383,21 @@ class Steps(RuleBasedStateMachine):
             rows.append(AdjustRow(sku, node, "", units, f"{key} paid", "b"))
         self.both("adjust_supply", rows)
 
-    @rule(sku=skus, node=nodes, units=st.integers(1, 4), came=st.integers(0, 6))
-    def deliver(self, sku: str, node: str, units: int, came: int) -> None:
-        """A bucket that is sold from before it is here, mostly, with more or less than expected."""
+    @rule(
+        sku=skus, node=nodes, units=st.integers(1, 4), came=st.integers(0, 6),
+        counted=st.integers(-4, 8),
+    )  # fmt: skip
+    def deliver(self, sku: str, node: str, units: int, came: int, counted: int) -> None:
+        """A bucket that is sold from before it is here, mostly, with more or less than expected;
+        and perhaps a count of all that stands there then."""
         bucket, rid = f"po-{len(self.ledger.positions) % 8}", f"d{len(self.ledger.claims)}"
         self.both("sync_supply", [SupplyRow(sku, node, bucket, 4, 0, "", 0, 5_000_000)])
         draft = ClaimDraft("x", 0, (SHARD,), "{}")
         line = LegLine(sku, node, bucket, units)
         self.both("create", [CreateStep(rid, 1, "p", 5_000, 2, 0, (line,), draft)])
         self.both("sync_supply", [SupplyRow(sku, node, bucket, came, -1, "", 0, ARRIVED)])
+        if counted >= 0:
+            self.both("sync_supply", [SupplyRow(sku, node, "", counted, -1, "", 0, 0, 1)])
 
     @rule(limit=st.integers(1, 3))
     def sweep(self, limit: int) -> None:

@@ -7,18 +7,18 @@ local function supply_reply(outcome, row)
   return {outcome, row and row[ON_HAND] or 0, units, S.epoch, S.sequence, shortage(row)}
 end
 
--- Units that arrived buckets of a node owe their holds and orders: more than they have, where less
--- came than was sold. O(positions of the SKU).
+-- Units that arrived buckets of a node have for their holds and orders, and that they owe them: more,
+-- where less came than was sold. O(positions of the SKU).
 local function arrived_units(sku, node)
-  local units = 0
+  local had, wanted = 0, 0
   for _, field in ipairs(call('HKEYS', S.base .. 'p:' .. sku)) do
     local at, bucket = string.match(field, '^([^\t]*)\t(.*)$')
     local row = at == node and get_row(sku, node, bucket)
     if row and row[ARRIVAL_MS] == ARRIVED then
-      units = units + math.max(row[ON_HAND], row[COMMITTED] + row[HELD_UNITS])
+      had, wanted = had + row[ON_HAND], wanted + math.max(row[ON_HAND], row[COMMITTED] + row[HELD_UNITS])
     end
   end
-  return units
+  return had, wanted
 end
 
 local function sync_row(step)
@@ -40,7 +40,9 @@ local function sync_row(step)
   if step[6] ~= '' and not moved and arrival ~= ARRIVED then
     on_hand, owed = row[ON_HAND], row[SOLD_SHORT]
   elseif step[9] == 1 and bucket == '' then
-    on_hand = math.max(0, on_hand - arrived_units(sku, node))
+    local had, wanted = arrived_units(sku, node)
+    owed = math.min(math.max(0, had - on_hand), QUANTITY_MAX)
+    on_hand = math.max(0, on_hand - wanted)
   end
   local same = known and row[ON_HAND] == on_hand and row[SAFETY] == safety and row[SOLD_SHORT] == owed
     and row[ARRIVAL_MS] == arrival
