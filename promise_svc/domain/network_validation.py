@@ -110,6 +110,26 @@ def violations(document: Document) -> list[FieldViolation]:
     return list(found)
 
 
+def names_a_lane(name: str) -> bool:
+    """Whether a lane could be called so."""
+    origin, *rest = name.split(">")
+    kind, _, origin_id = origin.partition(":")
+    if kind not in ("node", "group") or len(rest) != 2:
+        return False
+    country, _, prefix = rest[0].partition(":")
+    node_id, group_id = (origin_id, "") if kind == "node" else ("", origin_id)
+    lane = Lane(
+        carrier_service=rest[1],
+        country=country,
+        transit_business_days_min=0,
+        transit_business_days_max=0,
+        postal_prefix=prefix,
+        node_id=node_id,
+        node_group_id=group_id,
+    )
+    return lane.lane_id == name and not violations(lane)
+
+
 def broken_reference(
     document: Document, known: NetworkDocuments, fits_stock: Callable[[Item], bool]
 ) -> BrokenReference | None:

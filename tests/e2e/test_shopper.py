@@ -358,7 +358,7 @@ async def test_a_rule_that_was_deleted_rules_no_more(shop: Client) -> None:
     ]
     assert used == [(network_pb.DELETE_OUTCOME_IN_USE, "lane")]
     assert held.outcome == pb.CREATE_RESERVATION_OUTCOME_HELD
-    for kind, names in ((0, ["x"]), (1, []), (1, ["x", "x"]), (1, ["bad id!"])):
+    for kind, names in ((0, ["x"]), (1, []), (1, ["x", "x"]), (1, ["bad id!"]), (4, ["dc>US:>x"])):
         with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT"):
             await delete(kind, *names)
 

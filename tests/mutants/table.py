@@ -55,6 +55,15 @@ MUTANTS = (
         ),
         "A SKU would be read slower with every amendment, and not at all once one is forgotten.",
     ),
+    # -- the network
+    Mutant(
+        "any_text_names_a_lane",
+        "promise_svc/rpc/convert/network.py",
+        "            if lane and not names_a_lane(lane):\n",
+        "            if False:\n",
+        ("tests/e2e/test_shopper.py::test_a_rule_that_was_deleted_rules_no_more",),
+        "A lane that was to be gone, and whose name was mistyped, would go on promising dates.",
+    ),
     # -- counts of all that stands there
     Mutant(
         "missing_units_forgotten",

@@ -23,6 +23,7 @@ from promise_svc.domain.network_validation import (
     BrokenReference,
     ReferenceReason,
     broken_reference,
+    names_a_lane,
     violations,
 )
 from tests.support.networks import (
@@ -160,6 +161,36 @@ def test_a_name_that_is_not_in_the_network_is_told(
 
 def chosen(lanes: list[Lane]) -> list[tuple[str, int]]:
     return [(lane.carrier_service, lane.transit_business_days_max) for lane in lanes]
+
+
+@pytest.mark.parametrize(
+    "lane",
+    [a_lane("dc-1"), a_lane("a:b/c", postal_prefix="60-6"), a_lane("stores", from_group=True)],
+)
+def test_a_lane_has_a_name_that_a_lane_can_have(lane: Lane) -> None:
+    assert names_a_lane(lane.lane_id)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "n1>US",
+        "60-6",
+        "n1>US:>ground",
+        "node:>US:>ground",
+        "shop:n1>US:>ground",
+        "node:n1>us:>ground",
+        "node:n1>US:60-6>ground",
+        "node:n1>US:60a>ground",
+        "node:n1>US>ground",
+        "node:n1>US:>",
+        "node:n1>US:>ground>",
+        "node:n 1>US:>ground",
+        f"node:n1>US:{'6' * 17}>ground",
+    ],
+)
+def test_a_name_that_no_lane_can_have_is_none(name: str) -> None:
+    assert not names_a_lane(name)
 
 
 def test_the_longest_postal_prefix_wins_for_each_service() -> None:

@@ -38,6 +38,7 @@ from promise_svc.domain.network_validation import (
     WEIGHT_GRAMS_MAX,
     WINDOW_MS_MAX,
     WINDOW_MS_MIN,
+    names_a_lane,
     violations,
 )
 from promise_svc.errors import NotFound
@@ -146,7 +147,10 @@ def delete_from(request: pb.DeleteNetworkEntriesRequest) -> tuple[str, list[str]
     seen: set[str] = set()
     for index in range(fields.count("names", len(names), 1, RESOURCES_MAX)):
         if kind == "lane":
-            fields.text(f"names[{index}]", names[index], LANE_NAME_BYTES_MAX, optional=False)
+            lane = fields.text(f"names[{index}]", names[index], LANE_NAME_BYTES_MAX, optional=False)
+            if lane and not names_a_lane(lane):
+                form = "must be ORIGIN>COUNTRY:PREFIX>CARRIER_SERVICE, as node:dc-1>US:606>ground"
+                fields.complain(f"names[{index}]", "INVALID_LANE_NAME", form)
         else:
             fields.id(f"names[{index}]", names[index])
         fields.unique(f"names[{index}]", names[index], seen)
