@@ -105,7 +105,7 @@ def _most(line: RequestedLine, refusal: LineOutcome | None) -> int:
 def _pools(
     command: CreateCommand, told: Mapping[str, LineOutcome], snapshot: NetworkSnapshot
 ) -> dict[_Key, _Pool]:
-    """What was told to be too little. A limit is told line by line, less what earlier ones take."""
+    """What was told to be too little."""
     pools: dict[_Key, _Pool] = {}
     for line in command.lines:
         refusal = told.get(line.line_id)
@@ -116,7 +116,7 @@ def _pools(
             key = _limit(sku, snapshot) if limited else (sku, node_id)
             units = max(0, ats)
             before = pools.get(key)
-            if before is None or (not limited and units < before.units):
+            if before is None or units < before.units:
                 pools[key] = _Pool(units, units, refusal)
     return pools
 

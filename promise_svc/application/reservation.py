@@ -575,18 +575,13 @@ class Reservations:
         reply: HoldReply,
         mode: DurabilityMode,
     ) -> CreateResult:
-        """Lines that count for one limit share what it leaves, in request order."""
-        limits = self._network.snapshot().customer_limits
+        """Lines that count for one limit share what it leaves: each is told all of it."""
         left = {line.sku: shortfall.ats for line, shortfall in reply.shortfalls}
-        shared: dict[str, int] = {}
-        refusals = []
-        for line in held.lines:
-            if line.sku not in left:
-                continue
-            counter = limits[line.sku].counter if line.sku in limits else line.sku
-            free = shared.get(counter, left[line.sku])
-            shared[counter] = max(0, free - line.quantity)
-            refusals.append(LineOutcome(line.line_id, CreateOutcome.CUSTOMER_LIMIT, free))
+        refusals = [
+            LineOutcome(line.line_id, CreateOutcome.CUSTOMER_LIMIT, left[line.sku])
+            for line in held.lines
+            if line.sku in left
+        ]
         lines = all_outcomes(command, of_requested(refusals, held.bundles))
         return CreateResult(
             outcome=min(line.outcome for line in lines), lines=lines, durability=mode

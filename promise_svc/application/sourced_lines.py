@@ -46,7 +46,9 @@ class ShortUnits(NamedTuple):
 
 
 class LineOutcome(NamedTuple):
-    """What happened to one line. ``ats`` is -1 where it was not looked at."""
+    """What happened to one line. ``ats`` is what there was for all lines that draw on the same: at
+    a node, or where the service chooses nodes, over those that could serve, less what lines that
+    name theirs take there; or what a limit leaves the owner. -1 where it was not looked at."""
 
     line_id: str
     outcome: CreateOutcome

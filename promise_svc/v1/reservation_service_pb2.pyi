@@ -461,8 +461,10 @@ class LineOutcome(_message.Message):
     outcome: Global___CreateReservationOutcome.ValueType
     """HELD, or why not."""
     ats: _builtins.int
-    """For INSUFFICIENT_STOCK, CUSTOMER_LIMIT and PARTLY_HELD, the units that could have been held for this line's SKU when it was
-    decided: at its node, or over all nodes that could have served it. Else left out.
+    """For INSUFFICIENT_STOCK, CUSTOMER_LIMIT and PARTLY_HELD, what there was when it was decided, for
+    all lines together that draw on the same: units of the SKU at the line's node; where the service
+    chooses nodes, over all that could have served it, without what lines that name their node take
+    there; for a limit, what it leaves the owner. Of a bundle, whole ones. Else left out.
     """
     node_id: _builtins.str
     """The node that refused, where there was one."""

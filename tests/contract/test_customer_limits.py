@@ -189,7 +189,7 @@ async def test_an_amendment_that_dies_half_way_counts_once_or_not_at_all(
 
 
 async def test_a_shard_key_counts_its_skus_together(world: World) -> None:
-    """Three of a style, whichever sizes; what is left is told for each line in turn."""
+    """Three of a style, whichever sizes; each line is told what is left for all of them."""
     await limited(world, shard_key="style")
     first = await take(world, "first", 1, skus=("A", "B"))
 
@@ -197,7 +197,7 @@ async def test_a_shard_key_counts_its_skus_together(world: World) -> None:
     rest = await take(world, "rest", 1, skus=("B",))
 
     assert [r.outcome for r in (first, over, rest)] == [HELD, LIMIT, HELD]
-    assert [line.ats for line in over.lines] == [1, 0]
+    assert [line.ats for line in over.lines] == [1, 1]
 
 
 async def test_as_much_as_the_limit_allows_is_held_where_the_policy_asks_for_that(

@@ -10,13 +10,15 @@ import pytest
 
 from promise_svc.application.reservation import CreateResult
 from promise_svc.application.reservation_body import CreateCommand, PromiseTerms, RequestedLine
+from promise_svc.domain.network import Item, ItemLimit
 from promise_svc.domain.reservation import CreateOutcome, HoldPolicy, State, SupplyRow
 from promise_svc.errors import IdempotencyKeyReused
 from promise_svc.rpc.convert.reservation import create_to
 from promise_svc.v1 import reservation_service_pb2 as pb
 from tests.contract.test_bundles import with_bundle
 from tests.contract.test_quotes import CHICAGO, held, network, put
-from tests.support.reservation_world import World, a_cart
+from tests.support.networks import a_node, a_snapshot
+from tests.support.reservation_world import NODES, World, a_cart
 from tests.support.shards import TIMEOUT
 
 RID = "r-1"
@@ -288,3 +290,23 @@ async def test_a_line_beyond_the_split_limit_is_held_as_far_as_it_goes(world: Wo
 
     assert result.outcome is CreateOutcome.PARTLY_HELD
     assert await held(world, "A") == {"n2": 3, "n3": 4}
+
+
+@pytest.mark.parametrize("policy", HoldPolicy)
+async def test_what_lines_share_is_told_to_each_of_them_whole(
+    world: World, policy: HoldPolicy
+) -> None:
+    """Three there are, two lines want two each: whether all are refused, or the second dropped or
+    cut, what is told is the three they share, at a node as within a limit."""
+    for limit in (None, ItemLimit(quantity_max=3, window_ms=0, by_shard_key=False)):
+        world.network.now = a_snapshot(*map(a_node, NODES), Item(sku="A", customer_limit=limit))
+        rid = f"r-{limit is None}"
+        await world.stock(A=9 if limit else 3)
+
+        result = await create(world, cart(policy, ("A", 2), ("A", 2), rid=rid))
+
+        short = [line for line in told(result) if line[2] is not None]
+        assert {line[2] for line in short} == {3}
+        assert len(short) == (2 if policy is HoldPolicy.ALL_OR_NOTHING else 1)
+        if result.reservation:
+            await world.worker().reservations.release(rid, 0, None, TIMEOUT)

@@ -64,6 +64,16 @@ MUTANTS = (
         ("tests/e2e/test_shopper.py::test_a_rule_that_was_deleted_rules_no_more",),
         "A lane that was to be gone, and whose name was mistyped, would go on promising dates.",
     ),
+    Mutant(
+        "limit_told_less_than_it_leaves",
+        "promise_svc/application/reservation.py",
+        "CreateOutcome.CUSTOMER_LIMIT, left[line.sku])",
+        "CreateOutcome.CUSTOMER_LIMIT, max(0, left[line.sku] - line.quantity))",
+        (
+            "tests/contract/test_hold_policies.py::test_what_lines_share_is_told_to_each_of_them_whole",
+        ),
+        "A shopper would be told, and given, fewer than they may still have.",
+    ),
     # -- counts of all that stands there
     Mutant(
         "missing_units_forgotten",

@@ -52,11 +52,11 @@ def test_a_line_nothing_was_told_against_takes_its_share_first() -> None:
 
 
 def test_a_limit_is_shared_by_the_lines_it_counts() -> None:
-    """Told line by line, less what earlier lines ask for: the second fits where the first goes."""
+    """Each line is told all that it leaves: the second fits where the first goes."""
     lines = (("A", 5), ("A", 2))
 
-    assert fewer(asked(FEWER[0], *lines), (LIMIT, 3), (LIMIT, 0)) == [("l1", 2)]
-    assert fewer(asked(FEWER[1], *lines), (LIMIT, 3), (LIMIT, 0)) == [("l0", 3)]
+    assert fewer(asked(FEWER[0], *lines), (LIMIT, 3), (LIMIT, 3)) == [("l1", 2)]
+    assert fewer(asked(FEWER[1], *lines), (LIMIT, 3), (LIMIT, 3)) == [("l0", 3)]
 
 
 def test_a_bundle_says_which_components_are_too_few() -> None:
