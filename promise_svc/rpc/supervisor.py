@@ -214,31 +214,34 @@ class Supervisor:
             restart.clear()
             began = time.monotonic()
             _log.info("restarting")
-            for slot in (*self._background, *self._workers):
-                if not await self._replace(slot):
+            slots = [*self._background, *self._workers]
+            for at, slot in enumerate(slots):
+                failed = await self._replace(slot)
+                if failed is not None:
+                    _log.error(
+                        "restart given up; SIGHUP begins it anew",
+                        child=failed.name, child_pid=failed.pid, error=failed.why(),
+                        restarted=_named(slots[:at]), not_restarted=_named(slots[at:]),
+                    )  # fmt: skip
                     break
             else:
                 _log.info("restarted", seconds=round(time.monotonic() - began, 3))
 
-    async def _replace(self, slot: _Slot) -> bool:
-        """A new child, then the end of the old one; False, and the old one works on, when the new
-        one does not come up."""
+    async def _replace(self, slot: _Slot) -> ChildProcess | None:
+        """A new child, then the end of the old one; the new one if it did not come up, and then the
+        old one works on."""
         async with slot.lock:
             old = slot.child
             assert old is not None
             child = await self._spawn(slot)
             if not await child.started(self._pace.start):
-                _log.error(
-                    "restart given up; the old processes work on",
-                    child=child.name, child_pid=child.pid, error=child.why(),
-                )  # fmt: skip
                 await self._end(child)
-                return False
+                return child
             slot.child = child
             slot.deaths = slot.crashes = 0
         slot.changed.set()
         await self._end(old)
-        return True
+        return None
 
     async def _end(self, child: ChildProcess) -> None:
         if not await child.stop(self._pace.stop):
@@ -259,6 +262,10 @@ class Supervisor:
             child.kill(f"it hung: {child.unanswered} looks in a row were not answered")
         elif not child.ready.is_set() and child.seconds() > self._pace.start:
             child.kill("it was not ready in time")
+
+
+def _named(slots: Sequence[_Slot]) -> str:
+    return " ".join(f"{slot.child.name}:{slot.child.pid}" for slot in slots if slot.child)
 
 
 def _ready(slot: _Slot) -> bool:

@@ -55,6 +55,9 @@ class LogFields(TypedDict, total=False):
     attempt: int
     child: str
     child_pid: int
+    restarted: str
+    """``child:pid`` of each that is new since SIGHUP; ``not_restarted`` of the others."""
+    not_restarted: str
     workers: int
     trace_id: str
     """Only where the line is about another call than the present one."""

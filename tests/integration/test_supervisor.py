@@ -189,6 +189,35 @@ async def test_a_restart_whose_new_worker_does_not_come_up_changes_nothing(
     assert rig.running.exception() is None
 
 
+async def test_a_restart_given_up_half_way_says_who_is_new_and_begins_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An engine died before the last process was replaced: the log names the new ones and the old
+    one by their process ids, all serve, and SIGHUP again replaces them all."""
+    async with supervised(tmp_path) as rig:
+        await serving(rig)
+        old = await rig.servers()
+        rig.mode.write_text("no second worker")
+        rig.restart.set()
+        await until(lambda: "restart given up" in caplog.text, 30)
+        told = next(r for r in caplog.records if "restart given up" in r.getMessage())
+        fields = told.__dict__["promise_fields"]
+        both, before = await rig.servers(), {child.pid for child in rig.children()}
+        rig.mode.write_text("steady")
+        rig.restart.set()
+        await until(lambda: not before & {child.pid for child in rig.children()}, 30)
+        new = await rig.servers()
+
+    named = [
+        dict(x.split(":") for x in fields[to].split()) for to in ("restarted", "not_restarted")
+    ]
+    assert [sorted(names) for names in named] == [["background", "worker-1"], ["worker-2"]]
+    assert {int(named[0]["worker-1"]), int(named[1]["worker-2"])} == both
+    assert int(named[1]["worker-2"]) in old and int(named[0]["worker-1"]) not in old
+    assert fields["error"] == "the engine died"
+    assert not new & (both | old)
+
+
 async def test_a_child_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
     """Neither dead nor alive: it answers nothing any more. Those that answer are left alone."""
     watchful = replace(QUICK, look=0.05, silent_max=2)

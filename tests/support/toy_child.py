@@ -29,6 +29,9 @@ async def main(mode: str, assignment: Assignment) -> int:
         case "misconfigured":
             await link.failed(ConfigError("nothing fits"))
             return 1
+        case "no second worker" if assignment.number == 2:
+            await link.failed(Unavailable("the engine died"))
+            return 1
         case "no engine":
             await link.failed(Unavailable("the engine is away"))
             return 1
