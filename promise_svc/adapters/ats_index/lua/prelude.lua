@@ -88,7 +88,17 @@ end
 -- What a call has read, changed and must write; most calls leave most of these empty.
 local TABLES = {'events', 'rows', 'row_dirty', 'legs', 'leg_before', 'leg_dirty', 'claims', 'claim_before',
   'claim_dirty', 'open_at', 'doubt', 'keys', 'touched', 'cursors', 'adjusted',
-  'taken', 'counted_until'}
+  'taken', 'counted_until', 'packed'}
+
+-- Names of a shard's keys, by its meta key: to join strings costs as much as a small command.
+local NAMES = {}
+local function names_of(meta)
+  local base = string.sub(meta, 1, -5)
+  NAMES[meta] = {base = base, row = base .. 'p:', due = base .. 'd:', leg = base .. 'l:', claim = base .. 'c:',
+    out = base .. 'out', news = base .. 'news', legs_due = base .. 'legs-due',
+    claims_due = base .. 'claims-due', open = base .. 'open', doubt = base .. 'doubt'}
+  return NAMES[meta]
+end
 
 local function load_meta(key)
   if not call then
@@ -98,7 +108,8 @@ local function load_meta(key)
   local meta = call('HMGET', key, 'owner', 'epoch', 'sequence', 'time', 'floor', 'depoch', 'dsequence', 'shard')
   local stored = tonumber(meta[4]) or 0
   local time = now_ms()
-  S.meta, S.base, S.owner, S.shard = key, string.sub(key, 1, -5), meta[1], tonumber(meta[8])
+  local names = NAMES[key] or names_of(key)
+  S.meta, S.names, S.base, S.owner, S.shard = key, names, names.base, meta[1], tonumber(meta[8])
   S.epoch, S.sequence, S.floor = tonumber(meta[2]) or 0, tonumber(meta[3]) or 0, tonumber(meta[5]) or 0
   S.depoch, S.dsequence = tonumber(meta[6]) or 0, tonumber(meta[7]) or 0
   S.time = time > stored and time or stored
@@ -124,7 +135,7 @@ local function get_row(sku, node, bucket)
   local id = row_id(sku, node, bucket)
   local row = S.rows[id]
   if row == nil then
-    local raw = call('HGET', S.base .. 'p:' .. sku, node .. '\t' .. bucket)
+    local raw = call('HGET', S.names.row .. sku, node .. '\t' .. bucket)
     row = raw and unpack_(raw) or false
     -- Rows of the layout before end one field earlier.
     if row and not row[ARRIVAL_MS] then row[SOLD_SHORT], row[ARRIVAL_MS] = row[SOLD_SHORT] or 0, 0 end
@@ -133,7 +144,8 @@ local function get_row(sku, node, bucket)
   return row
 end
 
--- Rows are changed in place; events pack their images at once, so no image can change later.
+-- Rows are changed in place; events pack their images at once, so no image can change later. Fields
+-- of an entry: SKU, node, bucket, row, and the row as an event has packed it since.
 local function touch_row(sku, node, bucket, row)
   local id = row_id(sku, node, bucket)
   local entry, touched = S.row_dirty[id], S.touched
@@ -141,6 +153,7 @@ local function touch_row(sku, node, bucket, row)
     entry = {sku, node, bucket, row}
     S.rows[id], S.row_dirty[id] = row, entry
   end
+  entry[5] = nil
   if not touched[id] then
     touched[id] = true
     touched[#touched + 1] = entry
@@ -205,7 +218,7 @@ end
 local function get_leg(rid)
   local leg = S.legs[rid]
   if leg == nil then
-    local raw = call('GET', S.base .. 'l:' .. rid)
+    local raw = call('GET', S.names.leg .. rid)
     leg = raw and unpack_(raw) or false
     S.legs[rid] = leg
     S.leg_before[rid] = leg
@@ -268,7 +281,7 @@ end
 local function get_claim(rid)
   local claim = S.claims[rid]
   if claim == nil then
-    local raw = call('GET', S.base .. 'c:' .. rid)
+    local raw = call('GET', S.names.claim .. rid)
     claim = raw and unpack_(raw) or false
     S.claims[rid] = claim
     S.claim_before[rid] = claim
@@ -290,9 +303,7 @@ local function has(list, value)
 end
 
 local function copy(record)
-  local other = {}
-  for i = 1, #record do other[i] = record[i] end
-  return other
+  return {unpack(record)}
 end
 
 -- What a record in the place of this one remembers: the attempt that ended here by its time.
@@ -321,9 +332,40 @@ end
 
 -- Events -----------------------------------------------------------------------------------
 
+-- Arrays are written by hand around what is packed already: a record goes into its key, its event and
+-- the reply, and is packed once.
+local NOTHING, IMAGE, EVENT, REPLY, NEWS = '\144', '\148', '\152', '\153', '\150'
+local function array_head(count)
+  return count < 16 and string.char(0x90 + count) or string.char(0xdc, math.floor(count / 256), count % 256)
+end
+
+-- A claim or leg that is not changed any more.
+local function keep_packed(record)
+  if not record then return NOTHING end
+  local bytes = pack(record)
+  S.packed[record] = bytes
+  return bytes
+end
+
+local function packed(record) return S.packed[record] or pack(record) end
+
 local function append(event)
   S.sequence = S.sequence + 1
   S.events[#S.events + 1] = pack(event)
+end
+
+local function image_of(entry)
+  entry[5] = pack(entry[4])
+  return IMAGE .. pack(entry[1], entry[2], entry[3]) .. entry[5]
+end
+
+local function images_of(touched)
+  local count = #touched
+  if count == 0 then return NOTHING end
+  if count == 1 then return '\145' .. image_of(touched[1]) end
+  local images = {array_head(count)}
+  for i = 1, count do images[i + 1] = image_of(touched[i]) end
+  return table.concat(images)
 end
 
 -- Records what was touched as one event, of the state it is in unless a kind is given; says
@@ -337,9 +379,9 @@ local function emit(subject, kind, note)
   elseif leg then
     kind = kind or LEG_EVENT[leg[L_STATE]]
   end
-  local images = {}
-  for i = 1, #touched do images[i] = touched[i] end
-  append({kind, S.time, subject, note or '', claim or {}, leg or {}, images, {}})
+  S.sequence = S.sequence + 1
+  S.events[#S.events + 1] = EVENT .. pack(kind, S.time, subject, note or '') .. keep_packed(claim)
+    .. keep_packed(leg) .. images_of(touched) .. NOTHING
   S.touched, S.touched_leg, S.touched_claim = {}, false, false
   return true
 end
@@ -400,7 +442,7 @@ local function make_room(sku, node, bucket, quantity, segment)
   local free = left(row, segment)
   while free < quantity and row do
     local cursor = S.cursors[sku] or 0
-    local found = call('ZRANGEBYSCORE', S.base .. 'd:' .. sku, '-inf', S.time, 'LIMIT', cursor, 16)
+    local found = call('ZRANGEBYSCORE', S.names.due .. sku, '-inf', S.time, 'LIMIT', cursor, 16)
     if #found == 0 then break end
     for i = 1, #found do
       cursor = cursor + 1
@@ -419,7 +461,7 @@ end
 -- Units of a counter, after expiring just enough due legs of its owner if too many.
 local function have(owner, key, most)
   if units_of(key) <= most then return units_of(key) end
-  for _, rid in ipairs(call('ZRANGEBYSCORE', S.base .. 'legs-due', '-inf', S.time)) do
+  for _, rid in ipairs(call('ZRANGEBYSCORE', S.names.legs_due, '-inf', S.time)) do
     local leg = get_leg(rid)
     if leg and leg[L_LIMITS] and leg[L_OWNER] == owner and due(leg[L_STATE], leg[L_EXPIRE]) then
       expire_leg(rid, leg)
@@ -466,19 +508,22 @@ local function claim_now(rid)
   return claim
 end
 
+local function step_reply(outcome, state, claim, shortfalls, contended, attempt)
+  return REPLY .. pack(outcome, S.epoch, S.sequence, S.time, state) .. (claim and packed(claim) or NOTHING)
+    .. (shortfalls and pack(shortfalls) or NOTHING) .. pack(contended or 0, attempt or 0)
+end
+
 local function reply(outcome, rid, shortfalls, contended, attempt, state)
   local claim = rid and S.claims[rid]
-  return pack({outcome, S.epoch, S.sequence, S.time, state or claim and claim[C_STATE] or 0,
-    claim or {}, shortfalls or {}, contended or 0, attempt or 0})
+  return step_reply(outcome, state or claim and claim[C_STATE] or 0, claim, shortfalls, contended, attempt)
 end
 
 local function leg_reply(outcome, leg, shortfalls)
-  return pack({outcome, S.epoch, S.sequence, S.time, leg[L_STATE], {}, shortfalls or {}, 0, 0})
+  return step_reply(outcome, leg[L_STATE], false, shortfalls)
 end
 
 local function other_plan(leg, attempt)
-  return pack({OTHER_PLAN, S.epoch, S.sequence, S.time, leg[L_ENDED] == attempt and EXPIRED or 0,
-    {}, {}, 0, 0})
+  return step_reply(OTHER_PLAN, leg[L_ENDED] == attempt and EXPIRED or 0)
 end
 
 -- The answer to a change of stock under a key, kept as long as the key may be asked for again.
@@ -494,7 +539,7 @@ local function commit_rows()
   local first, only = next(S.row_dirty)
   if not first then return end
   if not next(S.row_dirty, first) then
-    call('HSET', S.base .. 'p:' .. only[1], only[2] .. '\t' .. only[3], pack(only[4]))
+    call('HSET', S.names.row .. only[1], only[2] .. '\t' .. only[3], only[5] or pack(only[4]))
     return
   end
   local by_sku = {}
@@ -502,11 +547,11 @@ local function commit_rows()
     local sku = dirty[1]
     local fields = by_sku[sku]
     if not fields then
-      fields = {'HSET', S.base .. 'p:' .. sku}
+      fields = {'HSET', S.names.row .. sku}
       by_sku[sku] = fields
     end
     fields[#fields + 1] = dirty[2] .. '\t' .. dirty[3]
-    fields[#fields + 1] = pack(dirty[4])
+    fields[#fields + 1] = dirty[5] or pack(dirty[4])
   end
   for _, fields in pairs(by_sku) do
     -- unpack() takes no more than the Lua stack holds, about 8,000.
@@ -532,21 +577,21 @@ end
 
 local function commit_leg(rid)
   local leg, before = S.legs[rid], S.leg_before[rid]
-  local key = S.base .. 'l:' .. rid
+  local key = S.names.leg .. rid
   local state = leg[L_STATE]
   if ALIVE[state] then
-    call('SET', key, pack(leg))
+    call('SET', key, packed(leg))
   else
-    call('SET', key, pack(leg), 'PX', leg[L_PLAN] == '' and TOMBSTONE_MS or WINDOW_MS + TOMBSTONE_MS)
+    call('SET', key, packed(leg), 'PX', leg[L_PLAN] == '' and TOMBSTONE_MS or WINDOW_MS + TOMBSTONE_MS)
   end
   local was, is = before and before[L_STATE] == HELD, state == HELD
-  for _, line in ipairs(was and before[L_LINES] or {}) do call('ZREM', S.base .. 'd:' .. line[1], rid) end
+  for _, line in ipairs(was and before[L_LINES] or {}) do call('ZREM', S.names.due .. line[1], rid) end
   if is then
-    call('ZADD', S.base .. 'legs-due', leg[L_EXPIRE], rid)
-    for _, line in ipairs(leg[L_LINES]) do call('ZADD', S.base .. 'd:' .. line[1], leg[L_EXPIRE], rid) end
+    call('ZADD', S.names.legs_due, leg[L_EXPIRE], rid)
+    for _, line in ipairs(leg[L_LINES]) do call('ZADD', S.names.due .. line[1], leg[L_EXPIRE], rid) end
   elseif was then
     if leg[L_MULTI] == 1 then S.doubt[rid] = false end
-    call('ZREM', S.base .. 'legs-due', rid)
+    call('ZREM', S.names.legs_due, rid)
   end
 end
 
@@ -556,46 +601,43 @@ end
 
 local function commit_claim(rid)
   local claim, before = S.claims[rid], S.claim_before[rid]
-  local key = S.base .. 'c:' .. rid
+  local key = S.names.claim .. rid
   if claim[C_SETTLED] == 1 and not ALIVE[claim[C_STATE]] then
-    call('SET', key, pack(claim), 'PX', WINDOW_MS + CLOCK_SKEW_MS)
+    call('SET', key, packed(claim), 'PX', WINDOW_MS + CLOCK_SKEW_MS)
   else
-    call('SET', key, pack(claim))
+    call('SET', key, packed(claim))
   end
   if expiring(claim) then
     if not expiring(before) or before[C_EXPIRE] ~= claim[C_EXPIRE] then
-      call('ZADD', S.base .. 'claims-due', claim[C_EXPIRE], rid)
+      call('ZADD', S.names.claims_due, claim[C_EXPIRE], rid)
     end
   elseif expiring(before) then
-    call('ZREM', S.base .. 'claims-due', rid)
+    call('ZREM', S.names.claims_due, rid)
   end
 end
 
 -- One message per call: [epoch, sequence, durable epoch, durable sequence, time, [event ...]].
--- The events are packed already, so the outer array is written by hand around them.
 local function publish()
-  local count = #S.events
-  local head = count < 16 and string.char(0x90 + count)
-    or string.char(0xdc, math.floor(count / 256), count % 256)
-  local five = pack({S.epoch, S.sequence, S.depoch, S.dsequence, S.time})
-  call('SPUBLISH', S.base .. 'news', '\150' .. string.sub(five, 2) .. head .. table.concat(S.events))
+  local events = S.events
+  call('SPUBLISH', S.names.news, NEWS .. pack(S.epoch, S.sequence, S.depoch, S.dsequence, S.time)
+    .. array_head(#events) .. (events[2] and table.concat(events) or events[1] or ''))
 end
 
 local function commit()
   local count = #S.events
   local first = S.sequence - count
   for i = 1, count do
-    call('XADD', S.base .. 'out', S.epoch .. '-' .. (first + i), 'e', S.events[i])
+    call('XADD', S.names.out, S.epoch .. '-' .. (first + i), 'e', S.events[i])
   end
   commit_rows()
   for rid in pairs(S.leg_dirty) do commit_leg(rid) end
   commit_taken()
   for rid in pairs(S.claim_dirty) do commit_claim(rid) end
   for rid, at in pairs(S.open_at) do
-    if at then call('ZADD', S.base .. 'open', at, rid) else call('ZREM', S.base .. 'open', rid) end
+    if at then call('ZADD', S.names.open, at, rid) else call('ZREM', S.names.open, rid) end
   end
   for rid, at in pairs(S.doubt) do
-    if at then call('ZADD', S.base .. 'doubt', at, rid) else call('ZREM', S.base .. 'doubt', rid) end
+    if at then call('ZADD', S.names.doubt, at, rid) else call('ZREM', S.names.doubt, rid) end
   end
   for _, other in ipairs(S.keys) do call(unpack(other)) end
   if count > 0 then

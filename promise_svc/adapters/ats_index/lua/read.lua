@@ -29,7 +29,7 @@ end), {'no-writes'})
 -- holds given back.
 local read_sku = reading(function(sku)
   local images, by_field, arrived = {}, {}, {}
-  local flat = call('HGETALL', S.base .. 'p:' .. sku)
+  local flat = call('HGETALL', S.names.row .. sku)
   for i = 1, #flat, 2 do
     local node, bucket = string.match(flat[i], '^([^\t]*)\t(.*)$')
     local image = {sku, node, bucket, unpack_(flat[i + 1])}
@@ -37,7 +37,7 @@ local read_sku = reading(function(sku)
     by_field[flat[i]] = image[4]
     if image[4][ARRIVAL_MS] == ARRIVED then arrived[#arrived + 1] = image end
   end
-  for _, rid in ipairs(call('ZRANGEBYSCORE', S.base .. 'd:' .. sku, '-inf', S.time)) do
+  for _, rid in ipairs(call('ZRANGEBYSCORE', S.names.due .. sku, '-inf', S.time)) do
     local leg = get_leg(rid)
     for _, line in ipairs(leg[L_LINES]) do
       if line[1] == sku then
@@ -69,7 +69,7 @@ verb('open_claims', function(keys, args)
   local refused = open(keys[1])
   if refused then return refused end
   local replies = {}
-  for _, rid in ipairs(call('ZRANGEBYSCORE', S.base .. 'open', '-inf', S.time, 'LIMIT', 0, args[1])) do
+  for _, rid in ipairs(call('ZRANGEBYSCORE', S.names.open, '-inf', S.time, 'LIMIT', 0, args[1])) do
     replies[#replies + 1] = pack({rid, get_claim(rid)})
   end
   return replies

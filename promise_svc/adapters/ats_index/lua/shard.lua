@@ -9,7 +9,7 @@ verb('mark_durable', function(keys, args)
     S.depoch, S.dsequence = epoch, sequence
     call('HSET', S.meta, 'depoch', args[1], 'dsequence', args[2])
     if sequence > keep then
-      call('XTRIM', S.base .. 'out', 'MINID', '~', args[1] .. '-' .. string.format('%d', sequence - keep))
+      call('XTRIM', S.names.out, 'MINID', '~', args[1] .. '-' .. string.format('%d', sequence - keep))
     end
     publish()
   end

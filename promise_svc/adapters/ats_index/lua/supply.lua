@@ -11,7 +11,7 @@ end
 -- where less came than was sold. O(positions of the SKU).
 local function arrived_units(sku, node)
   local had, wanted = 0, 0
-  for _, field in ipairs(call('HKEYS', S.base .. 'p:' .. sku)) do
+  for _, field in ipairs(call('HKEYS', S.names.row .. sku)) do
     local at, bucket = string.match(field, '^([^\t]*)\t(.*)$')
     local row = at == node and get_row(sku, node, bucket)
     if row and row[ARRIVAL_MS] == ARRIVED then
