@@ -39,7 +39,11 @@ def native_extensions() -> list[Extension]:
     from Cython.Build import cythonize  # noqa: PLC0415 - absent where nothing is compiled
 
     checked = os.environ.get("PROMISE_NATIVE_DEBUG") == "1"
-    flags = {"_grpc": nghttp2_flags()}
+    # Distances must round as Python rounds them: no multiply-add in one.
+    flags = {
+        "_grpc": nghttp2_flags(),
+        "_sourcing": {"extra_compile_args": ["-ffp-contract=off"]},
+    }
     if flags["_grpc"] is None:
         print("native/_grpc.pyx is left out: pkg-config finds no libnghttp2 (libnghttp2-dev)")
         sources = [source for source in sources if source.stem != "_grpc"]

@@ -349,7 +349,11 @@ class Service:
                 NetworkReads(reads, snapshot, clock) if reads else None,
             ),
             PromiseServicer(
-                CartPromiser(stock=stock, network=snapshot, clock=clock), quotes, clock
+                CartPromiser(
+                    stock=stock, network=snapshot, clock=clock, search=self.table.cart_search()
+                ),
+                quotes,
+                clock,
             ),
             self._reservation_servicer(quotes),
             SupplyServicer(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from promise_svc.domain.ats_table import AtsTableCore, RowValues
 
 if TYPE_CHECKING:
+    from native._sourcing import CartSearch, Nodes, Options
     from native._wire import AvailabilityReads
 
 COMPILED = os.environ.get("PROMISE_PURE_PYTHON") != "1"
@@ -35,6 +36,7 @@ _RowT = TypeVar("_RowT")
 if COMPILED:
     try:
         from native import _cart_wire as cart_wire
+        from native import _sourcing as sourcing
         from native import _wire as wire
         from native._ats_table import AtsTable as _NativeAtsTable
         from native._sharding import shard_of, stable_hash
@@ -56,12 +58,18 @@ if COMPILED:
         protobuf runtime, so it has no twin."""
         assert isinstance(table, _NativeAtsTable)
         return wire.AvailabilityReads(table, feed_behind_ms=feed_behind_ms, protected=protected)
+
+    def cart_search(table: AtsTableCore[Any]) -> CartSearch | None:
+        """Finds the plans of plain carts straight from this table; None where nothing is compiled.
+        Its specification is ``domain.cart``, which has all other carts."""
+        assert isinstance(table, _NativeAtsTable)
+        return sourcing.CartSearch(table)
 else:
     from promise_svc.domain.ats_table import AtsTable as _PlainAtsTable
     from promise_svc.domain.sharding import shard_of, stable_hash
 
-    # The protobuf runtime is their specification, and rpc uses it where they are None.
-    cart_wire = wire = None  # type: ignore[assignment]
+    # Their specifications, the protobuf runtime and domain.cart, are used where they are None.
+    cart_wire = sourcing = wire = None  # type: ignore[assignment]
 
     def ats_table(shard_count: int, make_row: Callable[[RowValues], _RowT]) -> AtsTableCore[_RowT]:
         """A new, empty ATS table; ``make_row`` turns its values into what ``rows`` returns."""
@@ -75,18 +83,28 @@ else:
         protobuf runtime, so it has no twin."""
         return None
 
+    def cart_search(table: AtsTableCore[Any]) -> CartSearch | None:
+        """Finds the plans of plain carts straight from this table; None where nothing is compiled.
+        Its specification is ``domain.cart``, which has all other carts."""
+        return None
+
 
 __all__ = [
     "AvailabilityReads",
     "COMPILED",
+    "CartSearch",
     "GrpcCall",
     "GrpcMethod",
     "NATIVE_FRONT",
+    "Nodes",
+    "Options",
     "ats_table",
     "availability_reads",
+    "cart_search",
     "cart_wire",
     "grpc_session",
     "shard_of",
+    "sourcing",
     "stable_hash",
     "wire",
 ]

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from promise_svc.application.plain_cart import promise_plain_cart
 from promise_svc.application.ports import AtsReader, AtsRow, Clock
 from promise_svc.application.stock import Consistency, Freshness, StockSource, rows_of
 from promise_svc.domain.bundle import BundleLine, exploded, requested_line_id
@@ -25,6 +26,9 @@ from promise_svc.domain.reservation import LINES_MAX
 from promise_svc.domain.sourcing import SHIPMENTS_MAX
 from promise_svc.domain.verdicts import Explanation, explain_cart
 from promise_svc.errors import FieldViolation, InvalidRequest
+
+if TYPE_CHECKING:
+    from promise_svc.hotpath import CartSearch
 
 MAX_OPTIONS_DEFAULT = 3
 MAX_SHIPMENTS_DEFAULT = 3
@@ -89,9 +93,16 @@ class CartPromiser:
     """The use case of PromiseService. Writes and holds nothing."""
 
     def __init__(
-        self, *, stock: StockSource, network: Callable[[], NetworkSnapshot], clock: Clock
+        self,
+        *,
+        stock: StockSource,
+        network: Callable[[], NetworkSnapshot],
+        clock: Clock,
+        search: CartSearch | None = None,
     ) -> None:
+        """``search`` has the table that ``stock`` reads; without it the specification does all."""
         self._stock = stock
+        self._search = search
         self._network = network
         self._clock = clock
 
@@ -111,6 +122,19 @@ class CartPromiser:
             excluded_node_ids=request.excluded_node_ids,
         )
         lines, bundles = exploded(request.lines, snapshot.bundles, LINES_MAX)
+        plain = self._plain(snapshot, request, lines, wanted)
+        if plain is not None:
+            promised, freshness = plain
+            return PromiseCartReply(
+                outcome=PromiseOutcome.COMPLETE,
+                options=promised.options,
+                unfulfilled_lines=(),
+                bundles=bundles,
+                network_version=snapshot.version,
+                currency_code=snapshot.currency_code,
+                freshness=freshness,
+                order_ms=order_ms,
+            )
         skus = {line.sku for line in lines}
         stock = await self._stock.read(skus, request.consistency, timeout, request.segment)
         cart = Cart(
@@ -133,6 +157,30 @@ class CartPromiser:
             order_ms=order_ms,
             explanation=explain_cart(snapshot, cart, promised) if request.explain else None,
         )
+
+    def _plain(
+        self,
+        snapshot: NetworkSnapshot,
+        request: PromiseCartRequest,
+        lines: Sequence[Line],
+        wanted: Wanted,
+    ) -> tuple[PromisedCart, Freshness] | None:
+        """What the compiled search has, and how fresh; an explanation needs every node's stock."""
+        if self._search is None or request.explain:
+            return None
+        skus = [line.sku for line in lines]
+        freshness = self._stock.fresh(skus, request.consistency, request.segment)
+        if freshness is None:
+            return None
+        promised = promise_plain_cart(
+            self._search,
+            snapshot,
+            lines,
+            wanted,
+            max_shipments=request.max_shipments,
+            max_options=request.max_options,
+        )
+        return None if promised is None else (promised, freshness)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

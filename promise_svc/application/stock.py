@@ -158,6 +158,21 @@ class StockSource:
         known = {sku: self._in_table(sku) for sku in skus}
         return self._answer(known, DegradedReason.NONE)
 
+    def fresh(
+        self, skus: Iterable[str], consistency: Consistency, segment: str = ""
+    ) -> Freshness | None:
+        """How fresh the table is for ``skus``, none of them a bundle; None where ``read`` would ask
+        shards, or has shares for segments to count."""
+        if consistency.strong:
+            return None
+        times = []
+        for sku in skus:
+            as_of = AsOf(0, *self._table.as_of(sku))
+            if self._too_old(as_of, consistency) or (segment and self._table.protected(sku)):
+                return None
+            times.append(as_of.time_ms)
+        return self._freshness(min(times), DegradedReason.NONE)
+
     def _in_table(self, sku: str) -> SkuStock:
         shard = self._table.shard(sku)
         if shard is None:  # never seen, as far as the shard that would have it was followed
@@ -183,12 +198,17 @@ class StockSource:
             )
 
     def _answer(self, known: Mapping[str, SkuStock], reason: DegradedReason) -> Stock:
+        as_of_ms = min((stock.as_of.time_ms for stock in known.values()), default=None)
+        return Stock(known, self._freshness(as_of_ms, reason))
+
+    def _freshness(self, as_of_ms: int | None, reason: DegradedReason) -> Freshness:
         now_ms = self._clock.now_ms()
-        as_of_ms = min((stock.as_of.time_ms for stock in known.values()), default=now_ms)
+        if as_of_ms is None:
+            as_of_ms = now_ms
         age_ms = max(0, now_ms - as_of_ms)
         if not reason and age_ms > self._feed_behind_ms:
             reason = DegradedReason.FEED_BEHIND
-        return Stock(known, Freshness(as_of_ms, age_ms, bool(reason), reason))
+        return Freshness(as_of_ms, age_ms, bool(reason), reason)
 
     async def _refreshed(
         self, skus: Sequence[str], timeout: float, patience: float

@@ -7,13 +7,14 @@ one that no refused line could join, not always the largest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from itertools import repeat
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from promise_svc.domain.bundle import requested_line_id, together
-from promise_svc.domain.delivery import DeliveryPromise, Shipment, ShipmentLine
+from promise_svc.domain.delivery import DeliveryPromise
 from promise_svc.domain.frontier import any_plan, best_plan, frontier
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reach import Line, Reach, Service, UnfulfilledReason, Wanted
@@ -26,14 +27,14 @@ from promise_svc.domain.sourcing import (
     PlannedShipment,
     SourcingPlan,
     Work,
-    shipment_cost_nanos,
 )
+from promise_svc.domain.telling import Telling, in_order
+
+T = TypeVar("T")
 
 _LINES_TRIED_MAX = 64
 """Lines looked for nodes for one by one against the split limit; those after them are kept only
 where the nodes found so far have them."""
-
-NANOS_PER_MICRO = 1000
 
 
 class UnfulfilledLine(NamedTuple):
@@ -203,7 +204,7 @@ class _CartSourcing:
         """Plans for exactly these lines, best first; none when there is none."""
         if not lines:
             return []
-        demands = self._demands(lines)
+        demands = demands_of(self._snapshot, lines)
         candidates = self._candidates(demands)
         max_shipments = self._cart.max_shipments
         if self._cart.max_options == 1:
@@ -215,10 +216,7 @@ class _CartSourcing:
             found = self._plan_at(self._fitting, demands, candidates)
         if not self._tried_all:
             found = [replace(plan, exact=False) for plan in found]
-        chosen = found[: self._cart.max_options]
-        if len(chosen) < len(found):
-            chosen[-1] = min(found, key=lambda plan: plan.latest_delivery_date)
-        return list(dict.fromkeys(chosen))
+        return offered(found, self._cart.max_options, lambda plan: plan.latest_delivery_date)
 
     def _plan_at(
         self,
@@ -235,15 +233,20 @@ class _CartSourcing:
 
     def _promise(self, plan: SourcingPlan, lines: Sequence[Line]) -> DeliveryPromise:
         """A plan told by lines, with dates and costs."""
-        missing = {line.line_id: line.quantity for line in lines}
-        demands = self._demands(lines)
-        by_sku: dict[str, list[Line]] = {}
-        for line in lines:
-            by_sku.setdefault(line.sku, []).append(line)
-        shipments = [self._shipment(s, demands, by_sku, missing) for s in plan.shipments]
-        assert not any(missing.values()), "a plan fills every line"
+        telling = Telling(lines, demands_of(self._snapshot, lines))
+        arrivals = self._cart.wanted.arrivals
+        shipments = [
+            telling.shipment(
+                planned.node_id,
+                self._service(planned),
+                planned.quantities,
+                arrivals.get(planned.node_id),
+            )
+            for planned in plan.shipments
+        ]
+        assert telling.told(), "a plan fills every line"
         return DeliveryPromise(
-            shipments=tuple(sorted(shipments, key=lambda s: (s.ship_date, s.node_id))),
+            shipments=in_order(shipments),
             exact=plan.exact,
             shipment_count_bound=plan.shipment_count_bound,
         )
@@ -252,7 +255,7 @@ class _CartSourcing:
         """Look for nodes that fill ``lines`` within the split limit, and remember them."""
         if work.spent:
             return False
-        demands = self._demands(lines)
+        demands = demands_of(self._snapshot, lines)
         plan = any_plan(
             demands,
             self._candidates(demands),
@@ -297,18 +300,6 @@ class _CartSourcing:
         reached = self._reach.served
         return {n: units for n, units in stock.items() if units and n in reached}
 
-    def _demands(self, lines: Sequence[Line]) -> tuple[Demand, ...]:
-        quantities: dict[str, int] = {}
-        for line in lines:
-            quantities[line.sku] = quantities.get(line.sku, 0) + line.quantity
-        return tuple(
-            Demand(sku, quantity, self._weight_grams(sku)) for sku, quantity in quantities.items()
-        )
-
-    def _weight_grams(self, sku: str) -> int:
-        item = self._snapshot.item(sku)
-        return 0 if item is None else item.weight_grams
-
     def _candidates(self, demands: tuple[Demand, ...]) -> tuple[Candidate, ...]:
         stock = [self._served_stock(demand.sku) for demand in demands]
         node_ids = list(set().union(*stock))
@@ -349,48 +340,28 @@ class _CartSourcing:
         known.update(zip(new, self._reach.distances_meters(new), strict=True))
         return [known[node_id] for node_id in node_ids]
 
-    def _services(self, node_id: str) -> tuple[Service, ...]:
-        services = self._reach.services(node_id)
+    def _service(self, planned: PlannedShipment) -> Service:
+        """The service that a planned shipment goes by."""
+        services = self._reach.services(planned.node_id)
         assert isinstance(services, tuple), "only served nodes are candidates"
-        return services
-
-    def _shipment(
-        self,
-        planned: PlannedShipment,
-        demands: tuple[Demand, ...],
-        by_sku: Mapping[str, Sequence[Line]],
-        missing: dict[str, int],
-    ) -> Shipment:
-        name = planned.option.name
-        service = next(s for s in self._services(planned.node_id) if s.option.name == name)
-        parts: list[ShipmentLine] = []
-        grams = 0
-        for demand, units in zip(demands, planned.quantities, strict=True):
-            parts += _parts(units, by_sku[demand.sku], missing)
-            grams += units * demand.weight_grams
-        later = self._cart.wanted.arrivals.get(planned.node_id)
-        return Shipment(
-            node_id=later.node_id if later else planned.node_id,
-            lines=tuple(parts),
-            fulfillment_method=service.fulfillment_method,
-            carrier_service=service.carrier_service,
-            ship_date=service.dates.ship_date,
-            earliest_delivery_date=service.dates.earliest_delivery_date,
-            latest_delivery_date=service.dates.latest_delivery_date,
-            cost_micros=-(-shipment_cost_nanos(service.option, grams) // NANOS_PER_MICRO),
-            order_by_ms=service.dates.order_by_ms,
-            ready_ms=service.ready_ms,
-            arrival_ms=later.arrival_ms if later else 0,
-        )
+        return next(s for s in services if s.option.name == planned.option.name)
 
 
-def _parts(units: int, lines_of_sku: Sequence[Line], missing: dict[str, int]) -> list[ShipmentLine]:
-    """Spread units of a SKU over the lines that still miss some, in request order."""
-    parts = []
-    for line in lines_of_sku:
-        taken = min(units, missing[line.line_id])
-        if taken:
-            parts.append(ShipmentLine(line.line_id, line.sku, taken))
-            missing[line.line_id] -= taken
-            units -= taken
-    return parts
+def demands_of(snapshot: NetworkSnapshot, lines: Sequence[Line]) -> tuple[Demand, ...]:
+    """What the lines want together, a SKU each."""
+    quantities: dict[str, int] = {}
+    for line in lines:
+        quantities[line.sku] = quantities.get(line.sku, 0) + line.quantity
+    items = map(snapshot.item, quantities)
+    return tuple(
+        Demand(sku, quantity, 0 if item is None else item.weight_grams)
+        for (sku, quantity), item in zip(quantities.items(), items, strict=True)
+    )
+
+
+def offered(found: Sequence[T], most: int, latest: Callable[[T], date | int]) -> list[T]:
+    """Of plans, best first, as many as were asked for, the earliest of all among them."""
+    chosen = list(found[:most])
+    if len(chosen) < len(found):
+        chosen[-1] = min(found, key=latest)
+    return list(dict.fromkeys(chosen))

@@ -18,9 +18,9 @@ def distance_m(
 ) -> float:
     """Great-circle distance in meters (haversine). Longitudes may differ by any whole turn."""
     phi_a, phi_b = math.radians(from_latitude), math.radians(to_latitude)
-    half_phi = (phi_b - phi_a) / 2
-    half_lambda = math.radians(to_longitude - from_longitude) / 2
-    chord = math.sin(half_phi) ** 2 + math.cos(phi_a) * math.cos(phi_b) * math.sin(half_lambda) ** 2
+    across = math.sin((phi_b - phi_a) / 2)
+    along = math.sin(math.radians(to_longitude - from_longitude) / 2)
+    chord = across * across + math.cos(phi_a) * math.cos(phi_b) * (along * along)
     return 2 * EARTH_RADIUS_M * math.asin(min(1.0, math.sqrt(chord)))
 
 
@@ -34,8 +34,10 @@ def distances_m(
     distances = []
     for latitude, longitude in places:
         phi_a = radians(latitude)
-        half_lambda = radians(to_longitude - longitude) / 2
-        chord = sin((phi_b - phi_a) / 2) ** 2 + cos(phi_a) * cos_b * sin(half_lambda) ** 2
+        across = sin((phi_b - phi_a) / 2)
+        along = sin(radians(to_longitude - longitude) / 2)
+        # Products, not powers: the twin must come to the same last bit.
+        chord = across * across + cos(phi_a) * cos_b * (along * along)
         distances.append(2 * EARTH_RADIUS_M * asin(min(1.0, sqrt(chord))))
     return distances
 

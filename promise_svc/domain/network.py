@@ -240,7 +240,9 @@ class NetworkDocuments:
 
 def normalized_postal_code(postal_code: str) -> str:
     """Upper case, letters and digits only: the form lanes are matched in."""
-    return "".join(filter(str.isalnum, postal_code)).upper()
+    if not postal_code.isalnum():
+        postal_code = "".join(filter(str.isalnum, postal_code))
+    return postal_code.upper()
 
 
 _ZoneKey = tuple[str, str, str]

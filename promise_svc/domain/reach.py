@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 from promise_svc.domain.delivery import DeliveryDates, ShipDate, pickup_times
 from promise_svc.domain.geography import distances_m
@@ -23,6 +23,8 @@ from promise_svc.domain.network import (
 from promise_svc.domain.routes import Routes
 from promise_svc.domain.sourcing import DeliveryOption
 from promise_svc.errors import NoBusinessDay
+
+T = TypeVar("T")
 
 CARRIED_METHODS = frozenset({FulfillmentMethod.SHIP_TO_ADDRESS})
 """Methods that bring goods to an address, as far as they are built."""
@@ -124,6 +126,7 @@ class _Services:
     equal_options: dict[tuple[DeliveryOption, ...], tuple[DeliveryOption, ...]] = field(
         default_factory=dict
     )
+    derived: dict[Callable[..., Any], Any] = field(default_factory=dict)
 
 
 class _KnownServices:
@@ -200,12 +203,38 @@ class Reach:
         if self._wanted.pickup_node_id:
             found = self.services(self._wanted.pickup_node_id)
             return frozenset({self._wanted.pickup_node_id} if isinstance(found, tuple) else ())
-        like = self._routes.nodes_of.items()
-        known = len(self._found.by_origin)
-        found_nodes = [ids for id_, ids in like if isinstance(self._services_of(id_), tuple)]
-        if self._zone_key and not known:
-            self._known.put(self._zone_key, self._wanted.order_ms, self._found)
+        nodes_of, by_origin = self._routes.nodes_of, self._services_by_origin()
+        found_nodes = [nodes_of[id_] for id_ in nodes_of if isinstance(by_origin[id_], tuple)]
         return frozenset().union(*found_nodes) - self._wanted.excluded_node_ids
+
+    def options_by_origin(self) -> list[tuple[DeliveryOption, ...] | None]:
+        """What the search needs of each kind of node, in the order of ``Routes.nodes_of``; None of
+        those that do not serve the destination."""
+        found = self._services_by_origin()
+        return [
+            tuple(service.option for service in services) if isinstance(services, tuple) else None
+            for services in map(found.__getitem__, self._routes.nodes_of)
+        ]
+
+    def derived(self, build: Callable[[Reach], T]) -> T:
+        """What ``build`` makes of ``options_by_origin``: made once for all orders that find the
+        same services, and kept as long as those."""
+        self._services_by_origin()
+        made = self._found.derived.get(build)
+        if made is None:
+            made = self._found.derived[build] = build(self)
+        return cast(T, made)
+
+    def _services_by_origin(self) -> Mapping[str, _Found]:
+        """Services of all kinds of nodes."""
+        found = self._found.by_origin
+        if len(found) < len(self._routes.nodes_of):
+            known = len(found)
+            for origin_id in self._routes.nodes_of:
+                self._services_of(origin_id)
+            if self._zone_key and not known:
+                self._known.put(self._zone_key, self._wanted.order_ms, self._found)
+        return found
 
     def options(self, node_ids: Sequence[str]) -> list[tuple[DeliveryOption, ...]]:
         """What the search needs of each served node; equal options of several are one tuple."""

@@ -55,20 +55,19 @@ class Routes:
         """Such a first node -> all that are like it, itself included."""
         for node_id, origin_id in self.origin_ids.items():
             self.nodes_of.setdefault(origin_id, set()).add(node_id)
-        self._prefix_length_max = max(
-            (
-                len(normalized_postal_code(lane.postal_prefix))
-                for lane in snapshot.documents.lanes.values()
-            ),
-            default=0,
-        )
+        lanes = snapshot.documents.lanes.values()
+        self._prefixes = {normalized_postal_code(lane.postal_prefix) for lane in lanes}
+        self._prefix_lengths = sorted(set(map(len, self._prefixes)), reverse=True)
         self._lanes: dict[tuple[str, str, str], tuple[Lane, ...]] = {}
         self._stays: dict[tuple[str, str, NodeMethod, str], list[_Stay]] = {}
         self._arrivals: dict[tuple[ShipDate, str, tuple[int, int]], DeliveryDates] = {}
 
     def zone(self, postal_code: str) -> str:
-        """As much of a postal code as any lane tells apart."""
-        return normalized_postal_code(postal_code)[: self._prefix_length_max]
+        """As much of a postal code as lanes tell apart: the longest prefix of it that any lane has,
+        since whatever else it fits is a prefix of that."""
+        code = normalized_postal_code(postal_code)
+        prefixes = (code[:length] for length in self._prefix_lengths)
+        return next((prefix for prefix in prefixes if prefix in self._prefixes), "")
 
     def lanes(self, origin: Node, country: str, postal_code: str) -> tuple[Lane, ...]:
         """``NetworkSnapshot.lanes``."""

@@ -44,6 +44,8 @@ class OrderRules:
         self._costs = [rule for rule in self.rules if rule.cost_micros]
         self.weigh = bool(self._costs)
         """Whether any shipment counts as dearer than it is."""
+        self.speak_of_nodes = any(r.excluded or r.priority or r.cost_micros for r in self.rules)
+        """Whether any rule tells nodes apart; else they set limits at most."""
         self._priorities: dict[str, dict[str, int]] = {}
 
     def max_shipments(self, asked: int) -> int:

@@ -298,8 +298,10 @@ MUTANTS = (
     Mutant(
         "rule_cost_charged",
         "promise_svc/domain/cart.py",
-        "shipment_cost_nanos(service.option, grams)",
-        "shipment_cost_nanos(planned.option, grams)",
+        "                self._service(planned),\n",
+        "                self._service(planned)._replace(\n"
+        "                    base_cost_micros=planned.option.base_cost_micros\n"
+        "                ),\n",
         (RULES + "test_an_extra_cost_turns_the_choice_and_is_not_told_as_a_price",),
         "Shoppers would pay for a preference of ours.",
     ),
@@ -310,6 +312,31 @@ MUTANTS = (
         "if self._names(rule, node_id):",
         (RULES + "test_rules_choose_what_brute_force_chooses",),
         "A rule for cold goods would keep all others at home too.",
+    ),
+    # -- the compiled search
+    Mutant(
+        "search_needs_fewer_nodes",
+        "native/_sourcing.pyx",
+        "            if rank >= self.most:\n",
+        "            if rank + 1 >= self.most:\n",
+        ("tests/native/test_sourcing.py::test_the_plans_are_the_specifications",),
+        "A cart would be refused, or come in more parcels, for want of a node that was left out.",
+    ),
+    Mutant(
+        "search_forgets_who_was_left_out",
+        "promise_svc/application/plain_cart.py",
+        "            found[number] = -1\n",
+        "            found[number] = 0\n",
+        ("tests/property/test_plain_cart.py::test_the_compiled_search_changes_no_answer",),
+        "A node that the caller ruled out would send the cart.",
+    ),
+    Mutant(
+        "search_sells_another_segments_share",
+        "promise_svc/application/stock.py",
+        "(segment and self._table.protected(sku))",
+        "(segment and not sku)",
+        ("tests/property/test_plain_cart.py::test_the_compiled_search_changes_no_answer",),
+        "Members would be told that their own share is not theirs.",
     ),
     # -- the Functions
     Mutant(

@@ -14,10 +14,10 @@ from promise_svc.application.ports import AtsRow
 from promise_svc.domain.events import PositionImage
 from promise_svc.domain.inventory import StockPosition, for_segment
 from promise_svc.domain.sharding import Position
-from promise_svc.hotpath import ats_table, availability_reads
+from promise_svc.hotpath import ats_table, availability_reads, cart_search
 
 if TYPE_CHECKING:
-    from promise_svc.hotpath import AvailabilityReads
+    from promise_svc.hotpath import AvailabilityReads, CartSearch
 
 
 _Protected: TypeAlias = dict[str, dict[tuple[str, str], StockPosition]]
@@ -42,6 +42,10 @@ class AtsTable:
     def reads(self, feed_behind_ms: int) -> AvailabilityReads | None:
         """What answers plain reads from bytes to bytes; None where nothing is compiled."""
         return availability_reads(self._core, feed_behind_ms, self._protected_skus)
+
+    def cart_search(self) -> CartSearch | None:
+        """What finds the plans of plain carts; None where nothing is compiled."""
+        return cart_search(self._core)
 
     def rows(self, sku: str) -> Sequence[AtsRow] | None:
         """All positions of ``sku`` in no promised order; None when it never had one."""

@@ -1,0 +1,211 @@
+"""Carts promised straight from the table, by the compiled search, against the specification."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from dataclasses import replace
+from datetime import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from promise_svc.adapters.ats_table.table import AtsTable
+from promise_svc.application import promise as use_case
+from promise_svc.application.plain_cart import promise_plain_cart
+from promise_svc.application.promise import CartPromiser, PromiseCartReply, PromiseCartRequest
+from promise_svc.application.stock import Consistency, StockSource
+from promise_svc.domain.events import PositionImage
+from promise_svc.domain.inventory import Protection, StockPosition
+from promise_svc.domain.network import (
+    BundleComponent,
+    Document,
+    Item,
+    NetworkSnapshot,
+    NodeGroup,
+    NodeStatus,
+    SourcingRule,
+    build_snapshot,
+    with_items,
+)
+from promise_svc.domain.reach import Address, Line
+from promise_svc.domain.sharding import Position
+from promise_svc.hotpath import COMPILED
+from tests.support.fake_ats_reader import FakeClock
+from tests.support.fake_stock_index import FakeStockIndex
+from tests.support.networks import (
+    CHICAGO,
+    PICKUP,
+    SHIP,
+    a_lane,
+    a_method,
+    a_node,
+    a_service,
+    a_snapshot,
+    ms,
+)
+
+pytestmark = pytest.mark.skipif(not COMPILED, reason="pure mode has nothing compiled")
+
+FRIDAY = ms("2026-11-20T12:00", CHICAGO)
+SHARD_COUNT = 4
+SKUS = ["A", "B", "C", "BUNDLE", "NO-ITEM"]
+CODES = ["94107", "94199", "10001", "94 1-07"]
+
+
+class Shop:
+    """A network and stock drawn from ``rng``, asked with and without the compiled search."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.clock = FakeClock(FRIDAY)
+        self.snapshot = a_snapshot(*self._documents())
+        self.table = AtsTable(SHARD_COUNT)
+        self.stock_up()
+        self.search = self.table.cart_search()
+
+    def _documents(self) -> list[Document]:
+        rng = self.rng
+        terms = [
+            [a_method(SHIP, time(17))],
+            [a_method(SHIP, time(10), days=2), a_method(PICKUP, time(18), minutes=60)],
+            [a_method(PICKUP, time(18), minutes=60)],
+        ]
+        nodes = [
+            a_node(
+                f"N{number:02}",
+                methods=rng.choice(terms),
+                latitude=rng.choice([rng.uniform(25, 49), 37.0]),
+                longitude=rng.choice([rng.uniform(-124, -67), -122.0]),
+                status=rng.choices([NodeStatus.ON, NodeStatus.OFF], [9, 1])[0],
+            )
+            for number in range(rng.randint(1, 25))
+        ]
+        ids = [node.node_id for node in nodes]
+        half = NodeGroup(node_group_id="half", node_ids=tuple(ids[::2]))
+        everything = NodeGroup(node_group_id="all", node_ids=tuple(ids))
+        lanes = [
+            a_lane("all", "ground", (1, rng.randint(2, 5)), from_group=True),
+            a_lane("all", "ground", (1, 2), postal_prefix="941", from_group=True),
+            a_lane("half", "air", (1, 1), postal_prefix="9", base=9_000_000, from_group=True),
+            a_lane(rng.choice(ids), "ground", (0, 1), postal_prefix="1", base=1),
+        ]
+        services = [
+            a_service("ground", kilogram=rng.choice([0, 7])),
+            a_service("air", base=8_000_000, kilogram=rng.choice([0, 3, 10**12])),
+        ]
+        parts = (BundleComponent("A", 1), BundleComponent("B", 2))
+        items = [Item(sku=sku, weight_grams=rng.choice([0, 1, 333, 1500])) for sku in "ABC"]
+        rules = [
+            SourcingRule(rule_id="few", max_shipments=2),
+            SourcingRule(rule_id="half", node_group_id="half", priority=2),
+            SourcingRule(rule_id="not-half", node_group_id="half", excluded=True),
+            SourcingRule(rule_id="dear", node_group_id="half", cost_micros=5_000_000),
+        ]
+        fit = rng.sample(rules, rng.choice([0, 0, 0, 1])) or rules[: rng.choice([0, 0, 1])]
+        bundle = Item(sku="BUNDLE", components=parts)
+        return [*nodes, half, everything, *lanes, *services, *items, bundle, *fit]
+
+    def stock_up(self) -> None:
+        """Some stock of each SKU somewhere, some on its way, some kept for a segment."""
+        rng = self.rng
+        shared = rng.choice([0, 0.4])
+        for sku in ("A", "B", "C", "NO-ITEM"):
+            images = []
+            for number in range(27):
+                if rng.random() < 0.6:
+                    shares = (Protection("vip", 2),) if rng.random() < shared else ()
+                    position = StockPosition(
+                        on_hand=rng.choice([0, 1, 2, 3, 9]), held=rng.choice([0, 0, 1]),
+                        protected=shares,
+                    )  # fmt: skip
+                    images.append(PositionImage(sku, f"N{number:02}", "", position))
+                if rng.random() < 0.1:
+                    later = StockPosition(on_hand=50, arrival_ms=FRIDAY + 86_400_000)
+                    images.append(PositionImage(sku, f"N{number:02}", "later", later))
+            self.table.apply(SKUS.index(sku) % SHARD_COUNT, Position(1, 1), FRIDAY - 10, images)
+        for shard in range(SHARD_COUNT):
+            self.table.apply(shard, self.table.at(shard), FRIDAY - 10, [])
+
+    def request(self) -> PromiseCartRequest:
+        rng = self.rng
+        skus = rng.choices(SKUS, [9, 9, 9, 1, 0.2], k=rng.choice([1, 1, 2, 3, 4]))
+        located = {"latitude": rng.uniform(25, 49), "longitude": rng.uniform(-124, -67)}
+        address = Address(
+            country=rng.choices(["US", "CA"], [20, 1])[0],
+            postal_code=rng.choice(CODES),
+            **(located if rng.random() < 0.8 else {}),
+        )
+        to_store = rng.random() < 0.05
+        nodes = [f"N{number:02}" for number in range(28)]
+        return PromiseCartRequest(
+            lines=tuple(
+                Line(f"{i}", sku, rng.choice([1, 1, 2, 3, 7])) for i, sku in enumerate(skus)
+            ),
+            address=None if to_store else address,
+            pickup_node_id="N00" if to_store else "",
+            carrier_services=rng.choices([(), ("air",), ("ground",)], [8, 1, 1])[0],
+            segment=rng.choices(["", "vip", "other"], [6, 3, 1])[0],
+            order_ms=rng.choice([None, FRIDAY, FRIDAY + rng.randrange(10 * 86_400_000)]),
+            max_options=rng.choice([1, 1, 2, 3, 4]),
+            max_shipments=rng.choice([1, 2, 3, 20]),
+            excluded_node_ids=frozenset(rng.sample(nodes, rng.choice([0, 0, 0, 2, 8]))),
+            consistency=Consistency(strong=rng.random() < 0.02),
+            explain=rng.random() < 0.05,
+            allow_backorder=rng.random() < 0.1,
+        )
+
+    def asked(self, request: PromiseCartRequest, search: Any) -> PromiseCartReply:
+        def network() -> NetworkSnapshot:
+            return self.snapshot
+
+        stock = StockSource(
+            table=self.table, index=FakeStockIndex(FRIDAY, SHARD_COUNT), network=network,
+            clock=self.clock,
+        )  # fmt: skip
+        promiser = CartPromiser(stock=stock, network=network, clock=self.clock, search=search)
+        return asyncio.run(promiser.promise_cart(request, timeout=5.0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32))
+def test_the_compiled_search_changes_no_answer(seed: int) -> None:
+    """Options with their dates, shipments, costs and order, refused lines, freshness: all of a
+    reply, whatever the network, the stock and the cart; stock and items change on the way."""
+    shop = Shop(random.Random(seed))
+    for _ in range(8):
+        request = shop.request()
+
+        assert shop.asked(request, None) == shop.asked(request, shop.search)
+        if shop.rng.random() < 0.3:
+            shop.stock_up()
+        if shop.rng.random() < 0.2:
+            documents = shop.snapshot.documents
+            heavier = Item(sku="A", weight_grams=shop.rng.randint(0, 9999))
+            documents = replace(documents, items=documents.items | {"A": heavier})
+            shop.snapshot = with_items(shop.snapshot, shop.snapshot.version + 1, documents)
+        if shop.rng.random() < 0.1:
+            shop.snapshot = build_snapshot(9, shop.snapshot.documents)
+
+
+def test_most_carts_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of carts that can be promised whole without rules that speak of nodes, all but those with
+    something special: so the test above compares what it should."""
+    seen: Counter[bool] = Counter()
+
+    def counted(*args: Any, **options: Any) -> Any:
+        found = promise_plain_cart(*args, **options)
+        seen[found is not None] += 1
+        return found
+
+    monkeypatch.setattr(use_case, "promise_plain_cart", counted)
+    for seed in range(20):
+        shop = Shop(random.Random(seed))
+        for _ in range(10):
+            shop.asked(shop.request(), shop.search)
+
+    assert seen[True] > 50
+    assert seen[False] > 20
