@@ -65,6 +65,11 @@ cdef struct Clock:
     int64_t time_ms
 
 
+cdef struct Bytes:
+    const uint8_t* data  # NULL for a NULL of the order store
+    int64_t size
+
+
 cdef struct Parsed:  # one checked image; key points into a str that the caller holds
     const char* key
     uint64_t hash
@@ -164,7 +169,9 @@ cdef class AtsTable:
     cdef uint32_t mark
 
     cdef int64_t parse(self, list images) except -1
+    cdef int reserve_parsed(self, uint64_t count) except -1
     cdef int parse_one(self, object image, Parsed* parsed) except -1
+    cdef int parse_copied(self, Bytes* fields, Parsed* parsed) except -1
     cdef uint32_t intern(self, str node_id, str bucket) except 0
     cdef Block* find(self, str sku, uint32_t* shard) except? NULL
     cdef Block* find_bytes(

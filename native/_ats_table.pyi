@@ -4,6 +4,7 @@ from typing import Generic, TypeAlias, TypeVar, final
 _RowT = TypeVar("_RowT")
 _Counters: TypeAlias = tuple[int, int, int, int, *tuple[object, ...]]
 _Image: TypeAlias = tuple[str, str, str, _Counters]
+_CopiedRow: TypeAlias = tuple[str, str, str, int, int, int, int, int, str]
 _RowValues: TypeAlias = tuple[str, str, int, int, int, int, int]
 
 @final
@@ -13,6 +14,9 @@ class AtsTable(Generic[_RowT]):
         self, shard: int, epoch: int, sequence: int, time_ms: int, images: Iterable[_Image]
     ) -> None: ...
     def stage(self, shard: int, images: Iterable[_Image]) -> None: ...
+    def stage_copied(
+        self, shard: int, rows: bytes, offset: int, limit: int
+    ) -> tuple[int, list[_CopiedRow]]: ...
     def unstage(self, shard: int) -> None: ...
     def apply(
         self, shard: int, epoch: int, sequence: int, time_ms: int, images: Iterable[_Image]

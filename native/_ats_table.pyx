@@ -9,7 +9,8 @@ Cost: README.md.
 """
 
 cimport cython
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset
 
@@ -17,6 +18,7 @@ from native._sharding cimport hash_bytes
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(str key, Py_ssize_t* size) except NULL
+    str PyUnicode_DecodeUTF8(const char* text, Py_ssize_t size, const char* errors)
     long long PyLong_AsLongLongAndOverflow(object value, int* overflow) except? -1
 
 cdef enum:
@@ -27,6 +29,13 @@ cdef enum:
     TRACE_COUNT_MIN = 64
     ARRIVAL_FIELD = 11  # of a StockPosition
     ARRIVED = -1
+
+    # Of promise_svc.domain.copied_positions.
+    HEADER_SIZE = 19
+    FIELD_COUNT = 11
+    SKU_FIELD = 2
+    ON_HAND_FIELD = 5
+    SHARES_FIELD = 10
 
 cdef int64_t QUANTITY_MAX = 2**31 - 1
 cdef int64_t COUNTER_MAX = 2**53
@@ -266,16 +275,116 @@ cdef int put(ShardMap* map, Parsed* parsed, uint32_t more) except -1:
     return 0
 
 
-cdef int64_t read_number(
-    str name, object value, int64_t maximum, int64_t minimum=0
-) except? -1:
+cdef int64_t read_number(str name, object value) except? -1:
     cdef int overflow = 0
     if not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     cdef int64_t number = PyLong_AsLongLongAndOverflow(value, &overflow)
-    if overflow != 0 or not minimum <= number <= maximum:
-        raise ValueError(f"{name} {value} is outside {minimum}..{maximum}")
+    if overflow != 0:
+        raise ValueError(f"{name} {value} is outside 0..{COUNTER_MAX}")
     return number
+
+
+cdef int check_number(
+    str name, int64_t number, int64_t maximum, int64_t minimum=0
+) except -1:
+    if not minimum <= number <= maximum:
+        raise ValueError(f"{name} {number} is outside {minimum}..{maximum}")
+    return 0
+
+
+cdef int name_cell(
+    Parsed* parsed, const uint8_t* key, int64_t size, uint32_t place
+) except -1:
+    if not 1 <= size <= ID_LENGTH_MAX:
+        raise ValueError(f"sku {key[:size]!r} is not 1..{ID_LENGTH_MAX} bytes long")
+    parsed.key = <const char*>key
+    parsed.key_size = <uint32_t>size
+    parsed.hash = hash_bytes(parsed.key, size)
+    parsed.cell.place = place
+    return 0
+
+
+cdef int fill_cell(
+    Parsed* parsed, int64_t on_hand, int64_t committed, int64_t held, int64_t safety_stock
+) except -1:
+    check_number("on_hand", on_hand, QUANTITY_MAX)
+    check_number("committed", committed, COUNTER_MAX)
+    check_number("held", held, COUNTER_MAX)
+    check_number("safety_stock", safety_stock, COUNTER_MAX)
+    parsed.cell.ats = <uint32_t>max(<int64_t>0, on_hand - committed - held - safety_stock)
+    parsed.counters.on_hand = <uint32_t>on_hand
+    parsed.counters.committed = <uint32_t>min(committed, COUNTER_KEPT_MAX)
+    parsed.counters.held = <uint32_t>min(held, COUNTER_KEPT_MAX)
+    parsed.counters.safety_stock = <uint32_t>min(safety_stock, COUNTER_KEPT_MAX)
+    parsed.arrival_ms = 0
+    return 0
+
+
+cdef int date_cell(Parsed* parsed, int64_t arrival_ms) except -1:
+    check_number("arrival_ms", arrival_ms, COUNTER_MAX, ARRIVED)
+    parsed.arrival_ms = arrival_ms
+    return 0
+
+
+# Rows as the order store copies them: promise_svc.domain.copied_positions.
+
+cdef inline uint64_t big_endian(const uint8_t* at, uint32_t size) noexcept nogil:
+    cdef uint64_t number = 0
+    cdef uint32_t i
+    for i in range(size):
+        number = number << 8 | at[i]
+    return number
+
+
+cdef const uint8_t* split_fields(
+    const uint8_t* at, const uint8_t* end, Bytes* fields
+) noexcept nogil:
+    """What follows the row; NULL where it is cut short."""
+    cdef uint32_t i
+    cdef int32_t size
+    for i in range(<uint32_t>FIELD_COUNT):
+        if end - at < 4:
+            return NULL
+        size = <int32_t>big_endian(at, 4)
+        at += 4
+        fields[i].data = NULL
+        fields[i].size = 0
+        if size >= 0:
+            if size > end - at:
+                return NULL
+            fields[i].data = at
+            fields[i].size = size
+            at += size
+    return at
+
+
+cdef inline int64_t number_of(Bytes field) except? -1:
+    if field.size != 8:
+        raise ValueError("a copied number is not 8 bytes long")
+    return <int64_t>big_endian(field.data, 8)
+
+
+cdef inline str text_of(Bytes field):
+    return PyUnicode_DecodeUTF8(<const char*>field.data, field.size, NULL)
+
+
+cdef tuple row_of(Bytes* fields):
+    cdef Bytes shares = fields[SHARES_FIELD]
+    cdef Bytes unversioned = shares
+    if shares.size > 0:
+        unversioned.data, unversioned.size = shares.data + 1, shares.size - 1
+    return (
+        text_of(fields[SKU_FIELD]),
+        text_of(fields[SKU_FIELD + 1]),
+        text_of(fields[SKU_FIELD + 2]),
+        number_of(fields[ON_HAND_FIELD]),
+        number_of(fields[ON_HAND_FIELD + 1]),
+        number_of(fields[ON_HAND_FIELD + 2]),
+        number_of(fields[ON_HAND_FIELD + 3]),
+        number_of(fields[ON_HAND_FIELD + 4]),
+        text_of(unversioned),
+    )
 
 
 cdef uint64_t map_size(ShardMap* map) noexcept:
@@ -286,9 +395,12 @@ cdef uint64_t map_size(ShardMap* map) noexcept:
 
 cdef Clock read_clock(object epoch, object sequence, object time_ms) except *:
     cdef Clock clock
-    clock.epoch = read_number("epoch", epoch, COUNTER_MAX)
-    clock.sequence = read_number("sequence", sequence, COUNTER_MAX)
-    clock.time_ms = read_number("time_ms", time_ms, COUNTER_MAX)
+    clock.epoch = read_number("epoch", epoch)
+    clock.sequence = read_number("sequence", sequence)
+    clock.time_ms = read_number("time_ms", time_ms)
+    check_number("epoch", clock.epoch, COUNTER_MAX)
+    check_number("sequence", clock.sequence, COUNTER_MAX)
+    check_number("time_ms", clock.time_ms, COUNTER_MAX)
     return clock
 
 
@@ -340,6 +452,39 @@ cdef class AtsTable:
         self.check_shard(shard)
         cdef int64_t count = self.parse(list(images))
         self.write(<uint32_t>shard, &self.staged[shard], count)
+
+    def stage_copied(self, int64_t shard, bytes rows not None, int64_t offset, int64_t limit):
+        self.check_shard(shard)
+        cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(rows)
+        cdef const uint8_t* end = begin + PyBytes_GET_SIZE(rows)
+        cdef const uint8_t* at
+        cdef Bytes fields[FIELD_COUNT]
+        cdef list shares = []
+        cdef int64_t count = 0, row
+        offset = offset or HEADER_SIZE
+        for row in range(limit):
+            if not 0 <= offset <= end - begin - 2:
+                raise ValueError("copied rows end too early")
+            at = begin + offset
+            if at[0] & 0x80:
+                offset = 0
+                break
+            if (at[0] << 8 | at[1]) != FIELD_COUNT:
+                raise ValueError(f"a copied row has {at[0] << 8 | at[1]} fields, not {FIELD_COUNT}")
+            at = split_fields(at + 2, end, fields)
+            if at == NULL:
+                raise ValueError("copied rows end too early")
+            offset = at - begin
+            if fields[SKU_FIELD].data == NULL:
+                continue
+            if fields[SHARES_FIELD].size != 3:  # a version and no share: []
+                shares.append(row_of(fields))
+                continue
+            self.reserve_parsed(<uint64_t>count + 1)
+            self.parse_copied(fields, &self.parsed[count])
+            count += 1
+        self.write(<uint32_t>shard, &self.staged[shard], count)
+        return offset, shares
 
     def unstage(self, int64_t shard):
         self.check_shard(shard)
@@ -586,18 +731,23 @@ cdef class AtsTable:
     cdef int64_t parse(self, list images) except -1:
         """Check all images into ``parsed``; their strings must live until they are written."""
         cdef uint64_t count = len(images)
-        cdef Parsed* grown
-        if count > self.parsed_capacity:
-            grown = <Parsed*>realloc(self.parsed, count * sizeof(Parsed))
-            if grown == NULL:
-                raise MemoryError
-            self.parsed = grown
-            self.parsed_capacity = count
+        self.reserve_parsed(count)
         cdef uint64_t i = 0
         for image in images:
             self.parse_one(image, &self.parsed[i])
             i += 1
         return <int64_t>count
+
+    cdef int reserve_parsed(self, uint64_t count) except -1:
+        cdef Parsed* grown
+        if count > self.parsed_capacity:
+            count += count // 4
+            grown = <Parsed*>realloc(self.parsed, count * sizeof(Parsed))
+            if grown == NULL:
+                raise MemoryError
+            self.parsed = grown
+            self.parsed_capacity = count
+        return 0
 
     cdef int parse_one(self, object image, Parsed* parsed) except -1:
         cdef str sku
@@ -610,31 +760,38 @@ cdef class AtsTable:
         sku, node_id, bucket, counters = <tuple>image
         if sku is None or node_id is None or bucket is None:
             raise TypeError("sku, node_id and bucket must be str, not None")
-        parsed.key = PyUnicode_AsUTF8AndSize(sku, &size)
-        if not 1 <= size <= ID_LENGTH_MAX:
-            raise ValueError(f"sku {sku!r} is not 1..{ID_LENGTH_MAX} bytes long")
-        parsed.key_size = <uint32_t>size
-        parsed.hash = hash_bytes(parsed.key, size)
-        parsed.cell.place = self.intern(node_id, bucket)
+        cdef const char* key = PyUnicode_AsUTF8AndSize(sku, &size)
+        name_cell(parsed, <const uint8_t*>key, size, self.intern(node_id, bucket))
         if not isinstance(counters, tuple):
             raise TypeError(f"counters must be a tuple, not {type(counters).__name__}")
         cdef tuple values = <tuple>counters
         if len(values) < 4:
             raise ValueError(f"counters are {len(values)}, not at least 4")
-        cdef int64_t on_hand = read_number("on_hand", values[0], QUANTITY_MAX)
-        cdef int64_t committed = read_number("committed", values[1], COUNTER_MAX)
-        cdef int64_t held = read_number("held", values[2], COUNTER_MAX)
-        cdef int64_t safety_stock = read_number("safety_stock", values[3], COUNTER_MAX)
-        parsed.cell.ats = <uint32_t>max(<int64_t>0, on_hand - committed - held - safety_stock)
-        parsed.counters.on_hand = <uint32_t>on_hand
-        parsed.counters.committed = <uint32_t>min(committed, COUNTER_KEPT_MAX)
-        parsed.counters.held = <uint32_t>min(held, COUNTER_KEPT_MAX)
-        parsed.counters.safety_stock = <uint32_t>min(safety_stock, COUNTER_KEPT_MAX)
-        parsed.arrival_ms = 0
+        fill_cell(
+            parsed,
+            read_number("on_hand", values[0]),
+            read_number("committed", values[1]),
+            read_number("held", values[2]),
+            read_number("safety_stock", values[3]),
+        )
         if len(values) > ARRIVAL_FIELD and parsed.cell.place & BUCKET:
-            parsed.arrival_ms = read_number(
-                "arrival_ms", values[ARRIVAL_FIELD], COUNTER_MAX, ARRIVED
-            )
+            date_cell(parsed, read_number("arrival_ms", values[ARRIVAL_FIELD]))
+        return 0
+
+    cdef int parse_copied(self, Bytes* fields, Parsed* parsed) except -1:
+        cdef str node_id = text_of(fields[SKU_FIELD + 1])
+        cdef str bucket = text_of(fields[SKU_FIELD + 2])
+        cdef uint32_t place = self.intern(node_id, bucket)
+        name_cell(parsed, fields[SKU_FIELD].data, fields[SKU_FIELD].size, place)
+        fill_cell(
+            parsed,
+            number_of(fields[ON_HAND_FIELD]),
+            number_of(fields[ON_HAND_FIELD + 1]),
+            number_of(fields[ON_HAND_FIELD + 2]),
+            number_of(fields[ON_HAND_FIELD + 3]),
+        )
+        if place & BUCKET:
+            date_cell(parsed, number_of(fields[ON_HAND_FIELD + 4]))
         return 0
 
     cdef int write(self, uint32_t shard, ShardMap* map, int64_t count) except -1:

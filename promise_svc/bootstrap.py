@@ -187,6 +187,8 @@ class Service:
             self.table = AtsTable(self._cluster.shard_count)
             await self._follow()
             self.servicers = self._build_servicers()
+        if self._process.background or not self._calls:
+            self._run(self._drift_loop())
 
     async def _connect_index(self, urls: tuple[str, ...]) -> None:
         seeds, access = parse_urls(urls)
@@ -252,21 +254,7 @@ class Service:
                 relay.wake(news.shard)
 
         self.news.subscribe(hear)
-        sweeper = Sweeper(self.index, self._tasks)
-
-        async def sweep(shard: int) -> int:
-            expired = await sweeper.sweep(shard)
-            observer.index.expired(expired)
-            return expired
-
-        drift = DriftWatch(self.index, self.store, sweep, _drifted)
-        turns = itertools.cycle(range(shard_count))
-
-        async def look(_: int) -> int:
-            found = await drift.visit(next(turns))
-            observer.index.compared(drift.drift_count)
-            return found
-
+        self._sweeper = Sweeper(self.index, self._tasks)
         return (
             relay,
             self._shard_loop(
@@ -275,9 +263,25 @@ class Service:
                 RESOLVE_SECONDS,
                 lambda _: None,
             ),
-            self._shard_loop("sweeper", sweep, SWEEP_SECONDS, lambda _: None),
-            self._shard_loop("drift", look, DRIFT_SECONDS, lambda _: None, shard_count=1),
+            self._shard_loop("sweeper", self._sweep, SWEEP_SECONDS, lambda _: None),
         )
+
+    async def _sweep(self, shard: int) -> int:
+        expired = await self._sweeper.sweep(shard)
+        self.metrics.index.expired(expired)
+        return expired
+
+    def _drift_loop(self) -> _Loop:
+        """Begins when all is loaded: it reads much, and nothing waits for it."""
+        drift = DriftWatch(self.index, self.store, self._sweep, _drifted)
+        turns = itertools.cycle(range(self._cluster.shard_count))
+
+        async def look(_: int) -> int:
+            found = await drift.visit(next(turns))
+            self.metrics.index.compared(drift.drift_count)
+            return found
+
+        return self._shard_loop("drift", look, DRIFT_SECONDS, lambda _: None, shard_count=1)
 
     async def _follow(self) -> None:
         """Start the feed; return when the table has every shard."""
@@ -574,8 +578,9 @@ async def _relay(
 
 def collect_later() -> None:
     """Not before ``collect_seldom``: the collector would walk all that is loaded again and again,
-    and find nothing."""
+    and find nothing. Nor what was imported, not even then."""
     gc.disable()
+    gc.freeze()
 
 
 def collect_seldom() -> None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from promise_svc.domain.events import Event, PositionImage
+from promise_svc.domain.inventory import Protection
 from promise_svc.domain.reservation import ClaimRecord, CustomerLimit, LegLine, LegRecord
 from promise_svc.domain.sharding import Position
 from promise_svc.errors import InvariantBroken
@@ -84,6 +85,7 @@ _encoder = msgspec.msgpack.Encoder()
 _event_decoder = msgspec.msgpack.Decoder(_EventEntry)
 _claim_decoder = msgspec.msgpack.Decoder(ClaimRecord)
 _leg_decoder = msgspec.msgpack.Decoder(LegRecord)
+_shares_decoder = msgspec.json.Decoder(tuple[Protection, ...])
 
 
 def encode_event(event: Event) -> bytes:
@@ -135,6 +137,11 @@ def decode_leg(payload: bytes) -> LegRecord:
         return _leg_decoder.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InvariantBroken(f"a stored leg cannot be read: {error}") from None
+
+
+def decode_shares(text: str) -> tuple[Protection, ...]:
+    """The shares of a position, which the order store keeps as JSON."""
+    return () if text == "[]" else _shares_decoder.decode(text)
 
 
 def claim_or_empty(entry: ClaimEntry) -> ClaimRecord | tuple[()]:

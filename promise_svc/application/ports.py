@@ -252,6 +252,11 @@ class AtsSink(Protocol):
         """Add rows to the shard's next load, unseen by readers; the later image wins."""
         ...
 
+    def stage_copied(self, shard: int, rows: bytes, offset: int, limit: int) -> int:
+        """``stage`` up to ``limit`` of ``OrderStore.copy_positions`` from ``offset`` on, 0 for the
+        first; returns the offset after them, 0 at the end."""
+        ...
+
     def unstage(self, shard: int) -> None:
         """Forget the staged rows of a load given up."""
         ...
@@ -345,8 +350,9 @@ class OrderStore(Protocol):
     async def cursor(self, shard: int) -> Position: ...
     async def cursors(self) -> dict[int, Position]: ...
     async def read_events(self, shard: int, after: Position, limit: int) -> list[StoredEvent]: ...
-    async def read_positions(self, shard: int) -> tuple[Position, list[PositionImage]]:
-        """All positions of a shard and the cursor they stand at, in one snapshot."""
+    async def copy_positions(self, shard: int) -> tuple[Position, bytes]:
+        """All positions of a shard, as ``domain/copied_positions`` reads them, and the cursor they
+        stand at, in one snapshot. Cost: 0.2 us of this process a position."""
         ...
 
     async def read_some_positions(

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
+from promise_svc.domain.copied_positions import NO_SHARES, CopiedRow, copied_rows
 from promise_svc.domain.inventory import (
     ARRIVED,
     ID_LENGTH_MAX,
@@ -58,6 +59,14 @@ class AtsTableCore(Protocol[RowT]):
 
     def stage(self, shard: int, images: Iterable[Image]) -> None:
         """Add to the shard's next load without showing it to readers; the later image wins."""
+        ...
+
+    def stage_copied(
+        self, shard: int, rows: bytes, offset: int, limit: int
+    ) -> tuple[int, list[CopiedRow]]:
+        """``stage`` up to ``limit`` rows of ``copied_positions`` from ``offset`` on, 0 for the
+        first. Returns the offset after them, 0 at the end, and those rows of which segments have
+        shares: they are not staged."""
         ...
 
     def unstage(self, shard: int) -> None:
@@ -125,6 +134,20 @@ class AtsTable(Generic[RowT]):
     def stage(self, shard: int, images: Iterable[Image]) -> None:
         checked = self._check(shard, images)
         _write(self._staged[shard], checked)
+
+    def stage_copied(
+        self, shard: int, rows: bytes, offset: int, limit: int
+    ) -> tuple[int, list[CopiedRow]]:
+        found, offset = copied_rows(rows, offset, limit)
+        self.stage(
+            shard,
+            [
+                (*row[:3], StockPosition(*row[3:7], arrival_ms=row[7]))
+                for row in found
+                if row[-1] == NO_SHARES
+            ],
+        )
+        return offset, [row for row in found if row[-1] != NO_SHARES]
 
     def unstage(self, shard: int) -> None:
         self._check(shard, ())

@@ -16,6 +16,7 @@ from promise_svc.domain.inventory import QUANTITY_MAX, Protection, StockPosition
 from promise_svc.domain.reservation import State
 from promise_svc.domain.sharding import START, Position
 from promise_svc.errors import Fork, InvalidRequest, PreconditionFailed, SequenceGap
+from tests.support.copied import images_of, positions_of
 from tests.support.fake_order_store import FakeOrderStore
 from tests.support.stored_events import History
 
@@ -81,7 +82,7 @@ async def test_a_shard_without_events_stands_at_the_start(order_store: OrderStor
     assert await order_store.cursor(3) == START
     assert await order_store.cursors() == {}
     assert await order_store.read_events(3, START, 10) == []
-    assert await order_store.read_positions(3) == (START, [])
+    assert await positions_of(order_store, 3) == (START, [])
     assert await order_store.reservation("none") is None
 
 
@@ -166,7 +167,7 @@ async def test_the_last_image_of_a_batch_wins(order_store: OrderStore) -> None:
 
     at = await order_store.append(0, START, events)
 
-    cursor, rows = await order_store.read_positions(0)
+    cursor, rows = await positions_of(order_store, 0)
     assert cursor == at
     assert rows == [PositionImage("sku", "node", "", StockPosition(4, source="erp"))]
     stored = await order_store.reservation("r")
@@ -268,7 +269,7 @@ async def test_shards_do_not_see_each_other(order_store: OrderStore) -> None:
         await order_store.append(shard, START, events)
 
     for shard in (0, 1):
-        _, rows = await order_store.read_positions(shard)
+        _, rows = await positions_of(order_store, shard)
         assert [row.row.on_hand for row in rows] == [shard + 1]
 
 
@@ -321,7 +322,7 @@ async def test_ids_are_plain_data(order_store: OrderStore, hostile: str) -> None
     await order_store.append(0, START, [*sync, move])
     await order_store.upsert_network("node", {hostile: json.dumps({"name": hostile})})
 
-    _, rows = await order_store.read_positions(0)
+    _, rows = await positions_of(order_store, 0)
     assert (hostile, hostile, hostile) in [row[:3] for row in rows]
     stored = await order_store.reservation(hostile)
     assert stored is not None and stored.reservation_id == hostile
@@ -343,7 +344,32 @@ async def test_the_largest_numbers_fit(order_store: OrderStore) -> None:
 
     await order_store.append(0, START, [start, event])
 
-    assert (await order_store.read_positions(0))[1] == [image]
+    assert (await positions_of(order_store, 0))[1] == [image]
+
+
+async def test_positions_are_copied_out_as_they_are_stored(order_store: OrderStore) -> None:
+    """All of them, with what the ATS table shows, and the cursor they stand at."""
+    assert images_of((await order_store.copy_positions(0))[1]) == []
+    history = History(0)
+    at = await order_store.append(0, START, [history.start_epoch()])
+    cursor, rows = await order_store.copy_positions(0)
+    assert (cursor, images_of(rows)) == (at, [])
+    shares = (Protection("wéb", QUANTITY_MAX, 2**53), Protection("b", 2, 1, 3, 4))
+    images = (
+        PositionImage("é", "n", "", StockPosition(9, 1, 2, 3)),
+        PositionImage("é", "n", "po-1", StockPosition(QUANTITY_MAX, 2**53, 0, 5, arrival_ms=-1)),
+        PositionImage("a", "m", "", StockPosition(7, protected=shares)),
+        PositionImage("a", "m", "po-2", StockPosition(arrival_ms=2**53)),
+    )
+    event = history.next(Event(EventType.SUPPLY_SYNCED, 1, "", positions=images))
+    other = History(1)
+
+    at = await order_store.append(0, at, [event])
+    await order_store.append(1, START, [other.start_epoch(), other.sync("elsewhere", 1)])
+
+    cursor, rows = await order_store.copy_positions(0)
+    assert cursor == at
+    assert sorted(images_of(rows)) == sorted(images)
 
 
 async def test_a_batch_of_the_relays_size_is_one_append(order_store: OrderStore) -> None:
@@ -356,7 +382,7 @@ async def test_a_batch_of_the_relays_size_is_one_append(order_store: OrderStore)
     at = await order_store.append(0, START, events)
 
     assert at == Position(1, 500)
-    assert len((await order_store.read_positions(0))[1]) == 71
+    assert len((await positions_of(order_store, 0))[1]) == 71
     assert await order_store.read_events(0, START, 1000) == events
 
 
@@ -469,7 +495,7 @@ async def test_an_older_image_never_overwrites_a_newer_one(
     at = await order_store.append(0, start.at, old)
 
     assert at == old[-1].at
-    assert [row.row.on_hand for row in (await order_store.read_positions(0))[1]] == [3]
+    assert [row.row.on_hand for row in (await positions_of(order_store, 0))[1]] == [3]
     stored = await order_store.reservation("r")
     assert stored is not None and stored.claim.state == State.CONFIRMED
 
@@ -563,5 +589,5 @@ async def test_texts_are_kept_whatever_is_in_them(order_store: OrderStore, sku: 
 
     await order_store.append(0, START, events)
 
-    _, images = await order_store.read_positions(0)
+    _, images = await positions_of(order_store, 0)
     assert {image.sku for image in images} == {"plain", sku}

@@ -17,6 +17,7 @@ from promise_svc.domain.reservation import ClaimDraft, CreateStep, LegLine, Supp
 from promise_svc.domain.sharding import START, Position
 from promise_svc.errors import SequenceGap
 from promise_svc.workers.relay_loop import RelayLoop
+from tests.support.copied import positions_of
 from tests.support.fake_outbox import Observed
 from tests.support.shards import TIMEOUT, new_index, running_index, serve_all
 
@@ -54,7 +55,7 @@ async def test_what_the_shards_hold_is_what_the_order_store_has(engines: Engines
     for shard in range(SHARDS):
         positions, _, claims = await index.scan(shard)
         meta = await index.read_meta(shard, TIMEOUT)
-        cursor, images = await store.read_positions(shard)
+        cursor, images = await positions_of(store, shard)
         assert cursor == meta.at == meta.durable
         assert {PositionKey(*image[:3]): image.row for image in images} == positions
         assert len(claims) == 10

@@ -177,6 +177,14 @@ MUTANTS = (
         ),
         "A segment would be told that its own share is not for sale to it.",
     ),
+    Mutant(
+        "shares_lost_at_a_start",
+        "promise_svc/adapters/ats_table/table.py",
+        "    shares = decode_shares(row[-1])\n",
+        "    shares = ()\n",
+        ("tests/unit/test_ats_table.py::test_shares_of_copied_rows_are_kept_like_any",),
+        "After each restart pages would offer everybody the units that a segment keeps.",
+    ),
     # -- pickup
     Mutant(
         "pickup_ignores_rules",
@@ -1081,6 +1089,14 @@ MUTANTS = (
         "        return stored.event.previous is not None\n",
         ("tests/unit/test_feed.py::test_an_epoch_that_lost_events_resyncs",),
         "Rows of a history that the shard has lost would stay on sale.",
+    ),
+    Mutant(
+        "copied_rows_run_over_their_end",
+        "native/_ats_table.pyx",
+        "            if size > end - at:\n",
+        "            if size < 0:\n",
+        ("tests/native/test_ats_table.py::test_copied_rows_cut_short_are_refused",),
+        "A copy cut short would be read beyond its memory.",
     ),
     Mutant(
         "twin_takes_no_safety_stock",

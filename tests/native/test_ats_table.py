@@ -14,9 +14,17 @@ import pytest
 from native import _ats_table
 from promise_svc.application.ports import AtsRow
 from promise_svc.domain.ats_table import COUNTER_KEPT_MAX, COUNTER_MAX
+from promise_svc.domain.copied_positions import HEADER_SIZE
 from promise_svc.domain.events import PositionImage
-from promise_svc.domain.inventory import ARRIVED, ID_LENGTH_MAX, QUANTITY_MAX, StockPosition
-from promise_svc.domain.sharding import shard_of
+from promise_svc.domain.inventory import (
+    ARRIVED,
+    ID_LENGTH_MAX,
+    QUANTITY_MAX,
+    Protection,
+    StockPosition,
+)
+from promise_svc.domain.sharding import START, Position, shard_of
+from tests.support.copied import END, copied
 
 NewTable = Callable[..., Any]
 LARGEST = (QUANTITY_MAX, COUNTER_MAX, COUNTER_MAX, COUNTER_MAX)
@@ -79,6 +87,50 @@ def test_an_unstaged_image_never_shows(new_table: NewTable) -> None:
     table.load(0, 1, 1, 1, [image("b")])
 
     assert table.rows("a") is None
+
+
+def test_copied_rows_are_staged_in_steps(new_table: NewTable) -> None:
+    """Each once, seen at the load alone; those with shares are handed back instead."""
+    table = one_shard(new_table)
+    shares = (Protection("web", 4, 1),)
+    shared = PositionImage(
+        "a", "n", "po-1", StockPosition(4, 1, 2, 3, arrival_ms=9, protected=shares)
+    )
+    images = [*(image("a", f"n-{number}") for number in range(5)), shared, image("b", on_hand=1)]
+    rows = copied(Position(3, 4), images)
+
+    offset, back, steps = 0, [], 0
+    while steps == 0 or offset:
+        offset, found = table.stage_copied(0, rows, offset, 2)
+        back, steps = back + found, steps + 1
+
+    assert (steps, table.rows("a")) == (4, None)
+    assert back == [("a", "n", "po-1", 4, 1, 2, 3, 9, '[["web", 4, 1, 0, 0]]')]
+    table.load(0, 3, 4, 9, [])
+    assert (table.cell_count(), table.ats("a"), table.ats("b")) == (6, 25, 1)
+
+
+def test_copied_rows_cut_short_are_refused(new_table: NewTable) -> None:
+    """At whatever byte, and with a field too many; nothing of the step is staged."""
+    table = one_shard(new_table)
+    rows = copied(Position(3, 4), [image("a"), image("b")])
+    count = HEADER_SIZE + 1
+    wrong = [(rows[:size], 2) for size in range(len(rows) - len(END))]
+    wrong += [(rows[:-1], 9), (rows[:-2], 9)]
+    wrong.append((rows[:count] + bytes([rows[count] + 1]) + rows[count + 1 :], 9))
+    for cut, limit in wrong:
+        with pytest.raises(ValueError, match="copied row"):
+            table.stage_copied(0, cut, 0, limit)
+    for offset in (-1, len(rows), 2**62):
+        with pytest.raises(ValueError, match="copied rows end"):
+            table.stage_copied(0, rows, offset, 9)
+    with pytest.raises(ValueError, match="8 bytes"):
+        table.stage_copied(0, rows.replace(b"\0\0\0\x08" + bytes(7) + b"\x05", b"\0\0\0\1\5"), 0, 9)
+    assert table.stage_copied(0, copied(START, ()), 0, 9) == (0, [])
+    assert table.stage_copied(0, copied(Position(1, 1), ()), 0, 9)[1] == []
+    table.load(0, 0, 0, 0, [])
+
+    assert table.sku_count() == 0
 
 
 def test_apply_never_goes_back(new_table: NewTable) -> None:

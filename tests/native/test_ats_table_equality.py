@@ -16,8 +16,16 @@ from hypothesis.stateful import (
 
 from native import _ats_table
 from promise_svc.domain import ats_table
-from promise_svc.domain.inventory import ARRIVED, ID_LENGTH_MAX, QUANTITY_MAX, StockPosition
-from promise_svc.domain.sharding import shard_of
+from promise_svc.domain.events import PositionImage
+from promise_svc.domain.inventory import (
+    ARRIVED,
+    ID_LENGTH_MAX,
+    QUANTITY_MAX,
+    Protection,
+    StockPosition,
+)
+from promise_svc.domain.sharding import Position, shard_of
+from tests.support.copied import copied
 
 SHARD_COUNT = 3
 SKUS = ["a", "b", "c-7", "d" * 8, "e" * 9, "é" * (ID_LENGTH_MAX // 2), "z" * ID_LENGTH_MAX]
@@ -46,13 +54,22 @@ numbers = st.integers(0, ats_table.COUNTER_MAX) | st.integers(0, 5)
 shards = st.integers(0, SHARD_COUNT - 1)
 
 
+def as_stored(image: Any) -> PositionImage:
+    """Of every tenth or so, a segment has a share."""
+    *place, figures = image
+    arrival_ms = figures.arrival_ms if isinstance(figures, StockPosition) else 0
+    shares = (Protection("web", 5),) if figures[0] == 9 else ()
+    row = StockPosition(*figures[:4], arrival_ms=arrival_ms, protected=shares)
+    return PositionImage(*place, row)
+
+
 class BothTables(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.plain = ats_table.AtsTable(SHARD_COUNT, tuple)
         self.native = _ats_table.AtsTable(SHARD_COUNT, tuple)
 
-    def both(self, method: str, *arguments: Any) -> None:
+    def both(self, method: str, *arguments: Any) -> Any:
         answers = []
         for table in (self.plain, self.native):
             try:
@@ -60,6 +77,7 @@ class BothTables(RuleBasedStateMachine):
             except ValueError:
                 answers.append(ValueError)
         assert answers[0] == answers[1]
+        return answers[0]
 
     @initialize(placed=st.none() | st.lists(shards, min_size=len(SKUS), max_size=len(SKUS)))
     def place(self, placed: list[int] | None) -> None:
@@ -77,6 +95,18 @@ class BothTables(RuleBasedStateMachine):
     @rule(shard=shards, chosen=images)
     def stage(self, shard: int, chosen: list[Any]) -> None:
         self.both("stage", shard, self.of_shard(shard, chosen))
+
+    @rule(shard=shards, chosen=images, limit=st.integers(1, 9), cut=st.integers(0, 30))
+    def stage_copied(self, shard: int, chosen: list[Any], limit: int, cut: int) -> None:
+        """Whole rows mostly, cut short or with limits overstepped at times."""
+        rows = copied(Position(1, 1), map(as_stored, self.of_shard(shard, chosen)))
+        rows = rows[: len(rows) - max(0, cut - 20)]
+        offset = 0
+        for _ in range(len(chosen) // limit + 1):
+            answer = self.both("stage_copied", shard, rows, offset, limit)
+            if answer is ValueError or not answer[0]:
+                return
+            offset = answer[0]
 
     @rule(shard=shards)
     def unstage(self, shard: int) -> None:

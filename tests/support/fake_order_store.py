@@ -25,6 +25,7 @@ from promise_svc.errors import (
     PromiseServiceError,
     SequenceGap,
 )
+from tests.support.copied import copied
 
 
 class FakeOrderStore:
@@ -106,21 +107,25 @@ class FakeOrderStore:
         found = [e for (s, at), e in self.events.items() if s == shard and at > after]
         return sorted(found, key=lambda stored: stored.at)[:limit]
 
-    async def read_positions(self, shard: int) -> tuple[Position, list[PositionImage]]:
+    def _read_positions(self, shard: int) -> tuple[Position, list[PositionImage]]:
         self._fail()
         images = [image for _, image in self._positions.get(shard, {}).values()]
         return self._cursors.get(shard, START), images
 
+    async def copy_positions(self, shard: int) -> tuple[Position, bytes]:
+        at, images = self._read_positions(shard)
+        return at, copied(at, images)
+
     async def read_some_positions(
         self, shard: int, after_sku: str, sku_limit: int, skus: Collection[str]
     ) -> tuple[Position, list[PositionImage]]:
-        at, images = await self.read_positions(shard)
+        at, images = self._read_positions(shard)
         later = {image.sku for image in images if image.sku.encode() > after_sku.encode()}
         wanted = {*sorted(later, key=str.encode)[:sku_limit], *skus}
         return at, [image for image in images if image.sku in wanted]
 
     async def read_shard(self, shard: int) -> StoredShard:
-        at, images = await self.read_positions(shard)
+        at, images = self._read_positions(shard)
         return StoredShard(
             at,
             {PositionKey(*image[:3]): image.row for image in images},

@@ -14,6 +14,7 @@ from promise_svc.domain.events import Event, EventType, PositionImage, StoredEve
 from promise_svc.domain.inventory import PositionKey, StockPosition
 from promise_svc.domain.sharding import START, Position
 from promise_svc.errors import Unavailable
+from tests.support.copied import copied
 
 SKU = "sku-1"
 
@@ -123,13 +124,14 @@ class World:
             rows |= {PositionKey(*one[:3]): one.row for one in stored.event.positions}
         return rows, {}, {}
 
-    async def read_positions(self, shard: int) -> tuple[Position, list[PositionImage]]:
-        await self._ask("read_positions", self.store_away)
+    async def copy_positions(self, shard: int) -> tuple[Position, bytes]:
+        await self._ask("copy_positions", self.store_away)
         if self.store_lost:
-            return START, []
+            return START, copied(START, ())
         events = self.history[: self.stored]
         rows = {one[:3]: one for stored in events for one in stored.event.positions}
-        return (events[-1].at if events else START), list(rows.values())
+        at = events[-1].at if events else START
+        return at, copied(at, rows.values())
 
 
 class Observed:

@@ -16,6 +16,7 @@ from promise_svc.domain.events import PositionImage
 from promise_svc.domain.inventory import Protection, StockPosition
 from promise_svc.domain.sharding import START, Position, shard_of
 from promise_svc.hotpath import COMPILED
+from tests.support.copied import copied
 
 SHARD_COUNT = 4
 ROOT = Path(__file__).parents[2]
@@ -156,3 +157,16 @@ def test_which_skus_keep_shares_is_known_to_who_reads_the_cells(table: AtsTable)
 
     assert (set_by_events, one_left, ended, loaded) == ({"A"}, {"A"}, set(), {"A"})
     assert skus == set()
+
+
+def test_shares_of_copied_rows_are_kept_like_any(table: AtsTable) -> None:
+    """A start reads them as the order store has them, and they withhold their units."""
+    shares = (Protection("web", 2), Protection("app", 1, 1))
+    images = [image("A", "n1", on_hand=5, protected=shares), image("A", "n2", on_hand=4)]
+    shard = shard_of("A", SHARD_COUNT)
+
+    offset = table.stage_copied(shard, copied(Position(1, 6), images), 0, 9)
+    table.load(shard, Position(1, 6), 2_000, ())
+
+    assert (offset, table.ats("A"), table._protected_skus) == (0, 7, {"A"})
+    assert table.protected("A") == {("n1", ""): images[0].row}

@@ -413,9 +413,9 @@ async def test_a_row_beyond_the_limits_is_reported_and_the_rest_lives(rig: Rig) 
 
 
 async def test_a_large_shard_is_loaded_in_steps(rig: Rig) -> None:
-    """Other tasks get their turn between a thousand images and the next."""
+    """Other tasks get their turn between some thousand rows and the next."""
     rig.world.start_epoch()
-    rig.world.write(*(image(1, f"s{number}") for number in range(10_000)))
+    rig.world.write(*(image(1, f"s{number}") for number in range(30_000)))
     rig.world.relay()
     turns = 0
 
@@ -429,7 +429,7 @@ async def test_a_large_shard_is_loaded_in_steps(rig: Rig) -> None:
     await rig.start()
     counter.cancel()
 
-    assert rig.table.counts()[0] == 10_000
+    assert rig.table.counts()[0] == 30_000
     assert turns >= 10
 
 

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+from promise_svc.adapters.event_codec import decode_shares
 from promise_svc.application.ports import AtsRow
+from promise_svc.domain.copied_positions import CopiedRow
 from promise_svc.domain.events import PositionImage
 from promise_svc.domain.inventory import StockPosition, for_segment
 from promise_svc.domain.sharding import Position
@@ -94,6 +96,13 @@ class AtsTable:
         self._core.stage(shard, _cells(rows))
         _note(self._staged[shard], rows)
 
+    def stage_copied(self, shard: int, rows: bytes, offset: int, limit: int) -> int:
+        """See ``AtsSink.stage_copied``."""
+        offset, shared = self._core.stage_copied(shard, rows, offset, limit)
+        if shared:
+            self.stage(shard, [_image(row) for row in shared])
+        return offset
+
     def unstage(self, shard: int) -> None:
         """Forget the staged rows of a load given up."""
         self._core.unstage(shard)
@@ -118,6 +127,12 @@ class AtsTable:
     def counts(self) -> tuple[int, int, int]:
         """SKUs, positions, bytes."""
         return self._core.sku_count(), self._core.cell_count(), self._core.memory_size()
+
+
+def _image(row: CopiedRow) -> PositionImage:
+    """What the table needs of a position of which segments have shares."""
+    shares = decode_shares(row[-1])
+    return PositionImage(*row[:3], StockPosition(*row[3:7], arrival_ms=row[7], protected=shares))
 
 
 def _cells(rows: Sequence[PositionImage]) -> Sequence[PositionImage]:

@@ -1,4 +1,4 @@
-"""Every statement of the order store, by name. Parameters only; nothing is ever pasted in.
+"""Every statement of the order store, by name. Parameters only; no text is ever pasted in.
 
 ``APPEND`` carries batches of any number of shards in one statement: one round trip, one commit.
 Every write joins ``moved``, so nothing of a shard is written before its cursor's compare-and-set
@@ -159,6 +159,17 @@ SELECT c.epoch, c.sequence, p.sku, node_id, bucket, on_hand, committed, held, sa
 # One statement is one snapshot: cursor and positions agree.
 
 READ_POSITIONS = f"{_AT_CURSOR} FROM cursors c LEFT JOIN positions p USING (shard) WHERE shard = $1"
+
+
+def copy_positions(shard: int) -> str:
+    """What COPY puts out as ``domain/copied_positions`` reads it. COPY takes no parameters, so the
+    shard's number stands in the text."""
+    return f"""
+SELECT c.epoch, c.sequence, p.sku, node_id, bucket, on_hand, committed, held, safety_stock,
+       arrival_ms, protected
+FROM cursors c LEFT JOIN positions p USING (shard) WHERE shard = {shard:d}
+"""
+
 
 READ_SOME_POSITIONS = f"""
 WITH chosen AS (

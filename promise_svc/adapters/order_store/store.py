@@ -8,9 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Self
 
 import asyncpg
-import msgspec
 
-from promise_svc.adapters.event_codec import decode_claim, decode_event, decode_leg
+from promise_svc.adapters.event_codec import decode_claim, decode_event, decode_leg, decode_shares
 from promise_svc.adapters.order_store import queries
 from promise_svc.adapters.order_store.appender import Appender
 from promise_svc.adapters.order_store.batch import refuse_gap
@@ -31,8 +30,9 @@ from promise_svc.application.ports import (
     StoredReservation,
     StoredShard,
 )
+from promise_svc.domain.copied_positions import copied_cursor
 from promise_svc.domain.events import PositionImage, StoredEvent
-from promise_svc.domain.inventory import PositionKey, Protection, StockPosition
+from promise_svc.domain.inventory import PositionKey, StockPosition
 from promise_svc.domain.reservation import LegRecord
 from promise_svc.domain.sharding import START, Position
 from promise_svc.errors import (
@@ -154,11 +154,19 @@ class PostgresOrderStore:
             for epoch, sequence, payload in rows
         ]
 
-    async def read_positions(self, shard: int) -> tuple[Position, list[PositionImage]]:
-        """All positions of ``shard`` in no order, and the cursor they stand at."""
+    async def copy_positions(self, shard: int) -> tuple[Position, bytes]:
+        """See ``OrderStore.copy_positions``."""
+        pieces: list[bytes] = []
+
+        async def take(piece: bytes) -> None:
+            pieces.append(piece)
+
         async with borrowed(self._pool, self._timeout) as connection:
-            rows = await connection.fetch(queries.READ_POSITIONS, shard)
-        return _positions(rows)
+            await connection.copy_from_query(
+                queries.copy_positions(shard), output=take, format="binary"
+            )
+        rows = b"".join(pieces)
+        return Position(*copied_cursor(rows)), rows
 
     async def read_some_positions(
         self, shard: int, after_sku: str, sku_limit: int, skus: Collection[str]
@@ -278,19 +286,14 @@ def _moved_on(shard: int, after: Position) -> PreconditionFailed:
     return PreconditionFailed(f"the cursor of shard {shard} is no longer {at}", shard=shard)
 
 
-_decode_shares = msgspec.json.Decoder(tuple[Protection, ...]).decode
-
-
-def _shares(text: str) -> tuple[Protection, ...]:
-    return () if text == "[]" else _decode_shares(text)
-
-
 def _positions(rows: Sequence[asyncpg.Record]) -> tuple[Position, list[PositionImage]]:
     """Cursor and images of ``READ_POSITIONS``."""
     if not rows:
         return START, []
     images = [
-        PositionImage(row[2], row[3], row[4], StockPosition._make((*row[5:-1], _shares(row[-1]))))
+        PositionImage(
+            row[2], row[3], row[4], StockPosition._make((*row[5:-1], decode_shares(row[-1])))
+        )
         for row in map(tuple, rows)
         if row[2] is not None
     ]
