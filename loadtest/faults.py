@@ -13,8 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -71,10 +71,16 @@ class FaultyHost(ServiceHost):
 
     def pause(self, part: str, seconds: float) -> None:
         """SIGSTOP every process of a part, wait, SIGCONT."""
+        with self.paused(part):
+            time.sleep(seconds)
+
+    @contextmanager
+    def paused(self, part: str) -> Iterator[None]:
+        """Every process of a part is stopped meanwhile."""
         pids = self.pids(part)
         _signal(pids, signal.SIGSTOP)
         try:
-            time.sleep(seconds)
+            yield
         finally:
             _signal(pids, signal.SIGCONT)
 

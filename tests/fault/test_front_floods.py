@@ -30,7 +30,8 @@ pytestmark = pytest.mark.fault
 
 ENHANCE_YOUR_CALM = 11
 GOOD_CALL_SECONDS_MAX = 1.0
-"""Of the slowest good call; the machine is shared, and the flood's sender is in this process."""
+"""Of this process while the slowest good call waited, in CPU: server, flood's sender and caller are
+all in it, and other load on the machine is none of its."""
 
 
 @pytest.fixture
@@ -106,9 +107,9 @@ async def test_a_flood_is_cut_off_while_the_good_caller_is_served(
         nonlocal slowest
         count = 0
         while flooding or count < 20:
-            began = time.perf_counter()
+            began = time.process_time()
             assert await front.unary(b"good") == b"good"
-            slowest = max(slowest, time.perf_counter() - began)
+            slowest = max(slowest, time.process_time() - began)
             count += 1
         return count
 
@@ -122,7 +123,7 @@ async def test_a_flood_is_cut_off_while_the_good_caller_is_served(
             index += 100
             await caller.drained()
             await asyncio.sleep(0)
-        await caller.until(lambda: caller.closed, 5)
+        await caller.until(lambda: caller.closed, 30)
     flooding = False
 
     assert await calling >= 20

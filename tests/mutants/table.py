@@ -1230,6 +1230,14 @@ MUTANTS = (
         "A start with one wrong address would let anybody cancel orders.",
     ),
     Mutant(
+        "drain_of_grpcio_cuts_off",
+        "promise_svc/rpc/transport_grpcio.py",
+        "await self._server.stop(grace_seconds)",
+        "await self._server.stop(0)",
+        ("tests/contract/test_front.py::test_a_drain_under_load_breaks_no_call",),
+        "Each restart would fail the checkouts under way.",
+    ),
+    Mutant(
         "drain_cuts_off",
         "promise_svc/rpc/transport_native.py",
         "        await asyncio.wait({self._front.vacated()}, timeout=grace_seconds)\n",

