@@ -58,10 +58,18 @@ cdef struct Group:  # nodes with equal options
     int64_t supply_counts[DEMANDS_MAX]
 
 
+cdef struct Seen:  # of a node
+    uint32_t origin
+    uint32_t told_in  # the call that told of another origin for it
+    int32_t other_origin  # -1 where it is left out
+    uint32_t met_in  # the call that met it last
+    uint32_t slot  # its candidate then
+
+
 cdef struct Candidate:
     uint32_t node
-    uint32_t group
-    uint32_t kind
+    uint32_t group  # at first its set
+    uint32_t kind  # at first its stock in one number, where that is small
     double key
 
 
@@ -105,7 +113,8 @@ cdef class Arena:
 cdef class Nodes:
     cdef readonly list node_ids
     cdef uint32_t count
-    cdef uint32_t* origins
+    cdef Seen* seen
+    cdef uint32_t call
     cdef double* longitudes
     cdef double* phis
     cdef double* phi_cosines
@@ -115,6 +124,9 @@ cdef class Nodes:
 cdef class Options:
     cdef uint32_t origin_count
     cdef int32_t* set_of_origin  # -1 where it does not serve
+    cdef list services  # of each origin what a shipment says of each of its options
+    cdef uint32_t* service_firsts  # of each origin among the ship days
+    cdef int64_t* ship_days
     cdef uint32_t set_count
     cdef uint32_t* firsts  # of each set among the options; one more at the end
     cdef Option* options  # of each set by costs, day and name
@@ -132,14 +144,18 @@ cdef class CartSearch:
     cdef uint32_t* numbers  # place of the table -> node
     cdef uint32_t place_count
     cdef uint32_t place_capacity
-    cdef uint32_t* seen  # node -> the call that met it last
-    cdef uint32_t* slots  # node -> its candidate
-    cdef uint32_t* told  # node -> the call that told of other options for it
-    cdef int32_t* other_sets
-    cdef uint32_t call
+    cdef Seen* seen
 
     # The cart.
+    cdef list lines
+    cdef uint32_t* lines_by_demand
+    cdef uint32_t line_firsts[DEMANDS_MAX + 1]
+    cdef int32_t* line_quantities
+    cdef int32_t* line_missing
+    cdef list skus
     cdef uint32_t demand_count
+    cdef uint32_t strides[DEMANDS_MAX]
+    cdef uint32_t stock_count  # different stocks there may be; 0 for many
     cdef int32_t wanted[DEMANDS_MAX]
     cdef int64_t weights[DEMANDS_MAX]
     cdef uint32_t sku_ranks[DEMANDS_MAX]
@@ -187,10 +203,12 @@ cdef class CartSearch:
     cdef Plan* best
 
     cdef int follow(self, Nodes nodes) except -1
-    cdef int read_demands(self, list demands) except -1
-    cdef int read_stock(self, list demands) except -1
-    cdef int32_t set_of(self, uint32_t node) noexcept
+    cdef int read_demands(self, dict weights) except -1
+    cdef int read_lines(self) except -1
+    cdef int read_stock(self) except -1
+    cdef int32_t origin_of(self, Seen* seen) noexcept
     cdef int find_kinds(self) except -1
+    cdef uint32_t new_kind(self, uint32_t group, int32_t* stock) noexcept
     cdef int choose_nearest(self) except -1
     cdef int take_members(self, Group* group, uint32_t number) except -1
     cdef int take_all_members(self, Group* group, uint32_t number) except -1
@@ -211,5 +229,7 @@ cdef class CartSearch:
     cdef bint hopeless(self, int64_t base_nanos, int64_t distance) noexcept
     cdef void offer_plan(self, uint32_t count) noexcept
     cdef Plan* best_of_all(self) except NULL
-    cdef list frontier(self)
-    cdef tuple told_plan(self, Plan* plan)
+    cdef list frontier(self, uint32_t most)
+    cdef object told(self, list plans, object make_shipment, object make_line)
+    cdef object told_plan(self, Plan* plan, object make_shipment, object make_line)
+    cdef tuple told_lines(self, int32_t* units, object make_line)

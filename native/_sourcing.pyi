@@ -1,14 +1,21 @@
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, final
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from typing import Any, TypeAlias, TypeVar, final
 
 from native._ats_table import AtsTable
 
 _Option: TypeAlias = tuple[str, int, int, int]
 """Name, latest delivery day as an ordinal, base cost and cost a kilogram in millionths."""
-_Shipment: TypeAlias = tuple[int, int, tuple[int, ...]]
-"""Node by number, option by its place in the node's set, units a demand."""
-_Plan: TypeAlias = tuple[tuple[_Shipment, ...], int, int, int]
-"""Shipments by node, cost in thousandths of a millionth, distance in meters, latest day."""
+_Service: TypeAlias = tuple[str, str, date, date, date, int, int | None]
+"""Method, carrier service, ship date, earliest and latest delivery date, order by, ready."""
+_LineValues: TypeAlias = tuple[str, str, int, str]
+"""Line id, SKU, units, no bucket."""
+_LineT = TypeVar("_LineT")
+_ShipmentT = TypeVar("_ShipmentT")
+_ShipmentValues: TypeAlias = tuple[
+    str, tuple[_LineT, ...], str, str, date, date, date, int, int, int | None, int
+]
+"""Node id, lines, the service up to the dates, cost in micros, order by, ready, no arrival."""
 
 @final
 class Arena: ...
@@ -26,7 +33,12 @@ class Nodes:
 
 @final
 class Options:
-    def __init__(self, sets: Sequence[Sequence[_Option]], set_of_origin: Sequence[int]) -> None: ...
+    def __init__(
+        self,
+        sets: Sequence[Sequence[_Option]],
+        set_of_origin: Sequence[int],
+        services: Sequence[Sequence[_Service]],
+    ) -> None: ...
 
 @final
 class CartSearch:
@@ -35,11 +47,14 @@ class CartSearch:
         self,
         nodes: Nodes,
         options: Options,
-        demands: list[tuple[str, int, int]],
+        lines: Sequence[tuple[str, str, int]],
+        weights: dict[str, int],
         *,
         place: tuple[float, float] | None,
-        other_sets: Mapping[int, int],
+        other_origins: Mapping[int, int],
         max_shipments: int,
-        best_only: bool,
+        max_options: int,
         work_max: int,
-    ) -> tuple[list[_Plan], bool, int] | None: ...
+        make_shipment: Callable[[_ShipmentValues[_LineT]], _ShipmentT],
+        make_line: Callable[[_LineValues], _LineT],
+    ) -> tuple[list[tuple[_ShipmentT, ...]], bool, int] | None: ...

@@ -1,5 +1,6 @@
 """Plans for a cart straight from the ATS table: twin of promise_svc.domain.frontier, with Offers and
-Search behind it, over the candidates that promise_svc.domain.cart makes.
+Search behind it, over the candidates that promise_svc.domain.cart makes; those it offers are told as
+promise_svc.domain.telling tells them.
 
 Plan for plan, tie for tie and step for step of work the specification's. What is not plain is left to
 it, by None: more SKUs than DEMANDS_MAX, a line that stock does not fill, no plan within the split
@@ -23,6 +24,7 @@ cdef enum:
     STOCKS_COMPARED_MAX = 64  # as the specification's
     OFFERS_PER_STEP = 32
     COVERING_SLOTS = 256
+    STOCKS_COUNTED_MAX = 4096  # kinds that are looked up without a hash
     QUANTITY_MAX = 2147483647
 
 cdef uint32_t NONE = 0xFFFFFFFF
@@ -85,9 +87,9 @@ cdef class Nodes:
         self.count = len(self.node_ids)
         if not len(places) == len(origins) == self.count:
             raise ValueError("node_ids, places and origins must be as many")
-        self.origins = <uint32_t*>calloc(self.count + 1, sizeof(uint32_t))
+        self.seen = <Seen*>calloc(self.count + 1, sizeof(Seen))
         self.longitudes = <double*>calloc(6 * self.count + 1, sizeof(double))
-        if self.origins == NULL or self.longitudes == NULL:
+        if self.seen == NULL or self.longitudes == NULL:
             raise MemoryError
         self.phis = self.longitudes + self.count
         self.phi_cosines = self.phis + self.count
@@ -95,14 +97,14 @@ cdef class Nodes:
         for i in range(self.count):
             latitude, longitude = places[i]
             phi = latitude * RADIANS
-            self.origins[i] = origins[i]
+            self.seen[i].origin = origins[i]
             self.longitudes[i] = longitude
             self.phis[i] = phi
             self.phi_cosines[i] = cos(phi)
             point_at(phi, longitude, &self.points[3 * i])
 
     def __dealloc__(self):
-        free(self.origins)
+        free(self.seen)
         free(self.longitudes)
 
 
@@ -115,18 +117,26 @@ cdef inline void point_at(double phi, double longitude, double* point) noexcept:
 @cython.final
 cdef class Options:
     """Sets of options for one destination, and for each origin the number of its set, -1 where it
-    does not serve."""
+    does not serve, and what a shipment says of each of its options, in their order."""
 
-    def __init__(self, sets, set_of_origin):
+    def __init__(self, sets, set_of_origin, services):
         cdef uint32_t i
         cdef uint32_t first = 0
+        cdef uint32_t service_count = 0
         self.set_count = len(sets)
         self.origin_count = len(set_of_origin)
         self.set_of_origin = <int32_t*>calloc(self.origin_count + 1, sizeof(int32_t))
         self.firsts = <uint32_t*>calloc(self.set_count + 1, sizeof(uint32_t))
         self.options = <Option*>calloc(sum(map(len, sets)) + 1, sizeof(Option))
-        if self.set_of_origin == NULL or self.firsts == NULL or self.options == NULL:
+        self.services = [list(some) for some in services]
+        self.service_firsts = <uint32_t*>calloc(self.origin_count + 1, sizeof(uint32_t))
+        self.ship_days = <int64_t*>calloc(sum(map(len, services)) + 1, sizeof(int64_t))
+        if not (self.set_of_origin and self.firsts and self.options):
             raise MemoryError
+        if not (self.service_firsts and self.ship_days):
+            raise MemoryError
+        if len(self.services) != self.origin_count:
+            raise ValueError("origins must have a set and services each")
         for i in range(self.set_count):
             self.firsts[i] = first
             self.read_set(sets[i], first)
@@ -136,8 +146,17 @@ cdef class Options:
             self.set_of_origin[i] = set_of_origin[i]
             if not -1 <= self.set_of_origin[i] < <int64_t>self.set_count:
                 raise ValueError(f"there is no set {set_of_origin[i]}")
+            if self.set_of_origin[i] >= 0:
+                if len(self.services[i]) != len(sets[self.set_of_origin[i]]):
+                    raise ValueError("an origin has a service an option")
+            self.service_firsts[i] = service_count
+            for service in self.services[i]:
+                self.ship_days[service_count] = service[2].toordinal()
+                service_count += 1
 
     def __dealloc__(self):
+        free(self.service_firsts)
+        free(self.ship_days)
         free(self.set_of_origin)
         free(self.firsts)
         free(self.options)
@@ -170,23 +189,34 @@ cdef class CartSearch:
 
     def __dealloc__(self):
         free(self.numbers)
-        free(self.seen)
-        free(self.slots)
-        free(self.told)
-        free(self.other_sets)
 
     def plans(
-        self, nodes, options, demands, *, place, other_sets, max_shipments, best_only, work_max
+        self,
+        nodes,
+        options,
+        lines,
+        weights,
+        *,
+        place,
+        other_origins,
+        max_shipments,
+        max_options,
+        work_max,
+        make_shipment,
+        make_line,
     ):
-        """Plans best first as ``frontier`` finds them, or ``best_plan``'s alone; whether they are
-        exact; how few shipments any plan has. ``demands`` are (SKU, quantity, grams a unit),
-        ``place`` is the destination's, ``other_sets`` the set (or -1) of a node that has another
-        than its origin. None where it is the specification's turn.
+        """The shipments of each plan offered, best first; whether they are exact; how few shipments
+        any plan has. None where it is the specification's turn.
+
+        ``lines`` are (id, SKU, quantity), ``weights`` grams a unit of each SKU, in order; ``place``
+        is the destination's. A node in ``other_origins`` is like that origin now instead of its own,
+        or left out (-1). ``make_shipment`` and ``make_line`` get the values of a Shipment and a
+        ShipmentLine.
         """
         self.arena.reset()
         self.follow(nodes)
         self.options = options
-        if not 1 <= max_shipments <= SHIPMENTS_MAX:
+        if not 1 <= max_shipments <= SHIPMENTS_MAX or max_options < 1:
             return None
         self.max_shipments = max_shipments
         self.work = work_max
@@ -196,16 +226,19 @@ cdef class CartSearch:
             self.phi = latitude * RADIANS
             self.phi_cosine = cos(self.phi)
             point_at(self.phi, self.longitude, self.point)
-        self.call += 1
-        if self.call == 0:
+        self.lines = list(lines)
+        if not self.read_demands(weights):
+            return None
+        self.nodes.call += 1
+        if self.nodes.call == 0:
             raise OverflowError("calls beyond counting")
         cdef uint32_t node
-        for number, other in other_sets.items():
+        for number, other in other_origins.items():
             node = number
             if node < self.nodes.count:
-                self.told[node] = self.call
-                self.other_sets[node] = other
-        if not self.read_demands(demands) or not self.read_stock(demands):
+                self.seen[node].told_in = self.nodes.call
+                self.seen[node].other_origin = other
+        if not self.read_stock():
             return None
         self.find_kinds()
         self.choose_nearest()
@@ -215,30 +248,20 @@ cdef class CartSearch:
         cdef Plan* best = self.best_of_all()
         if best.count == 0:
             return None
-        if best_only:
-            found = [self.told_plan(best)]
+        self.read_lines()
+        if max_options == 1:
+            offered = [self.told_plan(best, make_shipment, make_line)]
         else:
-            found = self.frontier()
-        return found, self.work > 0, self.shipment_count_bound
+            offered = self.told(self.frontier(max_options), make_shipment, make_line)
+        return offered, self.work > 0, self.shipment_count_bound
 
     cdef int follow(self, Nodes nodes) except -1:
         """Know the number of the node of each place the table has."""
         cdef uint32_t* grown
         if self.nodes is not nodes:
-            free(self.seen)
-            free(self.slots)
-            free(self.told)
-            free(self.other_sets)
-            self.nodes = None
-            self.seen = <uint32_t*>calloc(nodes.count + 1, sizeof(uint32_t))
-            self.slots = <uint32_t*>calloc(nodes.count + 1, sizeof(uint32_t))
-            self.told = <uint32_t*>calloc(nodes.count + 1, sizeof(uint32_t))
-            self.other_sets = <int32_t*>calloc(nodes.count + 1, sizeof(int32_t))
-            if not (self.seen and self.slots and self.told and self.other_sets):
-                raise MemoryError
             self.nodes = nodes
+            self.seen = nodes.seen
             self.place_count = 0
-            self.call = 0
             self.number_of = {node_id: number for number, node_id in enumerate(nodes.node_ids)}
         cdef list places = self.table.places
         cdef uint32_t count = <uint32_t>len(places)
@@ -257,44 +280,84 @@ cdef class CartSearch:
         self.place_count = count
         return 0
 
-    cdef int read_demands(self, list demands) except -1:
+    cdef int read_demands(self, dict weights) except -1:
         """Whether the cart is one for this search."""
         cdef uint32_t d
-        cdef int64_t quantity
+        cdef int64_t quantities[DEMANDS_MAX]
         cdef int64_t units = 0
-        if not 1 <= len(demands) <= DEMANDS_MAX:
+        cdef int64_t stocks = 1
+        if not 1 <= len(weights) <= DEMANDS_MAX:
             return 0
-        self.demand_count = <uint32_t>len(demands)
+        self.skus = list(weights)
+        self.demand_count = <uint32_t>len(self.skus)
+        memset(quantities, 0, sizeof(quantities))
+        numbers = {sku: d for d, sku in enumerate(self.skus)}
+        for _, sku, quantity in self.lines:
+            d = numbers[sku]
+            quantities[d] += <int64_t>quantity
         self.weight_grams = 0
-        for d, (sku, amount, grams) in enumerate(demands):
-            quantity = amount
-            if quantity > QUANTITY_MAX:
+        self.stock_count = 1
+        for d in range(self.demand_count):
+            if not 1 <= quantities[d] <= QUANTITY_MAX:
                 return 0
-            self.wanted[d] = <int32_t>quantity
-            self.weights[d] = grams
-            self.weight_grams += quantity * self.weights[d]
-            units += quantity
-        for rank, (_, d) in enumerate(sorted((sku, d) for d, (sku, _, _) in enumerate(demands))):
+            self.wanted[d] = <int32_t>quantities[d]
+            self.weights[d] = weights[self.skus[d]]
+            self.weight_grams += quantities[d] * self.weights[d]
+            units += quantities[d]
+            self.strides[d] = <uint32_t>min(stocks, <int64_t>STOCKS_COUNTED_MAX + 1)
+            stocks = min(stocks * (quantities[d] + 1), <int64_t>STOCKS_COUNTED_MAX + 1)
+        stocks *= self.options.set_count
+        self.stock_count = 0
+        if stocks <= STOCKS_COUNTED_MAX:
+            self.stock_count = <uint32_t>(stocks // max(<uint32_t>1, self.options.set_count))
+        for rank, sku in enumerate(sorted(self.skus)):
+            d = numbers[sku]
             self.sku_ranks[d] = rank
         # No plan has more shipments than units.
         self.most = <uint32_t>min(<int64_t>self.max_shipments, units)
         # As a double, with the base costs of SHIPMENTS_MAX shipments far below what is left.
         return <double>self.options.kilogram_micros_max * <double>self.weight_grams < COST_MAX
 
-    cdef int read_stock(self, list demands) except -1:
+    cdef int read_lines(self) except -1:
+        """The lines of each demand, in order."""
+        cdef uint32_t d, i
+        cdef uint32_t count = 0
+        cdef uint32_t line_count = <uint32_t>len(self.lines)
+        cdef uint32_t* numbers = <uint32_t*>self.arena.take(3 * line_count * sizeof(uint32_t))
+        self.lines_by_demand = numbers
+        self.line_quantities = <int32_t*>(numbers + line_count)
+        self.line_missing = <int32_t*>(numbers + 2 * line_count)
+        for d in range(self.demand_count):
+            self.line_firsts[d] = count
+            sku = self.skus[d]
+            for i in range(line_count):
+                _, line_sku, quantity = self.lines[i]
+                if line_sku == sku:
+                    self.lines_by_demand[count] = i
+                    self.line_quantities[count] = quantity
+                    count += 1
+        self.line_firsts[self.demand_count] = count
+        return 0
+
+    cdef int read_stock(self) except -1:
         """Whether all that is wanted is there; the nodes that have any of it."""
         cdef uint32_t D = self.demand_count
         cdef uint32_t d, i, node, shard
-        cdef int32_t set_number
+        cdef int32_t origin, units
         cdef int64_t total
         cdef Py_ssize_t size
         cdef const char* key
         cdef Block* block
         cdef Cell* cells
+        cdef Seen* seen
+        cdef Candidate* candidate
+        cdef uint32_t call = self.nodes.call
+        cdef uint32_t none = NONE
+        cdef uint32_t* numbers = self.numbers
         cdef size_t cell_count = 0
         cdef Block* blocks[DEMANDS_MAX]
-        for d, (sku, _, _) in enumerate(demands):
-            key = PyUnicode_AsUTF8AndSize(sku, &size)
+        for d in range(D):
+            key = PyUnicode_AsUTF8AndSize(self.skus[d], &size)
             blocks[d] = self.table.find_bytes(key, size, &shard)
             if blocks[d] == NULL:
                 return 0
@@ -310,46 +373,50 @@ cdef class CartSearch:
             for i in range(block.count):
                 if cells[i].place >= BUCKET:
                     break
-                node = self.numbers[cells[i].place]
-                if cells[i].ats == 0 or node == NONE:
+                node = numbers[cells[i].place]
+                if cells[i].ats == 0 or node == none:
                     continue
-                if self.seen[node] != self.call:
-                    self.seen[node] = self.call
-                    set_number = self.set_of(node)
-                    if set_number < 0:
-                        self.slots[node] = NONE
+                seen = &self.seen[node]
+                if seen.met_in != call:
+                    seen.met_in = call
+                    origin = self.origin_of(seen)
+                    if origin < 0 or self.options.set_of_origin[origin] < 0:
+                        seen.slot = none
                         continue
-                    self.slots[node] = self.candidate_count
-                    self.candidates[self.candidate_count].node = node
-                    self.candidates[self.candidate_count].group = <uint32_t>set_number
+                    seen.slot = self.candidate_count
+                    candidate = &self.candidates[self.candidate_count]
+                    candidate.node = node
+                    candidate.group = <uint32_t>self.options.set_of_origin[origin]
+                    candidate.kind = 0
                     memset(&self.stocks[self.candidate_count * D], 0, D * sizeof(int32_t))
                     self.candidate_count += 1
-                elif self.slots[node] == NONE:
+                elif seen.slot == none:
                     continue
                 total += cells[i].ats
-                self.stocks[self.slots[node] * D + d] = <int32_t>min(
-                    <int64_t>cells[i].ats, <int64_t>self.wanted[d]
-                )
+                units = <int32_t>min(<int64_t>cells[i].ats, <int64_t>self.wanted[d])
+                self.stocks[seen.slot * D + d] = units
+                if self.stock_count:
+                    self.candidates[seen.slot].kind += self.strides[d] * <uint32_t>units
             if total < self.wanted[d]:
                 return 0
         return 1
 
-    cdef int32_t set_of(self, uint32_t node) noexcept:
-        """The set of a node's options: a candidate is left out, or offered in other ways, here."""
-        if self.told[node] == self.call:
-            return self.other_sets[node]
-        cdef uint32_t origin = self.nodes.origins[node]
-        return self.options.set_of_origin[origin] if origin < self.options.origin_count else -1
+    cdef int32_t origin_of(self, Seen* seen) noexcept:
+        """The origin that a node is like: here a candidate is left out, or serves in other ways."""
+        cdef int32_t origin = <int32_t>seen.origin
+        if seen.told_in == self.nodes.call:
+            origin = seen.other_origin
+        return origin if origin < <int64_t>self.options.origin_count else -1
 
     cdef int find_kinds(self) except -1:
         """Group candidates by equal options, and those by equal stock."""
         cdef uint32_t D = self.demand_count
         cdef uint32_t slot_count = 16
         cdef uint32_t i, d, slot, mask, number
-        cdef size_t stock_size = D * sizeof(int32_t)
         cdef int32_t* stock
         cdef Group* group
-        cdef Kind* kind
+        cdef Candidate* candidate
+        cdef uint32_t none = NONE
         cdef uint32_t* group_of_set = <uint32_t*>self.arena.take(
             (self.options.set_count + 1) * sizeof(uint32_t)
         )
@@ -358,45 +425,58 @@ cdef class CartSearch:
         self.kinds = <Kind*>self.arena.take((self.candidate_count + 1) * sizeof(Kind))
         self.group_count = 0
         self.kind_count = 0
-        while slot_count < 2 * self.candidate_count:
-            slot_count *= 2
+        if self.stock_count:
+            slot_count = self.stock_count * self.options.set_count
+        else:
+            while slot_count < 2 * self.candidate_count:
+                slot_count *= 2
         mask = slot_count - 1
         cdef uint32_t* slots = <uint32_t*>self.arena.take(slot_count * sizeof(uint32_t))
         memset(slots, 0xFF, slot_count * sizeof(uint32_t))
         for i in range(self.candidate_count):
+            candidate = &self.candidates[i]
             stock = &self.stocks[i * D]
-            number = group_of_set[self.candidates[i].group]
-            if number == NONE:
-                number = group_of_set[self.candidates[i].group] = self.group_count
+            number = group_of_set[candidate.group]
+            if number == none:
+                number = group_of_set[candidate.group] = self.group_count
                 group = &self.groups[number]
                 memset(group, 0, sizeof(Group))
-                group.set = self.candidates[i].group
-                group.first_kind = NONE
+                group.set = candidate.group
+                group.first_kind = none
                 self.group_count += 1
-            group = &self.groups[number]
-            self.candidates[i].group = number
-            group.node_count += 1
+            if self.stock_count:
+                slot = number * self.stock_count + candidate.kind
+            else:
+                slot = hash_stock(number, stock, D) & mask
+                while slots[slot] != none:
+                    if self.kinds[slots[slot]].group == number and equal(
+                        self.kinds[slots[slot]].stock, stock, D
+                    ):
+                        break
+                    slot = (slot + 1) & mask
+            if slots[slot] == none:
+                slots[slot] = self.new_kind(number, stock)
+            candidate.group = number
+            candidate.kind = slots[slot]
+            self.kinds[candidate.kind].count += 1
+        for i in range(self.kind_count):
+            group = &self.groups[self.kinds[i].group]
+            group.node_count += self.kinds[i].count
             for d in range(D):
-                group.supply_counts[d] += stock[d] != 0
-            slot = hash_stock(number, stock, D) & mask
-            while slots[slot] != NONE:
-                kind = &self.kinds[slots[slot]]
-                if kind.group == number and memcmp(kind.stock, stock, stock_size) == 0:
-                    break
-                slot = (slot + 1) & mask
-            if slots[slot] == NONE:
-                slots[slot] = self.kind_count
-                kind = &self.kinds[self.kind_count]
-                memset(kind, 0, sizeof(Kind))
-                kind.group = number
-                kind.stock = stock
-                kind.next = group.first_kind
-                group.first_kind = self.kind_count
-                group.kind_count += 1
-                self.kind_count += 1
-            self.candidates[i].kind = slots[slot]
-            self.kinds[slots[slot]].count += 1
+                if self.kinds[i].stock[d]:
+                    group.supply_counts[d] += self.kinds[i].count
         return 0
+
+    cdef uint32_t new_kind(self, uint32_t group, int32_t* stock) noexcept:
+        cdef Kind* kind = &self.kinds[self.kind_count]
+        memset(kind, 0, sizeof(Kind))
+        kind.group = group
+        kind.stock = stock
+        kind.next = self.groups[group].first_kind
+        self.groups[group].first_kind = self.kind_count
+        self.groups[group].kind_count += 1
+        self.kind_count += 1
+        return self.kind_count - 1
 
     cdef int choose_nearest(self) except -1:
         """Of each kind the nodes that a plan may need; of groups of many kinds all."""
@@ -600,40 +680,102 @@ cdef class CartSearch:
                 low = middle + 1
         return plan
 
-    cdef list frontier(self):
-        """Plans of all days, less those another beats; best first."""
+    cdef list frontier(self, uint32_t most):
+        """The days of plans less those another beats, best first; of more than ``most`` the earliest
+        plan comes last."""
         cdef uint32_t day, k
-        cdef uint32_t kept_count = 0
         cdef Plan* plan
         cdef Plan* other
-        cdef Plan** kept = <Plan**>self.arena.take((self.day_count + 1) * sizeof(void*))
+        kept = []
         for day in range(self.day_count):
             plan = self.kept_by(day)
             if plan.count == 0:
                 continue
-            for k in range(kept_count):
-                other = kept[k]
+            for k in kept:
+                other = &self.plans_by_day[k]
                 if plan.count >= other.count and plan.cost_nanos >= other.cost_nanos:
                     break
             else:
-                kept[kept_count] = plan
-                kept_count += 1
-        ranked = sorted(
-            [
-                ((kept[k].count, kept[k].day, kept[k].cost_nanos, kept[k].distance), k)
-                for k in range(kept_count)
-            ]
-        )
-        return [self.told_plan(kept[<uint32_t>k]) for _, k in ranked]
+                kept.append(day)
+        ranked = []
+        for k in kept:
+            plan = &self.plans_by_day[k]
+            ranked.append((plan.count, plan.day, plan.cost_nanos, plan.distance, k))
+        ranked.sort()
+        offered = [k for _, _, _, _, k in ranked]
+        if len(offered) > most:
+            earliest = offered[0]
+            for k in offered:
+                if self.plans_by_day[<uint32_t>k].day < self.plans_by_day[<uint32_t>earliest].day:
+                    earliest = k
+            offered = offered[: most - 1]
+            if earliest not in offered:
+                offered.append(earliest)
+        return offered
 
-    cdef tuple told_plan(self, Plan* plan):
-        cdef uint32_t s, d
+    cdef object told(self, list plans, object make_shipment, object make_line):
+        cdef uint32_t day
+        offered = []
+        for day in plans:
+            offered.append(self.told_plan(&self.plans_by_day[day], make_shipment, make_line))
+        return offered
+
+    cdef object told_plan(self, Plan* plan, object make_shipment, object make_line):
+        """Its shipments, lines filled by node; earliest ship date first, then by node."""
         cdef uint32_t D = self.demand_count
-        shipments = []
+        cdef uint32_t s, d, origin, place
+        cdef int64_t grams, nanos
+        cdef int64_t ship_days[SHIPMENTS_MAX]
+        cdef Offer* offer
+        memcpy(
+            self.line_missing, self.line_quantities, len(self.lines) * sizeof(int32_t)
+        )
+        cdef list shipments = []
         for s in range(plan.count):
-            units = tuple([plan.units[s * D + d] for d in range(D)])
-            shipments.append((plan.offers[s].node, plan.offers[s].option.number, units))
-        return tuple(shipments), plan.cost_nanos, plan.distance, plan.day
+            offer = plan.offers[s]
+            lines = self.told_lines(&plan.units[s * D], make_line)
+            grams = 0
+            for d in range(D):
+                grams += plan.units[s * D + d] * self.weights[d]
+            nanos = offer.option.base_nanos + offer.option.kilogram_micros * grams
+            origin = <uint32_t>self.origin_of(&self.seen[offer.node])
+            method, carrier, ship_date, earliest, latest, order_by_ms, ready_ms = (
+                self.options.services[origin][offer.option.number]
+            )
+            shipment = make_shipment(
+                (
+                    self.nodes.node_ids[offer.node], lines, method, carrier, ship_date, earliest,
+                    latest, (nanos + NANOS_PER_MICRO - 1) // NANOS_PER_MICRO, order_by_ms,
+                    ready_ms, 0,
+                )
+            )
+            place = s
+            ship_days[s] = self.options.ship_days[
+                self.options.service_firsts[origin] + offer.option.number
+            ]
+            while place > 0 and ship_days[place - 1] > ship_days[place]:
+                ship_days[place - 1], ship_days[place] = ship_days[place], ship_days[place - 1]
+                place -= 1
+            shipments.insert(place, shipment)
+        return tuple(shipments)
+
+    cdef tuple told_lines(self, int32_t* units, object make_line):
+        """Units of each SKU spread over the lines that still miss some, in request order."""
+        cdef uint32_t d, i
+        cdef int32_t left, taken
+        parts = []
+        for d in range(self.demand_count):
+            left = units[d]
+            for i in range(self.line_firsts[d], self.line_firsts[d + 1]):
+                if left == 0:
+                    break
+                taken = min(left, self.line_missing[i])
+                if taken:
+                    line_id, sku, _ = self.lines[self.lines_by_demand[i]]
+                    parts.append(make_line((line_id, sku, taken, "")))
+                    self.line_missing[i] -= taken
+                    left -= taken
+        return tuple(parts)
 
     # The search of one day: promise_svc.domain.search.
 
@@ -953,6 +1095,14 @@ cdef class CartSearch:
             self.best.day = made.day
             memcpy(self.best.offers, made.offers, made.count * sizeof(void*))
             memcpy(self.best.units, made.units, made.count * D * sizeof(int32_t))
+
+
+cdef inline bint equal(int32_t* a, int32_t* b, uint32_t count) noexcept nogil:
+    cdef uint32_t d
+    for d in range(count):
+        if a[d] != b[d]:
+            return False
+    return True
 
 
 # Overflow is how a hash spreads, so it is no error here.

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import hmac
 import itertools
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -137,15 +138,25 @@ class QuoteSigner:
         self._by_id = {_key_id(key): key for key in reversed(derived)}
         self._current = derived[0]
         self._head = _LAYOUT + _key_id(self._current)
+        block = self._current.ljust(hashlib.sha256().block_size, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Quote)
 
     def sign(self, quote: Quote) -> str:
         """The token; empty where it would be longer than QUOTE_TOKEN_BYTES_MAX."""
         signed = self._head + self._encoder.encode(quote)
-        tag = hmac.digest(self._current, signed, "sha256")
-        token = base64.urlsafe_b64encode(signed + tag).rstrip(b"=").decode()
+        token = base64.urlsafe_b64encode(signed + self._tag(signed)).rstrip(b"=").decode()
         return token if len(token) <= QUOTE_TOKEN_BYTES_MAX else ""
+
+    def _tag(self, signed: bytes) -> bytes:
+        """HMAC-SHA-256 under the first key, from where its blocks leave off: ``hmac.digest`` takes
+        as long to begin as to hash a plan."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(signed)
+        outer.update(inner.digest())
+        return outer.digest()
 
     def read(self, token: str) -> Quote:
         """What a token of ours says; QuoteTokenInvalid for everything else."""
@@ -179,31 +190,50 @@ class Quotes:
     def tokens(
         self, request: PromiseCartRequest, reply: PromiseCartReply
     ) -> tuple[QuoteToken, ...]:
-        """One for each option. Cost: some 10 us an option."""
+        """One for each option. Cost: some 7 us an option."""
         if request.order_ms is not None:
             return (QuoteToken(absent=NoQuoteReason.ORDER_TIME_GIVEN),) * len(reply.options)
-        return tuple(self._token(request, reply, option) for option in reply.options)
+        asked = {line.line_id: index for index, line in enumerate(request.lines)}
+        shards: dict[str, int] = {}
+        return tuple(
+            [self._token(request, reply, option, asked, shards) for option in reply.options]
+        )
 
     def _token(
-        self, request: PromiseCartRequest, reply: PromiseCartReply, option: DeliveryPromise
+        self,
+        request: PromiseCartRequest,
+        reply: PromiseCartReply,
+        option: DeliveryPromise,
+        asked: Mapping[str, int],
+        shards: dict[str, int],
     ) -> QuoteToken:
-        shard_key = self._network().shard_key
-        parts = [line for shipment in option.shipments for line in shipment.lines]
-        skus = {line.sku for line in parts}
-        line_ids = {requested_line_id(line.line_id) for line in parts}
-        shards = {shard_of(shard_key(sku), self._shard_count) for sku in skus}
+        """``asked`` has the place of each line in the request, ``shards`` those known of SKUs."""
+        line_ids: dict[str, None] = {}  # in the plan's order
+        homes: dict[int, None] = {}
+        for shipment in option.shipments:
+            for line_id, sku, _, _ in shipment.lines:
+                line_ids[line_id] = None
+                shard = shards.get(sku)
+                if shard is None:
+                    key = self._network().shard_key(sku)
+                    shard = shards[sku] = shard_of(key, self._shard_count)
+                homes[shard] = None
+        bundles = reply.bundles
+        if bundles:
+            whole = set(map(requested_line_id, line_ids))
+            bundles = tuple(bundle for bundle in bundles if bundle.line_id in whole)
         address = request.address
         quote = Quote(
-            reservation_id=self._mint.new_id(shards),
+            reservation_id=self._mint.new_id(homes),
             network_version=reply.network_version,
             country="" if address is None else address.country,
             postal_code="" if address is None else address.postal_code,
             pickup_node_id=request.pickup_node_id,
             segment=request.segment,
             plan=PromisedPlan(reply.currency_code, option.shipments),
-            bundles=tuple(x for x in reply.bundles if x.line_id in line_ids),
+            bundles=bundles,
+            places=_places(asked, line_ids),
         )
-        quote = msgspec.structs.replace(quote, places=_places(request, quote))
         token = self._signer.sign(quote)
         if not token:
             return QuoteToken(absent=NoQuoteReason.TOO_LARGE)
@@ -239,17 +269,15 @@ class Mint:
         return f"q-{self._stem}-{next(self._numbers)}"
 
 
-def _places(request: PromiseCartRequest, quote: Quote) -> tuple[int, ...]:
+def _places(asked: Mapping[str, int], line_ids: Iterable[str]) -> tuple[int, ...]:
     """Places of a plan's lines in the request, a bundle's components by number; none where the
     shipments have them in that order."""
-    asked = {line.line_id: index for index, line in enumerate(request.lines)}
-
-    def place(line_id: str) -> tuple[int, int, str]:
-        return asked[requested_line_id(line_id)], len(line_id), line_id
-
-    ids = [line.line_id for line in quote.lines]
-    rank = {line_id: index for index, line_id in enumerate(sorted(ids, key=place))}
-    return () if list(rank) == ids else tuple(rank[line_id] for line_id in ids)
+    keys = [(asked[requested_line_id(line_id)], len(line_id), line_id) for line_id in line_ids]
+    in_order = sorted(keys)
+    if keys == in_order:
+        return ()
+    rank = {key: index for index, key in enumerate(in_order)}
+    return tuple(rank[key] for key in keys)
 
 
 def _key_id(key: bytes) -> bytes:

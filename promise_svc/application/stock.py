@@ -142,7 +142,7 @@ class StockSource:
             as_of_ms = min((stock.as_of.time_ms for stock in known.values()), default=now_ms)
             return Stock(known, Freshness(as_of_ms, 0))
         known = {sku: self._in_table(sku) for sku in wanted}
-        stale = [sku for sku in wanted if self._too_old(known[sku].as_of, consistency)]
+        stale = [sku for sku in wanted if self._too_old(known[sku].as_of.time_ms, consistency)]
         reason = DegradedReason.NONE
         if stale:
             # Where the table has nothing to fall back on, the shard gets all the time there is.
@@ -159,19 +159,18 @@ class StockSource:
         return self._answer(known, DegradedReason.NONE)
 
     def fresh(
-        self, skus: Iterable[str], consistency: Consistency, segment: str = ""
+        self, skus: Sequence[str], consistency: Consistency, segment: str = ""
     ) -> Freshness | None:
         """How fresh the table is for ``skus``, none of them a bundle; None where ``read`` would ask
         shards, or has shares for segments to count."""
         if consistency.strong:
             return None
-        times = []
-        for sku in skus:
-            as_of = AsOf(0, *self._table.as_of(sku))
-            if self._too_old(as_of, consistency) or (segment and self._table.protected(sku)):
-                return None
-            times.append(as_of.time_ms)
-        return self._freshness(min(times), DegradedReason.NONE)
+        oldest_ms = min([self._table.as_of(sku)[1] for sku in skus])
+        if self._too_old(oldest_ms, consistency):
+            return None
+        if segment and any(self._table.protected(sku) for sku in skus):
+            return None
+        return self._freshness(oldest_ms, DegradedReason.NONE)
 
     def _in_table(self, sku: str) -> SkuStock:
         shard = self._table.shard(sku)
@@ -183,11 +182,12 @@ class StockSource:
     def _shard(self, sku: str) -> int:
         return shard_of(self._network().shard_key(sku), self._index.shard_count)
 
-    def _too_old(self, as_of: AsOf, consistency: Consistency) -> bool:
-        if as_of.time_ms == 0:  # the table never heard of the shard: it cannot answer at all
+    def _too_old(self, time_ms: int, consistency: Consistency) -> bool:
+        if time_ms == 0:  # the table never heard of the shard: it cannot answer at all
             return True
-        age_ms = self._clock.now_ms() - as_of.time_ms
-        return consistency.max_age_ms is not None and age_ms > consistency.max_age_ms
+        if consistency.max_age_ms is None:
+            return False
+        return self._clock.now_ms() - time_ms > consistency.max_age_ms
 
     def _refuse_unknown(self, known: Mapping[str, SkuStock]) -> None:
         missing = sorted({s.as_of.shard_id for s in known.values() if s.as_of.time_ms == 0})

@@ -7,11 +7,10 @@ one that no refused line could join, not always the largest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
 from itertools import repeat
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from promise_svc.domain.bundle import requested_line_id, together
 from promise_svc.domain.delivery import DeliveryPromise
@@ -29,8 +28,6 @@ from promise_svc.domain.sourcing import (
     Work,
 )
 from promise_svc.domain.telling import Telling, in_order
-
-T = TypeVar("T")
 
 _LINES_TRIED_MAX = 64
 """Lines looked for nodes for one by one against the split limit; those after them are kept only
@@ -216,7 +213,10 @@ class _CartSourcing:
             found = self._plan_at(self._fitting, demands, candidates)
         if not self._tried_all:
             found = [replace(plan, exact=False) for plan in found]
-        return offered(found, self._cart.max_options, lambda plan: plan.latest_delivery_date)
+        chosen = found[: self._cart.max_options]
+        if len(chosen) < len(found):
+            chosen[-1] = min(found, key=lambda plan: plan.latest_delivery_date)
+        return list(dict.fromkeys(chosen))
 
     def _plan_at(
         self,
@@ -357,11 +357,3 @@ def demands_of(snapshot: NetworkSnapshot, lines: Sequence[Line]) -> tuple[Demand
         Demand(sku, quantity, 0 if item is None else item.weight_grams)
         for (sku, quantity), item in zip(quantities.items(), items, strict=True)
     )
-
-
-def offered(found: Sequence[T], most: int, latest: Callable[[T], date | int]) -> list[T]:
-    """Of plans, best first, as many as were asked for, the earliest of all among them."""
-    chosen = list(found[:most])
-    if len(chosen) < len(found):
-        chosen[-1] = min(found, key=latest)
-    return list(dict.fromkeys(chosen))

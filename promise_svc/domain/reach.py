@@ -207,17 +207,15 @@ class Reach:
         found_nodes = [nodes_of[id_] for id_ in nodes_of if isinstance(by_origin[id_], tuple)]
         return frozenset().union(*found_nodes) - self._wanted.excluded_node_ids
 
-    def options_by_origin(self) -> list[tuple[DeliveryOption, ...] | None]:
-        """What the search needs of each kind of node, in the order of ``Routes.nodes_of``; None of
-        those that do not serve the destination."""
-        found = self._services_by_origin()
-        return [
-            tuple(service.option for service in services) if isinstance(services, tuple) else None
-            for services in map(found.__getitem__, self._routes.nodes_of)
-        ]
+    def services_by_origin(self) -> list[tuple[Service, ...]]:
+        """The services of each kind of node, in the order of ``Routes.nodes_of``; none of those
+        that do not serve the destination."""
+        by_origin = self._services_by_origin()
+        found = (by_origin[origin_id] for origin_id in self._routes.nodes_of)
+        return [services if isinstance(services, tuple) else () for services in found]
 
     def derived(self, build: Callable[[Reach], T]) -> T:
-        """What ``build`` makes of ``options_by_origin``: made once for all orders that find the
+        """What ``build`` makes of ``services_by_origin``: made once for all orders that find the
         same services, and kept as long as those."""
         self._services_by_origin()
         made = self._found.derived.get(build)

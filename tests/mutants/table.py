@@ -341,8 +341,8 @@ MUTANTS = (
     Mutant(
         "search_sells_another_segments_share",
         "promise_svc/application/stock.py",
-        "(segment and self._table.protected(sku))",
-        "(segment and not sku)",
+        "if segment and any(self._table.protected(sku) for sku in skus):",
+        "if segment and not skus:",
         ("tests/property/test_plain_cart.py::test_the_compiled_search_changes_no_answer",),
         "Members would be told that their own share is not theirs.",
     ),
