@@ -20,7 +20,8 @@ from promise_svc.application.stock import (
     Freshness,
     SkuStock,
     StockSource,
-    here_now_ats,
+    here_now,
+    row_ats,
 )
 from promise_svc.domain.inventory import ARRIVED, ats, shortage
 from promise_svc.domain.network import NetworkSnapshot, Node, NodeStatus
@@ -192,7 +193,8 @@ class AvailabilityReader:
             found = stock.by_sku[sku]
             if unknown_sku(snapshot, sku, found):
                 unknown.append(index)
-            total = sum(here_now_ats(row) for row in found.rows or () if row.node_id in scope)
+            units = here_now(found.rows or ())
+            total = sum(units[node_id] for node_id in units.keys() & scope)
             available.append(total >= quantity)
         return CheckReply(
             outcome=AvailabilityOutcome.OK,
@@ -210,7 +212,7 @@ def _answer(
         return Availability(entry_id=entry.entry_id, sku=entry.sku, outcome=outcome)
     rows = {row.node_id: row for row in stock.rows or () if not row.bucket}
     scope = _scope(snapshot, entry, rows)
-    total = sum(here_now_ats(rows[n]) for n in scope if n in rows and snapshot.switched_on(n))
+    total = sum(row_ats(rows[n]) for n in scope if n in rows and snapshot.switched_on(n))
     nodes: tuple[NodeAvailability, ...] = ()
     if view is not AvailabilityView.TOTAL:
         named = entry.node_ids is not None
@@ -237,7 +239,7 @@ def _inbound(
     expected = [row for row in stock.rows or () if row.bucket and row.arrival_ms != ARRIVED]
     scope = frozenset(_scope(snapshot, entry, {row.node_id: row for row in expected}))
     found = [
-        InboundAvailability(row.node_id, row.bucket, ats(*row[2:6]), row.arrival_ms)
+        InboundAvailability(row.node_id, row.bucket, row_ats(row), row.arrival_ms)
         for row in expected
         if row.node_id in scope and snapshot.switched_on(row.node_id)
     ]

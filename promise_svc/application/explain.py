@@ -14,7 +14,7 @@ from promise_svc.application.stock import (
     Freshness,
     SkuStock,
     StockSource,
-    here_now_ats,
+    here_now,
 )
 from promise_svc.application.supply import callers_key
 from promise_svc.domain.bundle import bundle_units
@@ -199,7 +199,7 @@ class Explainer:
 
 
 def _at_node(stock: SkuStock, node_id: str) -> int:
-    return sum(here_now_ats(row) for row in stock.rows or () if row.node_id == node_id)
+    return here_now(stock.rows or ()).get(node_id, 0)
 
 
 def _happening(stored: StoredEvent, image: PositionImage) -> Happening:

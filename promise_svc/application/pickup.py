@@ -14,7 +14,7 @@ from promise_svc.application.stock import (
     Freshness,
     SkuStock,
     StockSource,
-    here_now_ats,
+    here_now,
 )
 from promise_svc.domain.bundle import exploded
 from promise_svc.domain.delivery import PickupTimes, pickup_times
@@ -180,9 +180,8 @@ class _StockAt:
         self.unknown = {sku for sku, found in stock.items() if unknown_sku(snapshot, sku, found)}
         self._units: dict[tuple[str, str], int] = {}
         for sku, found in stock.items():
-            for row in found.rows or ():
-                key = sku, row.node_id
-                self._units[key] = self._units.get(key, 0) + here_now_ats(row)
+            for node_id, units in here_now(found.rows or ()).items():
+                self._units[sku, node_id] = units
 
     def allowed(self, sku: str, node_id: str) -> bool:
         """Whether rules leave the node for a SKU; of a bundle, for each of its components."""

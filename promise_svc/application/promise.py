@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from promise_svc.application.plain_cart import promise_plain_cart
 from promise_svc.application.ports import AtsReader, AtsRow, Clock
-from promise_svc.application.stock import Consistency, Freshness, StockSource, rows_of
+from promise_svc.application.stock import (
+    Consistency,
+    Freshness,
+    StockSource,
+    here_now,
+    row_ats,
+    rows_of,
+)
 from promise_svc.domain.bundle import BundleLine, exploded, requested_line_id
 from promise_svc.domain.cart import Cart, PromisedCart, UnfulfilledLine
 from promise_svc.domain.cart import promise_cart as promise
 from promise_svc.domain.delivery import DeliveryPromise, Shipment
 from promise_svc.domain.inbound import InboundUnits, promise_later
-from promise_svc.domain.inventory import ats
 from promise_svc.domain.network import PICKUP_METHODS, FulfillmentMethod, NetworkSnapshot
 from promise_svc.domain.reach import Address, Line, Wanted
 from promise_svc.domain.reservation import LINES_MAX
@@ -139,7 +145,7 @@ class CartPromiser:
         stock = await self._stock.read(skus, request.consistency, timeout, request.segment)
         cart = Cart(
             lines=lines,
-            stock={sku: _here_now(found.rows or ()) for sku, found in stock.by_sku.items()},
+            stock={sku: here_now(found.rows or ()) for sku, found in stock.by_sku.items()},
             wanted=wanted,
             max_shipments=request.max_shipments,
             max_options=request.max_options,
@@ -252,7 +258,7 @@ def plan(snapshot: NetworkSnapshot, table: AtsReader, request: PlanRequest) -> P
         excluded_node_ids=request.excluded_node_ids,
     )
     rows = {line.sku: rows_of(table, line.sku, request.segment) for line in request.lines}
-    stock = {sku: _here_now(found) for sku, found in rows.items()}
+    stock = {sku: here_now(found) for sku, found in rows.items()}
     for (sku, node_id), quantity in request.taken.items():
         if node_id in stock.get(sku, {}):
             stock[sku][node_id] = max(0, stock[sku][node_id] - quantity)
@@ -357,7 +363,7 @@ def inbound_units(
     found = []
     for row in rows:
         if row.bucket and row.arrival_ms > now_ms:
-            units = ats(*row[2:6]) - taken.get((sku, place_of(row.node_id, row.bucket)), 0)
+            units = row_ats(row) - taken.get((sku, place_of(row.node_id, row.bucket)), 0)
             if units > 0:
                 found.append(InboundUnits(row.node_id, row.bucket, row.arrival_ms, units))
     return sorted(found, key=lambda x: (x.arrival_ms, x.node_id, x.bucket))
@@ -374,14 +380,6 @@ def _promised(
     order_ms = cart.wanted.order_ms
     inbound = {sku: inbound_units(rows, order_ms, sku, taken) for sku, rows in later.items()}
     return promise_later(snapshot, cart, inbound)
-
-
-def _here_now(rows: Iterable[AtsRow]) -> dict[str, int]:
-    return {
-        node_id: ats(on_hand, committed, held, safety_stock)
-        for node_id, bucket, on_hand, committed, held, safety_stock, _ in rows
-        if not bucket
-    }
 
 
 def _outcome(options: Sequence[object], unfulfilled: Sequence[object]) -> PromiseOutcome:

@@ -26,7 +26,7 @@ from promise_svc.application.reservation_body import (
     RequestedLine,
     ReservationLine,
 )
-from promise_svc.application.stock import here_now_ats, rows_of
+from promise_svc.application.stock import here_now, rows_of
 from promise_svc.domain.bundle import BundleLine, exploded, requested_line_id
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reach import Line, UnfulfilledReason
@@ -172,7 +172,7 @@ def _at_node(
     of it is not enough."""
     node_id, sku, left = line.node_id, line.sku, line.quantity
     there = [row for row in rows if row.node_id == node_id]
-    here = sum(map(here_now_ats, there)) - taken.get((sku, node_id), 0)
+    here = here_now(there).get(node_id, 0) - taken.get((sku, node_id), 0)
     parts = [PlannedUnits(node_id, "", max(0, min(here, left)))]
     for found in inbound_units(there, now_ms, sku, taken):
         units = min(found.quantity, left - sum(part.quantity for part in parts))

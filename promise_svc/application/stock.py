@@ -286,13 +286,12 @@ class StockSource:
 def _bundled(parts: Sequence[BundleComponent], stock: Mapping[str, SkuStock]) -> SkuStock:
     at_node: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for sku, quantity in parts:
-        for row in stock[sku].rows or ():
-            if not row.bucket:
-                at_node[row.node_id].append((ats(*row[2:6]), quantity))
+        for node_id, units in here_now(stock[sku].rows or ()).items():
+            at_node[node_id].append((units, quantity))
     rows = [
-        AtsRow(node_id, "", bundle_units(units), 0, 0, 0)
-        for node_id, units in at_node.items()
-        if len(units) == len(parts)
+        AtsRow(node_id, "", bundle_units(sets), 0, 0, 0)
+        for node_id, sets in at_node.items()
+        if len(sets) == len(parts)
     ]
     return SkuStock(rows, min((stock[sku].as_of for sku, _ in parts), key=lambda a: a.time_ms))
 
@@ -309,9 +308,18 @@ def _protected(images: Sequence[PositionImage]) -> dict[tuple[str, str], StockPo
     return {(i.node_id, i.bucket): i.row for i in images if i.row.protected}
 
 
-def here_now_ats(row: AtsRow) -> int:
-    """ATS of one position; 0 for a bucket, which is no part of what can be sold now."""
-    return 0 if row.bucket else ats(*row[2:6])
+def row_ats(row: AtsRow) -> int:
+    """What can be sold of one position, here now or on its way."""
+    return ats(*row[2:6])
+
+
+def here_now(rows: Iterable[AtsRow]) -> dict[str, int]:
+    """Node -> ATS of one SKU: its buckets are no part of what can be sold now."""
+    return {
+        node_id: ats(on_hand, committed, held, safety_stock)
+        for node_id, bucket, on_hand, committed, held, safety_stock, _ in rows
+        if not bucket
+    }
 
 
 def rows_to(
@@ -340,7 +348,7 @@ def ats_at(table: AtsReader, sku: str, node_id: str, segment: str, bucket: str =
     if not segment and not bucket:
         return table.ats(sku, [node_id])
     rows = rows_of(table, sku, segment)
-    return sum(ats(*row[2:6]) for row in rows if row[:2] == (node_id, bucket))
+    return sum(map(row_ats, (row for row in rows if row[:2] == (node_id, bucket))))
 
 
 def _to(segment: str, stock: Stock) -> Stock:

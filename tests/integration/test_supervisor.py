@@ -176,7 +176,7 @@ async def test_a_restart_whose_new_worker_does_not_come_up_changes_nothing(
         pids = await rig.servers()
         rig.mode.write_text("misconfigured")
         rig.restart.set()
-        await until(lambda: "restart given up" in caplog.text, 10)
+        await until(lambda: "restart given up" in caplog.text, 30)
         same = await rig.servers()
         tried = len(rig.started) - 3
         rig.mode.write_text("steady")

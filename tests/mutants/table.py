@@ -1471,7 +1471,7 @@ MUTANTS = (
     Mutant(
         "restart_goes_on_blindly",
         SUPERVISOR,
-        "                await self._end(child)\n                return False\n",
+        "                await self._end(child)\n                return child\n",
         "",
         (SUPERVISED + "test_a_restart_whose_new_worker_does_not_come_up_changes_nothing",),
         "A broken release would replace every worker that serves.",
