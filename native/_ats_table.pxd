@@ -106,22 +106,23 @@ cdef inline uint64_t block_words(uint32_t key_size, uint64_t capacity) noexcept 
     return BLOCK_WORDS + key_words(key_size) + capacity * PLACE_WORDS
 
 
+cdef inline bint is_of(Block* block, uint64_t hash, const char* key, uint32_t key_size) noexcept nogil:
+    return (
+        block.hash == hash
+        and key_of(block)[0] == key_size
+        and memcmp(key_of(block) + 1, key, key_size) == 0
+    )
+
+
 cdef inline uint32_t find_slot(
     ShardMap* map, uint64_t hash, const char* key, uint32_t key_size
 ) noexcept nogil:
     """Slot of the SKU, or the empty slot where it would go. The map has at least one empty slot."""
     # The shard is the hash's remainder, so its low bits are alike here: the high half spreads.
     cdef uint32_t slot = <uint32_t>(hash >> 32) & map.slot_mask
-    cdef Block* block
     while map.slots[slot].offset != 0:
-        if map.slots[slot].tag == <uint32_t>hash:
-            block = block_at(map, slot)
-            if (
-                block.hash == hash
-                and key_of(block)[0] == key_size
-                and memcmp(key_of(block) + 1, key, key_size) == 0
-            ):
-                return slot
+        if map.slots[slot].tag == <uint32_t>hash and is_of(block_at(map, slot), hash, key, key_size):
+            return slot
         slot = (slot + 1) & map.slot_mask
     return slot
 
@@ -137,17 +138,16 @@ cdef inline Block* find_block(
 
 cdef inline uint32_t find_cell(Block* block, uint32_t place) noexcept nogil:
     """Index of the first cell not before ``place``."""
+    # Halves by arithmetic: which half it is would be guessed wrong every other time.
     cdef Cell* cells = cells_of(block)
     cdef uint32_t low = 0
-    cdef uint32_t high = block.count
-    cdef uint32_t middle
-    while low < high:
-        middle = low + (high - low) // 2
-        if cells[middle].place < place:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    cdef uint32_t count = block.count
+    cdef uint32_t half
+    while count > 1:
+        half = count // 2
+        low += half * (cells[low + half - 1].place < place)
+        count -= half
+    return low + (count == 1 and cells[low].place < place)
 
 
 cdef class AtsTable:

@@ -76,7 +76,7 @@ cdef class AvailabilityReads:
     cdef bint decode_entry(self, Text message, Entry* entry) noexcept nogil
     cdef int64_t decode_check(self, Reader* reader, Entry* scope, Text* quantities,
                               int64_t* max_age_ms) except -1
-    cdef int find_skus(self, uint32_t count) noexcept
+    cdef int find_skus(self, uint32_t count, uint32_t cells_ahead) noexcept
     cdef bint skus_told(self, uint32_t count) except -1
     cdef int64_t fresh_ms(self, uint32_t count, int64_t now_ms, int64_t max_age_ms) noexcept nogil
     cdef bytes written(self, uint8_t* at)

@@ -10,12 +10,13 @@ Cost: see native/README.md.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc, qsort, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from native._ats_table cimport (
-    BUCKET, AtsTable, Block, Cell, Counters, ShardMap, cells_of, counters_of, find_cell,
+    BUCKET, AtsTable, Block, Cell, Counters, ShardMap, block_at, cells_of, counters_of, find_cell,
+    is_of,
 )
 from native._sharding cimport hash_bytes
 from native.wire_format cimport (
@@ -148,7 +149,7 @@ cdef class AvailabilityReads:
         )
         if count == 0:
             return None
-        self.find_skus(<uint32_t>count)
+        self.find_skus(<uint32_t>count, CELLS_AHEAD)
         for i in range(count):
             # A scope is looked at only beside figures, and what is wrong in it must be told.
             if self.entries[i].block == NULL and self.entries[i].scope != ALL_NODES:
@@ -184,7 +185,8 @@ cdef class AvailabilityReads:
         count = self.decode_check(&reader, &scope, &quantities, &max_age_ms)
         if count == 0:
             return None
-        self.find_skus(<uint32_t>count)
+        # Among many nodes the first ones have enough as a rule.
+        self.find_skus(<uint32_t>count, CELLS_AHEAD if scope.scope == NAMED_NODES and self.list_count == 1 else 1)
         for i in range(count):
             self.entries[i].segmented = scope.segmented
         if not self.skus_told(<uint32_t>count):
@@ -297,9 +299,9 @@ cdef class AvailabilityReads:
             return 0
         return count
 
-    cdef int find_skus(self, uint32_t count) noexcept:
+    cdef int find_skus(self, uint32_t count, uint32_t cells_ahead) noexcept:
         """Look all SKUs up, some at a time. Each step asks the memory for what the next one reads,
-        so that the misses of a search overlap."""
+        so that the misses of a search overlap; the last one for so many cells of each."""
         cdef AtsTable table = self.table
         cdef ShardMap* map
         cdef Entry* entry
@@ -311,25 +313,36 @@ cdef class AvailabilityReads:
             for i in range(first, last):
                 entry = &self.entries[i]
                 entry.hash = hash_bytes(<char*>entry.sku.data, entry.sku.size)
-                map = &table.live[entry.hash % table.shard_count]
+                entry.shard = <uint32_t>(entry.hash % table.shard_count)
+                map = &table.live[entry.shard]
                 if map.slots != NULL:
                     __builtin_prefetch(&map.slots[<uint32_t>(entry.hash >> 32) & map.slot_mask])
             for i in range(first, last):
                 entry = &self.entries[i]
-                map = &table.live[entry.hash % table.shard_count]
-                if map.slots != NULL:
-                    slot = <uint32_t>(entry.hash >> 32) & map.slot_mask
-                    if map.slots[slot].tag == <uint32_t>entry.hash:
-                        for line in range(<uint32_t>PREFETCHED_LINES):
-                            __builtin_prefetch(map.words + map.slots[slot].offset + 8 * line)
+                map = &table.live[entry.shard]
+                entry.block = NULL
+                if map.slots == NULL:
+                    continue
+                slot = <uint32_t>(entry.hash >> 32) & map.slot_mask
+                while map.slots[slot].offset != 0 and map.slots[slot].tag != <uint32_t>entry.hash:
+                    slot = (slot + 1) & map.slot_mask
+                if map.slots[slot].offset != 0:
+                    entry.block = block_at(map, slot)
+                    for line in range(<uint32_t>PREFETCHED_LINES):
+                        __builtin_prefetch(<uint64_t*>entry.block + 8 * line)
             for i in range(first, last):
                 entry = &self.entries[i]
-                entry.block = table.find_hashed(
-                    entry.hash, <char*>entry.sku.data, entry.sku.size, &entry.shard
-                )
+                if entry.block == NULL or not is_of(
+                    entry.block, entry.hash, <char*>entry.sku.data, entry.sku.size
+                ):
+                    entry.block = table.find_hashed(
+                        entry.hash, <char*>entry.sku.data, entry.sku.size, &entry.shard
+                    )
                 if entry.block != NULL:
-                    end = <uint8_t*>(cells_of(entry.block) + min(entry.block.count, CELLS_AHEAD))
-                    at = <uint8_t*>entry.block + 64 * PREFETCHED_LINES
+                    end = <uint8_t*>(cells_of(entry.block) + min(entry.block.count, cells_ahead))
+                    # From where a line begins, or the last one would be left out.
+                    at = <uint8_t*>(<uintptr_t>entry.block & ~<uintptr_t>63)
+                    at += 64 * PREFETCHED_LINES
                     while at < end:
                         __builtin_prefetch(at)
                         at += 64

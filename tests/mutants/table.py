@@ -1091,6 +1091,14 @@ MUTANTS = (
         "Rows of a history that the shard has lost would stay on sale.",
     ),
     Mutant(
+        "sku_known_by_half_its_hash",
+        "native/_wire.pyx",
+        "                if entry.block == NULL or not is_of(\n",
+        "                if entry.block == NULL or False and not is_of(\n",
+        ("tests/native/test_wire.py::test_skus_of_nearly_the_same_hash_are_told_apart",),
+        "One SKU of a million would be sold from another one's stock.",
+    ),
+    Mutant(
         "copied_rows_run_over_their_end",
         "native/_ats_table.pyx",
         "            if size > end - at:\n",

@@ -13,6 +13,7 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from native._ats_table import AtsTable
+from native._sharding import stable_hash
 from native._wire import AvailabilityReads
 from promise_svc.application.availability import AvailabilityReader
 from promise_svc.application.ports import AtsRow
@@ -404,6 +405,33 @@ async def test_a_table_that_is_behind_is_left_to_the_specification() -> None:
     assert world.reads.query(body) is None
     world.clock.ms = NOW_MS - 10_000  # a shard's clock is ahead of ours
     assert world.reads.query(all_skus(world)) == await world.specified(all_skus(world))
+
+
+def test_skus_of_nearly_the_same_hash_are_told_apart() -> None:
+    """The index tells SKUs apart by one part of their hash and begins where another part says:
+    of two that are alike in both, only one has stock."""
+    core = AtsTable(shard_count=1, make_row=AtsRow._make)
+    alike: dict[int, str] = {}
+    pairs = []
+    for number in range(600_000):
+        sku = f"s{number}"
+        hash_ = stable_hash(sku)
+        other = alike.setdefault(hash_ & 0x7_FFFF_FFFF, sku)
+        if other != sku:
+            pairs.append((other, sku))
+    images = [(stocked, "n", "", (5, 0, 0, 0)) for stocked, _ in pairs[:3]]
+    core.load(0, 1, 1, NOW_MS, images)
+    reads = AvailabilityReads(core, feed_behind_ms=FEED_BEHIND_MS, protected=set())
+    reads.follow({"n": True}, {}, ())
+
+    request = pb.CheckAvailabilityRequest(skus=[sku for pair in pairs[:3] for sku in pair])
+    reply = pb.CheckAvailabilityResponse.FromString(
+        reads.check(request.SerializeToString(), NOW_MS)
+    )
+
+    assert len(pairs) >= 3
+    assert list(reply.available) == [True, False] * 3
+    assert list(reply.unknown_sku_indices) == [1, 3, 5]
 
 
 def all_skus(world: World) -> bytes:
