@@ -44,7 +44,7 @@ lint: setup
 	@echo "check: ruff format" && $(BIN)/ruff format --check .
 
 types: setup
-	@echo "check: mypy --strict" && $(BIN)/mypy
+	@echo "check: mypy --strict (promise_svc, loadtest)" && $(BIN)/mypy
 
 contracts: setup
 	@echo "check: import contracts" && $(BIN)/lint-imports --no-logo

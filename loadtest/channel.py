@@ -31,7 +31,7 @@ def bearer_metadata() -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),) if token else ()
 
 
-class _BearerAio(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+class _BearerAio(grpc.aio.UnaryUnaryClientInterceptor):
     def __init__(self, token: str) -> None:
         self._authorization = ("authorization", f"Bearer {token}")
 
@@ -42,7 +42,7 @@ class _BearerAio(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
         return await continuation(details._replace(metadata=grpc.aio.Metadata(*metadata)), request)
 
 
-class _Bearer(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+class _Bearer(grpc.UnaryUnaryClientInterceptor):
     def __init__(self, token: str) -> None:
         self._authorization = ("authorization", f"Bearer {token}")
 

@@ -211,10 +211,10 @@ def _transit(
         done, left = order.delivered, order.handed_over
         if not (done and left and since <= done.date() < month.first and done > left):
             continue
-        took = days.between(left.date(), done.date()), order.freight
+        shipped = days.between(left.date(), done.date()), order.freight
         for state in {states[seller] for _, seller in order.lines}:
             for key in ((state, order.region), ("", order.region), ("", "")):
-                seen[key].append(took)
+                seen[key].append(shipped)
     low, high = TRANSIT_QUANTILES
     found = {}
     for key, took in seen.items():
@@ -231,6 +231,10 @@ def _quantile(values: Sequence[int], share: float) -> int:
     return min(BUSINESS_DAYS_MAX, ordered[min(len(ordered) - 1, math.floor(share * len(ordered)))])
 
 
+def _nearest(codes: Sequence[str], code: str) -> str:
+    return min(codes, key=lambda other: abs(int(other) - int(code)))
+
+
 def _write_nodes(
     source: Path, out: Path, sellers: Mapping[str, dict[str, str]], handling: Mapping[str, int]
 ) -> dict[str, int]:
@@ -243,7 +247,7 @@ def _write_nodes(
     for name, seller in sellers.items():
         code = seller["seller_zip_code_prefix"]
         # 7 sellers have a prefix without coordinates: the nearest number is next door.
-        near = code if code in spots else min(known, key=lambda k, c=code: abs(int(k) - int(c)))
+        near = code if code in spots else _nearest(known, code)
         latitude, longitude = spots[near]
         zone = tzfpy.get_tz(longitude, latitude) or "America/Sao_Paulo"
         state = seller["seller_state"]

@@ -69,7 +69,7 @@ def convert(
         groups[f"zip3-{str(code)[:3]}"].append(name)
     groups["stores"] = [store[0][0] for store in stores]
     skus = [f"sku-{number:06d}" for number in range(sku_count)]
-    node_ids = [store[0][0] for store in stores], [center[0] for center in centers]
+    node_ids = [str(store[0][0]) for store in stores], [str(center[0]) for center in centers]
     calendars = {
         "stores": (EVERY_DAY, closed),
         "centers": (SIX_DAYS, federal),

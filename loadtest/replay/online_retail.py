@@ -24,10 +24,8 @@ def cases_of(invoices: Sequence[Invoice]) -> list[Case]:
     """One case an invoice, but a cancellation that takes an order back is part of that one."""
     cases: dict[str, Case] = {}
     open_orders: dict[str, list[Invoice]] = defaultdict(list)
-    start = invoices[0].time if invoices else None
-    assert start is not None or not invoices
     for invoice in invoices:
-        at = (invoice.time - start).total_seconds()
+        at = (invoice.time - invoices[0].time).total_seconds()
         lines = [(sku, units, NODE) for sku, units in invoice.lines]
         if not invoice.cancellation:
             events = [Event(at, Verb.RESERVE), Event(at, Verb.CONFIRM)]
