@@ -388,6 +388,7 @@ cdef class CartSearch:
                     candidate.node = node
                     candidate.group = <uint32_t>self.options.set_of_origin[origin]
                     candidate.kind = 0
+                    candidate.key = 0
                     memset(&self.stocks[self.candidate_count * D], 0, D * sizeof(int32_t))
                     self.candidate_count += 1
                 elif seen.slot == none:
@@ -489,6 +490,7 @@ cdef class CartSearch:
             if self.groups[kind.group].kind_count <= STOCKS_COMPARED_MAX:
                 kind.nearest = <Near*>self.arena.take(self.most * sizeof(Near))
                 kind.keys = <double*>self.arena.take(self.most * sizeof(double))
+                kind.key_max = 5.0
         if self.located:
             for i in range(self.candidate_count):
                 candidate = &self.candidates[i]
@@ -505,9 +507,7 @@ cdef class CartSearch:
         for i in range(self.candidate_count):
             candidate = &self.candidates[i]
             kind = &self.kinds[candidate.kind]
-            if kind.nearest == NULL:
-                continue
-            if kind.key_count == self.most and candidate.key > kind.key_max:
+            if candidate.key > kind.key_max or kind.nearest == NULL:
                 continue
             near.node = candidate.node
             near.distance = self.meters(candidate.node)

@@ -353,11 +353,7 @@ class Service:
                 NetworkReads(reads, snapshot, clock) if reads else None,
             ),
             PromiseServicer(
-                CartPromiser(
-                    stock=stock, network=snapshot, clock=clock, search=self.table.cart_search()
-                ),
-                quotes,
-                clock,
+                CartPromiser(stock=stock, network=snapshot, clock=clock), quotes, clock
             ),
             self._reservation_servicer(quotes),
             SupplyServicer(

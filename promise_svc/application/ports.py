@@ -6,7 +6,7 @@ Adapters translate: nothing but ``promise_svc.errors`` crosses a port.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from promise_svc.domain.events import PositionImage, StoredEvent
 from promise_svc.domain.inventory import PositionKey, StockPosition
@@ -28,6 +28,9 @@ from promise_svc.domain.reservation import (
 )
 from promise_svc.domain.sharding import Position
 from promise_svc.errors import PromiseServiceError
+
+if TYPE_CHECKING:
+    from promise_svc.hotpath import CartSearch
 
 
 class ShardMeta(NamedTuple):
@@ -207,6 +210,9 @@ class AtsRow(NamedTuple):
 
 class AtsReader(Protocol):
     """The in-memory copy of all positions; no I/O. Never raises for stale data: it says its age."""
+
+    search: CartSearch | None
+    """What finds the plans of plain carts in it; None where nothing is compiled."""
 
     def rows(self, sku: str) -> Sequence[AtsRow] | None:
         """All positions of ``sku``; None when it never had one. Cost: one hash look-up."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from promise_svc.application.plain_cart import promise_plain_cart
 from promise_svc.application.ports import AtsReader, AtsRow, Clock
@@ -32,9 +32,6 @@ from promise_svc.domain.reservation import LINES_MAX
 from promise_svc.domain.sourcing import SHIPMENTS_MAX
 from promise_svc.domain.verdicts import Explanation, explain_cart
 from promise_svc.errors import FieldViolation, InvalidRequest
-
-if TYPE_CHECKING:
-    from promise_svc.hotpath import CartSearch
 
 MAX_OPTIONS_DEFAULT = 3
 MAX_SHIPMENTS_DEFAULT = 3
@@ -99,16 +96,9 @@ class CartPromiser:
     """The use case of PromiseService. Writes and holds nothing."""
 
     def __init__(
-        self,
-        *,
-        stock: StockSource,
-        network: Callable[[], NetworkSnapshot],
-        clock: Clock,
-        search: CartSearch | None = None,
+        self, *, stock: StockSource, network: Callable[[], NetworkSnapshot], clock: Clock
     ) -> None:
-        """``search`` has the table that ``stock`` reads; without it the specification does all."""
         self._stock = stock
-        self._search = search
         self._network = network
         self._clock = clock
 
@@ -172,14 +162,15 @@ class CartPromiser:
         wanted: Wanted,
     ) -> tuple[PromisedCart, Freshness] | None:
         """What the compiled search has, and how fresh; an explanation needs every node's stock."""
-        if self._search is None or request.explain:
+        search = self._stock.search
+        if search is None or request.explain:
             return None
         skus = [line.sku for line in lines]
         freshness = self._stock.fresh(skus, request.consistency, request.segment)
         if freshness is None:
             return None
         promised = promise_plain_cart(
-            self._search,
+            search,
             snapshot,
             lines,
             wanted,
@@ -257,6 +248,17 @@ def plan(snapshot: NetworkSnapshot, table: AtsReader, request: PlanRequest) -> P
         order_ms=request.order_ms,
         excluded_node_ids=request.excluded_node_ids,
     )
+    if table.search is not None and not request.taken and _unshared(table, request):
+        promised = promise_plain_cart(
+            table.search,
+            snapshot,
+            request.lines,
+            wanted,
+            max_shipments=request.max_shipments,
+            max_options=1,
+        )
+        if promised is not None:
+            return _plan_of(promised.options[0].shipments, snapshot)
     rows = {line.sku: rows_of(table, line.sku, request.segment) for line in request.lines}
     stock = {sku: here_now(found) for sku, found in rows.items()}
     for (sku, node_id), quantity in request.taken.items():
@@ -279,6 +281,21 @@ def plan(snapshot: NetworkSnapshot, table: AtsReader, request: PlanRequest) -> P
         unfulfilled_lines=_with_inbound(request.lines, promised),
         shipments=shipments,
         within_limit=promised.within_limit,
+        network_version=snapshot.version,
+    )
+
+
+def _unshared(table: AtsReader, request: PlanRequest) -> bool:
+    """Whether no share of a segment counts otherwise for this one than for none."""
+    return not request.segment or not any(table.protected(x.sku) for x in request.lines)
+
+
+def _plan_of(shipments: tuple[Shipment, ...], snapshot: NetworkSnapshot) -> Plan:
+    return Plan(
+        units=planned_units(shipments),
+        unfulfilled_lines=(),
+        shipments=shipments,
+        within_limit={},
         network_version=snapshot.version,
     )
 

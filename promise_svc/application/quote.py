@@ -15,7 +15,7 @@ import itertools
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -272,7 +272,10 @@ class Mint:
 def _places(asked: Mapping[str, int], line_ids: Iterable[str]) -> tuple[int, ...]:
     """Places of a plan's lines in the request, a bundle's components by number; none where the
     shipments have them in that order."""
-    keys = [(asked[requested_line_id(line_id)], len(line_id), line_id) for line_id in line_ids]
+    try:
+        keys: list[Any] = [asked[line_id] for line_id in line_ids]
+    except KeyError:  # a component's
+        keys = [(asked[requested_line_id(each)], len(each), each) for each in line_ids]
     in_order = sorted(keys)
     if keys == in_order:
         return ()

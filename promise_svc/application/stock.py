@@ -102,6 +102,8 @@ class StockSource:
         shard_reads_max: int = SHARD_READS_MAX,
     ) -> None:
         self._table = table
+        self.search = table.search
+        """What finds the plans of plain carts in the table; None where nothing is compiled."""
         self._index = index
         self._network = network
         self._clock = clock

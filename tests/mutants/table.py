@@ -346,6 +346,14 @@ MUTANTS = (
         ("tests/property/test_plain_cart.py::test_the_compiled_search_changes_no_answer",),
         "Members would be told that their own share is not theirs.",
     ),
+    Mutant(
+        "plan_counts_units_twice",
+        "promise_svc/application/promise.py",
+        "if table.search is not None and not request.taken and",
+        "if table.search is not None and",
+        ("tests/property/test_plain_cart.py::test_the_compiled_search_changes_no_answer",),
+        "A hold would be planned on units that its own other lines take, and be refused.",
+    ),
     # -- the Functions
     Mutant(
         "idempotency_dropped",

@@ -53,6 +53,7 @@ class TableOfCore:
     """``AtsReader`` over the twin; its shards are never asked."""
 
     shard_count = SHARD_COUNT
+    search = None
 
     def __init__(self, core: AtsTable) -> None:
         self.rows, self.shard = core.rows, core.shard

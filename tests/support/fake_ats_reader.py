@@ -34,6 +34,7 @@ class FakeAtsReader:
         self.clocks: dict[int, tuple[Position, int]] = {}
         self.at = Position(1, 7)
         self.time_ms = time_ms
+        self.search = None  # plans are the specification's
 
     def put(
         self,

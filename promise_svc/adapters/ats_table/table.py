@@ -35,6 +35,7 @@ class AtsTable:
         self._shard_count = shard_count
         # As AtsRow._make, without its Python frame: a quarter of the time of reading many rows.
         self._core = ats_table(shard_count, partial(tuple.__new__, AtsRow))
+        self.search: CartSearch | None = cart_search(self._core)
         # Few positions keep shares for segments. The cells know of them as withheld units, so that
         # whoever asks for no segment needs nothing else.
         self._protected: list[_Protected] = [{} for _ in range(shard_count)]
@@ -44,10 +45,6 @@ class AtsTable:
     def reads(self, feed_behind_ms: int) -> AvailabilityReads | None:
         """What answers plain reads from bytes to bytes; None where nothing is compiled."""
         return availability_reads(self._core, feed_behind_ms, self._protected_skus)
-
-    def cart_search(self) -> CartSearch | None:
-        """What finds the plans of plain carts; None where nothing is compiled."""
-        return cart_search(self._core)
 
     def rows(self, sku: str) -> Sequence[AtsRow] | None:
         """All positions of ``sku`` in no promised order; None when it never had one."""
