@@ -15,7 +15,7 @@ import uvloop
 from loadtest.bodies import read_bodies
 from promise_svc.application.reservation import Reservations
 from promise_svc.application.reservation_body import CreateCommand
-from promise_svc.bootstrap import Service
+from promise_svc.bootstrap import Service, collect_seldom
 from promise_svc.config import ClusterConfig, ProcessConfig
 from promise_svc.rpc.convert.reservation import TtlLimits, create_from
 from promise_svc.rpc.reservation import ReservationServicer
@@ -35,6 +35,7 @@ async def _main(bodies: str, seconds: str, store_url: str, *index_urls: str) -> 
     ]
     async with Service(ClusterConfig(), process) as service:
         await asyncio.sleep(1)
+        collect_seldom()
         begun = time.process_time()
         await asyncio.sleep(REST_SECONDS)
         rest = (time.process_time() - begun) / REST_SECONDS
