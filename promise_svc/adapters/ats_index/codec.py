@@ -6,6 +6,7 @@ Strings are msgpack str both ways (Lua's cmsgpack knows no bin), and nothing is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -55,6 +56,11 @@ class _NewsEntry(NamedTuple):
 
 
 _encoder = msgspec.msgpack.Encoder()
+# Without the Python frame of a NamedTuple's own constructor.
+_step_reply = partial(tuple.__new__, StepReply)
+_position = partial(tuple.__new__, Position)
+_stored_event = partial(tuple.__new__, StoredEvent)
+_shard_news = partial(tuple.__new__, ShardNews)
 _step_replies = msgspec.msgpack.Decoder(_ReplyEntry)
 _supply_replies = msgspec.msgpack.Decoder(SupplyReply)
 _sweeps = msgspec.msgpack.Decoder(SweepReply)
@@ -80,7 +86,9 @@ def decode_step_reply(raw: bytes) -> StepReply:
         _step_replies.decode(raw)
     )
     known = claim_or_empty(claim)
-    return StepReply(outcome, epoch, sequence, time_ms, state, known, short, contended, attempt)
+    return _step_reply(
+        (outcome, epoch, sequence, time_ms, state, known, short, contended, attempt)
+    )
 
 
 def decode_supply_reply(raw: bytes) -> SupplyReply:
@@ -133,16 +141,16 @@ def decode_meta(raw: bytes) -> ShardMeta:
 def decode_news(shard: int, raw: bytes) -> ShardNews:
     """A channel message. Its events end at the position it states."""
     epoch, sequence, durable_epoch, durable_sequence, time_ms, packed = _news.decode(raw)
-    at, durable = Position(epoch, sequence), Position(durable_epoch, durable_sequence)
+    at, durable = _position((epoch, sequence)), _position((durable_epoch, durable_sequence))
     if len(packed) == 1:  # nearly all of them
         events: tuple[StoredEvent, ...] = (stored_event(shard, at, bytes(packed[0])),)
     else:
         first = sequence - len(packed) + 1
         events = tuple(
-            stored_event(shard, Position(epoch, first + index), bytes(event))
+            stored_event(shard, _position((epoch, first + index)), bytes(event))
             for index, event in enumerate(packed)
         )
-    return ShardNews(shard, at, durable, time_ms, events)
+    return _shard_news((shard, at, durable, time_ms, events))
 
 
 def encode_durable(at: Mapping[int, Position]) -> bytes:
@@ -155,7 +163,7 @@ def decode_durable(raw: bytes) -> list[tuple[int, Position]]:
 
 
 def stored_event(shard: int, at: Position, payload: bytes) -> StoredEvent:
-    return StoredEvent(shard, at, decode_event(payload), payload)
+    return _stored_event((shard, at, decode_event(payload), payload))
 
 
 def decode_stream_id(raw: bytes) -> Position:
