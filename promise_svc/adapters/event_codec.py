@@ -83,7 +83,7 @@ class _EventEntry(NamedTuple):
 
 
 _encoder = msgspec.msgpack.Encoder()
-# Without the Python frame that a NamedTuple's own constructor costs: every message has ten of these.
+# Without the Python frame of a NamedTuple's own constructor: a message of news has ten of these.
 _event = partial(tuple.__new__, Event)
 _claim = partial(tuple.__new__, ClaimRecord)
 _leg = partial(tuple.__new__, LegRecord)

@@ -245,10 +245,11 @@ class Reservations:
                     asked = True
                     continue
                 return await self._refused(command, digest, sourced.refusals, mode, deadline)
-            hold, held = self._hold(command, digest, sourced, reply, older), sourced
+            hold, body = self._hold(command, digest, sourced, reply, older)
+            held = sourced
             reply = await self._shards.hold(hold, deadline, ordered=ordered)
             if reply.outcome == Outcome.DONE:
-                return await self._granted(command, reply, mode, deadline, replayed=False)
+                return await self._granted(command, reply, mode, deadline, body=body)
             if reply.outcome == Outcome.EXISTS:
                 replayed = await self._repeat(command, reply, mode, deadline)
                 if replayed is not None:
@@ -302,7 +303,7 @@ class Reservations:
         sourced: SourcedLines,
         before: HoldReply | None,
         older: OlderHold,
-    ) -> Hold:
+    ) -> tuple[Hold, Body]:
         # Microseconds, with the last three digits random: two workers that retry one id at the
         # same millisecond must not mint the same attempt. Clocks differ, so an attempt also rises
         # above the one that was met.
@@ -323,7 +324,7 @@ class Reservations:
             bundles=sourced.bundles,
             replaces=older.reservation_id,
         )
-        return Hold(
+        hold = Hold(
             reservation_id=command.reservation_id,
             home=self._home(command.reservation_id),
             attempt=attempt,
@@ -338,6 +339,7 @@ class Reservations:
             owner_id=command.owner_id,
             limits=self._limits(legs),
         )
+        return hold, body
 
     def _limits(
         self, legs: Mapping[int, tuple[LegLine, ...]]
@@ -408,7 +410,7 @@ class Reservations:
         if claim.state == State.PINNED:
             await self._refuse_undecided(command.reservation_id, claim, deadline)
         if claim.state != State.PENDING:
-            return await self._granted(command, found, mode, deadline, replayed=True)
+            return await self._granted(command, found, mode, deadline)
         body = decode_body(claim)
         legs = legs_of(body.lines)
         again = Hold(
@@ -428,7 +430,7 @@ class Reservations:
         )
         reply = await self._shards.hold(again, deadline)
         if reply.outcome == Outcome.DONE:
-            return await self._granted(command, found, mode, deadline, replayed=True)
+            return await self._granted(command, found, mode, deadline)
         return None
 
     async def _granted(
@@ -438,8 +440,9 @@ class Reservations:
         mode: DurabilityMode,
         deadline: Deadline,
         *,
-        replayed: bool,
+        body: Body | None = None,
     ) -> CreateResult:
+        """``body`` is the claim's, where this very call opened it: any other answer is repeated."""
         rid, claim = command.reservation_id, _known(reply)
         if mode is DurabilityMode.RECORDED:
             home, epoch = self._home(rid), reply.epoch
@@ -449,9 +452,9 @@ class Reservations:
                 at, epoch = Position(noted.epoch, noted.sequence), noted.epoch
             legs = reply.points or await self._shards.stand(rid, home, claim, deadline)
             await self._recorder.recorded(home, at, epoch, legs, deadline)
-        if not replayed:
+        if body is not None:
             await self._own_writes.visible(claim.legs)
-        return _held(reservation_of(rid, claim), mode, replayed=replayed)
+        return _held(reservation_of(rid, claim, body), mode, replayed=body is None)
 
     async def _noted(
         self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline

@@ -238,9 +238,12 @@ def legs_of(lines: Sequence[ReservationLine]) -> dict[int, tuple[LegLine, ...]]:
 _SEEN_AS: Mapping[State, State] = {State.PENDING: State.HELD, State.PINNED: State.HELD}
 
 
-def reservation_of(reservation_id: str, claim: ClaimRecord) -> Reservation:
-    """The resource of a claim. One that is being completed or confirmed still reads HELD."""
-    body = decode_body(claim)
+def reservation_of(
+    reservation_id: str, claim: ClaimRecord, body: Body | None = None
+) -> Reservation:
+    """The resource of a claim, whose ``body`` the caller may have. One that is being completed or
+    confirmed still reads HELD."""
+    body = body or decode_body(claim)
     state = State(claim.state)
     return Reservation(
         reservation_id=reservation_id,

@@ -25,6 +25,7 @@ import asyncio
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import msgspec
 
@@ -81,6 +82,10 @@ BACKGROUND_SECONDS = 5.0
 
 NOTES_MAX = 32
 """Notes of one function call: a shard's other callers wait for no more than a millisecond."""
+
+
+# Without the Python frame of a NamedTuple's own constructor: one for every leg.
+_create_step = partial(tuple.__new__, CreateStep)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,20 +171,19 @@ class SeveralShards:
         something does not answer, Unavailable when nothing stands.
         """
         # One shard decides alone: there a claim opened before its leg would be a hold of nothing.
-        in_order = ordered and hold.multi
+        multi = hold.multi
+        in_order = ordered and multi
         replies = await (
             self._in_order(hold, deadline) if in_order else self._at_once(hold, deadline)
         )
-        errors = {s: r for s, r in replies.items() if isinstance(r, PromiseServiceError)}
-        answers = {s: r for s, r in replies.items() if isinstance(r, StepReply)}
+        answers, refused, errors = _sorted_out(replies)
         if errors:
             await self._give_up(hold, answers, errors)
         home = answers[hold.home]
         claim = home.claim or None
         opened = not hold.claim or (claim is not None and claim.attempt == hold.attempt)
-        refused = {s: r for s, r in answers.items() if r.outcome not in _GRANTED}
         stopped = in_order and bool(refused)
-        if opened and hold.multi and {r.outcome for r in refused.values()} == {Outcome.OTHER_PLAN}:
+        if refused and opened and multi and _all_other_plans(refused):
             refused = await self._bar(hold, refused, deadline)
         if not refused:
             if stopped:
@@ -193,7 +197,7 @@ class SeveralShards:
             if hold.replaces:
                 settled = self._settle(hold.reservation_id, hold.home, hold.attempt, replaced=True)
                 self._tasks.start(settled)
-            elif hold.multi:
+            elif multi:
                 self._note(hold)
             return HoldReply(
                 outcome=Outcome.DONE,
@@ -202,7 +206,7 @@ class SeveralShards:
                 time_ms=home.time_ms,
                 points=points,
             )
-        if opened and hold.multi:
+        if opened and multi:
             rid, at_home = hold.reservation_id, hold.home
             if hold.replaces and not await self._barred_successor(
                 rid, hold.attempt, hold.replaces, deadline
@@ -865,21 +869,32 @@ class SeveralShards:
 
 def _step(hold: Hold, shard: int, claim: ClaimDraft | tuple[()], multi: bool) -> CreateStep:
     limits = hold.limits.get(shard, ())
-    return CreateStep(
-        hold.reservation_id,
-        hold.attempt,
-        hold.plan_hash,
-        hold.ttl_ms,
-        hold.network_version,
-        int(multi),
-        hold.legs.get(shard, ()),
-        claim,
-        hold.replaces,
-        hold.replaced_attempt,
-        hold.segment,
-        hold.owner_id if limits else "",
-        limits,
-    )
+    return _create_step((
+        hold.reservation_id, hold.attempt, hold.plan_hash, hold.ttl_ms, hold.network_version,
+        int(multi), hold.legs.get(shard, ()), claim, hold.replaces, hold.replaced_attempt,
+        hold.segment, hold.owner_id if limits else "", limits,
+    ))  # fmt: skip
+
+
+def _sorted_out(
+    replies: Mapping[int, StepReply | PromiseServiceError],
+) -> tuple[dict[int, StepReply], dict[int, StepReply], dict[int, PromiseServiceError]]:
+    """Answers, those of them that are refusals, and errors."""
+    answers: dict[int, StepReply] = {}
+    refused: dict[int, StepReply] = {}
+    errors: dict[int, PromiseServiceError] = {}
+    for shard, reply in replies.items():
+        if isinstance(reply, PromiseServiceError):
+            errors[shard] = reply
+            continue
+        answers[shard] = reply
+        if reply.outcome not in _GRANTED:
+            refused[shard] = reply
+    return answers, refused, errors
+
+
+def _all_other_plans(refused: Mapping[int, StepReply]) -> bool:
+    return all(reply.outcome == Outcome.OTHER_PLAN for reply in refused.values())
 
 
 def _refusal(hold: Hold, home: StepReply, refused: Mapping[int, StepReply]) -> HoldReply:

@@ -111,6 +111,7 @@ def source_lines(
     terms = command.terms
     taken = dict(missing)
     wanted, bundles = exploded(command.lines, snapshot.bundles, LINES_MAX)
+    open_lines = tuple(Line(x.line_id, x.sku, x.quantity) for x in wanted if not x.node_id)
     for line in wanted:
         if not line.node_id:
             continue
@@ -121,11 +122,11 @@ def source_lines(
         if command.allow_backorder:
             rows = rows_of(table, line.sku, command.segment)
             parts = _at_node(rows, line, taken, now_ms) or parts
-        for part in parts:
-            place = (line.sku, place_of(part.node_id, part.bucket))
-            taken[place] = taken.get(place, 0) + part.quantity
+        if open_lines or command.allow_backorder:
+            for part in parts:
+                place = (line.sku, place_of(part.node_id, part.bucket))
+                taken[place] = taken.get(place, 0) + part.quantity
         placed[line.line_id] = parts
-    open_lines = tuple(Line(x.line_id, x.sku, x.quantity) for x in wanted if not x.node_id)
     if open_lines:
         planned = plan(
             snapshot,

@@ -679,7 +679,7 @@ MUTANTS = (
     Mutant(
         "one_shard_in_order",
         "promise_svc/application/several_shards.py",
-        "        in_order = ordered and hold.multi\n",
+        "        in_order = ordered and multi\n",
         "        in_order = ordered\n",
         (RACES + "test_a_cart_of_one_shard_that_met_a_young_hold_is_not_told_held",),
         "A shopper would be told HELD and hold nothing.",

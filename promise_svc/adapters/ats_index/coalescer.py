@@ -217,12 +217,12 @@ class Lane:
         batch.calls.append(call)
         batch.size += len(call.args)
         self._queued += len(call.args)
-        self._schedule()
+        if not self._scheduled:
+            self._schedule()
 
     def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self.loop.call_soon(self._flush)
+        self._scheduled = True
+        self.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -259,7 +259,7 @@ class Lane:
 
     def _answer(self, batch: _Batch, reply: Reply | OutcomeUnknown) -> None:
         self._in_flight -= 1
-        if any(self._queues):
+        if not self._scheduled and any(self._queues):
             self._schedule()
         if isinstance(reply, OutcomeUnknown):
             _fail(batch, reply)

@@ -86,9 +86,7 @@ def decode_step_reply(raw: bytes) -> StepReply:
         _step_replies.decode(raw)
     )
     known = claim_or_empty(claim)
-    return _step_reply(
-        (outcome, epoch, sequence, time_ms, state, known, short, contended, attempt)
-    )
+    return _step_reply((outcome, epoch, sequence, time_ms, state, known, short, contended, attempt))
 
 
 def decode_supply_reply(raw: bytes) -> SupplyReply:
