@@ -1488,7 +1488,7 @@ MUTANTS = (
         "restart_goes_on_blindly",
         SUPERVISOR,
         "                await self._end(child)\n                return child\n",
-        "",
+        "                pass\n",
         (SUPERVISED + "test_a_restart_whose_new_worker_does_not_come_up_changes_nothing",),
         "A broken release would replace every worker that serves.",
     ),
