@@ -10,7 +10,7 @@ from promise_svc.domain.inventory import PositionKey
 from promise_svc.domain.network import BundleComponent, Document, Item, ItemLimit
 from promise_svc.domain.reservation import SupplyRow
 from tests.sim.valkey import EPOCH_MS
-from tests.support.networks import a_calendar, a_lane, a_node, a_service
+from tests.support.networks import PICKUP, a_calendar, a_lane, a_method, a_node, a_service
 
 NODES = ("n1", "n2")
 SEGMENTS = ("web", "store")
@@ -30,6 +30,15 @@ KINDS = (
     "reacquire",  # confirms that take an expired hold again
 )
 
+LATER_KINDS = {
+    "edited limits": "limits",  # they change while it runs
+    "edited shares": "segments",  # of what is scarce too
+    "counts of all": "inbound",  # of what has arrived too
+    "pickup": "sourcing",  # carts that are collected
+}
+"""Kinds of their own dice, so that older seeds stay what they are; and the kind that each goes on
+from."""
+
 
 @dataclass(frozen=True, slots=True)
 class Draws:
@@ -43,7 +52,7 @@ class Draws:
     items: dict[str, Item] = field(default_factory=dict)
     """Those that are more than a SKU."""
     shares: tuple[ProtectionLevel, ...] = ()
-    """From the beginning to the end."""
+    """At the beginning."""
     inbound: tuple[SupplyRow, ...] = ()
 
     @property
@@ -67,7 +76,7 @@ class Draws:
         return item.shard_key if item is not None and item.shard_key else sku
 
     def kept(self, key: PositionKey) -> dict[str, int]:
-        """Segment -> what is kept for it at a position, all the time."""
+        """Segment -> what is kept for it at a position, at first."""
         return {x.segment: x.level for x in self.shares if (x.sku, x.node_id, "") == key}
 
     def documents(self, skus: list[str]) -> list[Document]:
@@ -79,7 +88,9 @@ class Draws:
             # So that nodes have lanes, and the nearer one is not always the same.
             lanes = [a_calendar("carrier"), a_service()]
             lanes += [a_lane(node, transit=(1, 2 + at)) for at, node in enumerate(NODES)]
-        return [a_calendar(), *map(a_node, NODES), *lanes, *items]
+        methods = [a_method(), a_method(PICKUP)] if "pickup" in self.kinds else []
+        nodes = [a_node(node, methods=methods) for node in NODES]
+        return [a_calendar(), *nodes, *lanes, *items]
 
 
 PLAIN = Draws()
@@ -91,6 +102,8 @@ def draw(seed: int, scarce: list[str], plenty: list[str]) -> Draws:
     if chance.random() < 0.25:
         return PLAIN
     kinds = frozenset(kind for kind in KINDS if chance.random() < 0.3)
+    later = random.Random(f"later kinds:{seed}")
+    kinds |= {kind for kind, base in LATER_KINDS.items() if later.random() < 0.6 and base in kinds}
     items: dict[str, Item] = {}
     if "limits" in kinds:
         style = chance.choice(("", "style"))

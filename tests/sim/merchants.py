@@ -11,7 +11,7 @@ from promise_svc.application.reservation_body import CreateCommand, RequestedLin
 from promise_svc.application.reservation_changes import ChangeCommand
 from promise_svc.application.supply import ProtectionLevel, SupplyCount
 from promise_svc.application.transition import TransitionResult
-from promise_svc.domain.inventory import ARRIVED
+from promise_svc.domain.inventory import ARRIVED, PositionKey
 from promise_svc.domain.network import NodeStatus
 from promise_svc.domain.reach import Line
 from promise_svc.domain.reservation import DurabilityMode, State
@@ -54,6 +54,42 @@ async def protect(shopper: Shopper) -> None:
     sku, node = chance.choice(world.plenty), chance.choice(world.node_ids)
     rows = [ProtectionLevel(sku, node, chance.choice(SEGMENTS), chance.choice((0, 10, 39)))]
     await shopper.ask("protect", lambda w: w.supply.protect(rows, 2.0))
+
+
+@operation(2, "edited shares")
+async def edit_a_share(shopper: Shopper) -> None:
+    """Of what is scarce: larger, smaller, none any more, or for the other segment."""
+    world, chance = shopper.world, shopper.chance
+    sku, node, segment = (chance.choice(x) for x in (world.scarce, world.node_ids, SEGMENTS))
+    level = chance.choice((0, 1, 2, 3))
+    world.told.share_edited(PositionKey(sku, node, ""), segment, level)
+    rows = [ProtectionLevel(sku, node, segment, level)]
+    await shopper.ask("edit a share", lambda w: w.supply.protect(rows, 2.0))
+
+
+@operation(1, "edited limits")
+async def edit_a_limit(shopper: Shopper) -> None:
+    """More or fewer of an item from now on; who holds some keeps the limit of then."""
+    world, chance = shopper.world, shopper.chance
+    sku = chance.choice(sorted(world.draws.limits()))
+    item, most = world.draws.items[sku], chance.choice((1, 2, 3, 4))
+    assert item.customer_limit
+    world.told.limit_edited(sku, most)
+    limit = replace(item.customer_limit, quantity_max=most)
+    documents = [replace(item, customer_limit=limit)]
+    await shopper.ask("edit a limit", lambda w: w.editor.upsert("item", documents, 2.0))
+
+
+@operation(2, "counts of all")
+async def count_all(shopper: Shopper) -> None:
+    """What stands at a node, what has arrived and is owed included; often fewer than that."""
+    world, chance = shopper.world, shopper.chance
+    place = (chance.choice(world.scarce), chance.choice(world.node_ids))
+    rows = [SupplyCount(*place, "", chance.randrange(7))]
+    sequence = int(world.now() * 1_000)
+    await shopper.ask(
+        "count all", lambda w: w.supply.sync("till", sequence, rows, 2.0, arrived_counted=True)
+    )
 
 
 @operation(1, "bundles")

@@ -47,7 +47,9 @@ class _Buyer:
     async def buy(self, sku: str, units: int, segment: str, **other: bool) -> None:
         """All of it, by as many owners as limits make necessary."""
         _, limit = self._world.draws.limits().get(sku, ("", None))
-        most = limit.quantity_max if limit else units
+        most = units
+        if limit:  # as it was at first; nobody may know what it is by now
+            most = 1 if "edited limits" in self._world.draws.kinds else limit.quantity_max
         while units > 0:
             await self.ask_for(sku, min(units, most), segment, CreateOutcome.HELD, **other)
             units -= most

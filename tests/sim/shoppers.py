@@ -19,7 +19,7 @@ from promise_svc.domain.reservation import DurabilityMode, HoldPolicy, State, Tr
 from promise_svc.errors import NotFound, OutcomeUnknown, PromiseServiceError
 from tests.sim.draws import OWNERS, PLAIN, SEGMENTS
 from tests.sim.process import Gone, Worker
-from tests.support.reservation_world import a_cart
+from tests.support.reservation_world import PICKUP, a_cart
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -116,6 +116,10 @@ class Shopper:
             if share == 1.0 and chance.random() < 0.5:
                 fields["terms"] = PromiseTerms(frozenset(), chance.choice((1, 3)))
             lines = [x._replace(node_id="") if chance.random() < share else x for x in lines]
+        if "pickup" in draws.kinds and chance.random() < 0.5:
+            place = chance.choice(self.world.node_ids)
+            fields |= {"fulfillment_method": PICKUP, "pickup_node_id": place, "address": None}
+            lines = [x._replace(node_id=x.node_id and place) for x in lines]
         return replace(cart, lines=tuple(lines), **fields)
 
 

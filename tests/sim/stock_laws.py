@@ -121,14 +121,15 @@ class StockLaws:
     def _limited(
         self, shard: int, leg: LegRecord, grown: dict[PositionKey, int], older: LegRecord
     ) -> None:
-        """Nobody has more than a limit allows, once they got more."""
+        """Nobody has more than a limit allows, once they got more: the limit as their leg took it
+        along, for it may be another by now."""
         for sku in {key.sku for key, units in grown.items() if units > 0} & self._limits.keys():
-            counter, limit = self._limits[sku]
-            mine = [x for x in leg.limits if x.counter == counter]
+            counter, _ = self._limits[sku]
+            mine = [x for x in leg.limits if (x.counter, x.sku) == (counter, sku)]
             if not mine:
                 self._broken(f"a leg of {sku} without its limit")
                 continue
-            window = mine[0].window
+            window, limit = mine[0].window, mine[0]
             have = sum(
                 self._counted(other, counter, window)
                 for (number, _), other in self._legs.items()

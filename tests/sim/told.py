@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from promise_svc.application.promise import planned_units
 from promise_svc.application.reservation import CreateResult, Reservation, TransitionResult
@@ -69,6 +69,24 @@ class Told:
         self._ends_ms = ends_ms
         self._draws = draws
         self._limits = draws.limits()
+        self._kept: dict[PositionKey, dict[str, int]] = {}
+
+    def limit_edited(self, sku: str, quantity_max: int) -> None:
+        """Somebody asks for another limit: what its SKUs are held to is the most there ever was."""
+        counter, _ = self._limits[sku]
+        for name, (theirs, limit) in self._limits.items():
+            if theirs == counter and limit.quantity_max < quantity_max:
+                self._limits[name] = counter, replace(limit, quantity_max=quantity_max)
+
+    def share_edited(self, key: PositionKey, segment: str, level: int) -> None:
+        """Somebody asks for another share: what is surely kept is the least there ever was."""
+        kept = self._kept_of(key)
+        if segment in kept:
+            kept[segment] = min(kept[segment], level)
+
+    def _kept_of(self, key: PositionKey) -> dict[str, int]:
+        """Segment -> what is kept for it all the time."""
+        return self._kept.setdefault(key, self._draws.kept(key))
 
     def hold(self, rid: str) -> Hold:
         return self.holds.setdefault(rid, Hold())
@@ -114,6 +132,9 @@ class Told:
             held = bundle.quantity(units) if bundle else units.get(line.line_id, 0)
             if held + unheld.get(line.line_id, 0) != line.quantity:
                 self._broken(f"{rid}: {held} held and {unheld} not, of {line}")
+        for told in shown.lines if command.pickup_node_id else ():
+            if {x.node_id for x in told.planned_units} != {command.pickup_node_id}:
+                self._broken(f"{rid}: {told} is not where it is to be collected")
         if command.quote is not None:
             quoted = planned_units(command.quote.plan.shipments)
             for told in shown.lines:
@@ -197,7 +218,7 @@ class Told:
                 segment: sum(_units(x).get(key, 0) for _, x in standing if x.segment == segment)
                 for segment in {x.segment for _, x in standing}
             }
-            kept = self._draws.kept(key)
+            kept = self._kept_of(key)
             for whose in ({}, *({segment: level} for segment, level in kept.items())):
                 units = sum(units for segment, units in sure.items() if segment not in whose)
                 most = self.most_on_hand[key] - sum(whose.values())
