@@ -9,6 +9,7 @@ from rich.text import Text
 
 from promise_svc.cli import (
     child,
+    delete,
     demo,
     doctor,
     explain,
@@ -43,7 +44,7 @@ def _commands() -> None:
 
 for command in (
     demo.demo, serve.serve, relay.relay, load.load, token.token, doctor.doctor, verify.verify,
-    explain.explain, reconcile.reconcile, rebuild.rebuild, version.version,
+    explain.explain, delete.delete, reconcile.reconcile, rebuild.rebuild, version.version,
 ):  # fmt: skip
     app.command()(command)
 app.command(context_settings=replay.PASSED_ON)(replay.replay)

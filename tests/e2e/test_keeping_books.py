@@ -200,6 +200,27 @@ async def test_explain_tells_the_story_to_people_and_scripts(
     assert "AVAILABILITY_REASON_COMMITTED" in json.loads(story[1])["reasons"]
 
 
+async def test_entries_that_nothing_uses_are_deleted_by_name(
+    served: Served, shop: PromiseClient
+) -> None:  # fmt: skip
+    """What became of each; what is in use says by what, and what no lane can be called is refused
+    before anything is."""
+    target = ("--target", f"127.0.0.1:{served.port}")
+    lane = "node:store-1>US:606>ground"
+
+    deleted = run(served, "delete", "lane", lane, *target, engines=False)
+    again = run(served, "delete", "lane", lane, "--json", *target, engines=False)
+    used = run(served, "delete", "carrier-service", "ground", "air", *target, engines=False)
+    wrong = run(served, "delete", "lane", "60-6", *target, engines=False)
+
+    assert deleted[:2] == (0, f"lane {lane}: deleted\n")
+    assert (again[0], json.loads(again[1])) == (0, {lane: "not there"})
+    assert used[0] == 1
+    assert "carrier-service ground: in use by lane " in used[1]
+    assert wrong[0] == 1
+    assert "names[0]" in wrong[2]
+
+
 async def test_drift_is_found_by_reconcile_and_mended_by_rebuild(
     served: Served, shop: PromiseClient, valkey: EmbeddedValkey
 ) -> None:  # fmt: skip
