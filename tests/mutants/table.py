@@ -1091,6 +1091,14 @@ MUTANTS = (
         "Product pages would show stock that was sold, until the next restart.",
     ),
     Mutant(
+        "feed_takes_every_shard_for_level",
+        "promise_svc/adapters/ats_table/catch_up.py",
+        "        more = meta.at != at ",
+        "        more = meta.at < at ",
+        ("tests/unit/test_feed.py::test_a_start_loads_the_order_store_and_the_outbox_after_it",),
+        "What the order store lacks at a start would be read from the shard itself, each time.",
+    ),
+    Mutant(
         "feed_ignores_epochs",
         "promise_svc/adapters/ats_table/catch_up.py",
         "        return stored.event.previous == at\n",

@@ -37,6 +37,18 @@ async def test_a_start_loads_the_order_store_and_the_outbox_after_it(rig: Rig) -
     rig.assert_level()
 
 
+async def test_the_outbox_of_a_shard_that_is_level_is_not_read(rig: Rig) -> None:
+    """At a start nearly all are: the order store has everything, and what is new brings news."""
+    rig.world.start_epoch()
+    rig.world.write(image(7))
+    rig.world.relay()
+
+    await rig.start()
+
+    assert rig.world.calls == ["copy_positions", "read_meta"]
+    rig.assert_level()
+
+
 async def test_an_empty_shard_is_ready(rig: Rig) -> None:
     """A cluster that has sold nothing yet can serve."""
     await rig.start()

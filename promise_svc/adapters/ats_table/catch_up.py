@@ -148,7 +148,7 @@ class CatchUp:
         """
         meta = await self._index.read_meta(shard, self._timeout)
         time_ms = 0
-        more = True
+        more = meta.at != at  # of what is written from now on there will be news
         while more:
             events = await self._index.read_outbox(shard, at, OUTBOX_BATCH, self._timeout)
             more = len(events) == OUTBOX_BATCH
