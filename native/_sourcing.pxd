@@ -131,6 +131,7 @@ cdef class Options:
     cdef uint32_t* firsts  # of each set among the options; one more at the end
     cdef Option* options  # of each set by costs, day and name
     cdef int64_t kilogram_micros_max
+    cdef int64_t base_nanos_max
 
     cdef int read_set(self, object options, uint32_t first) except -1
 
@@ -139,6 +140,7 @@ cdef class CartSearch:
     cdef AtsTable table
     cdef Arena arena
     cdef Nodes nodes
+    cdef list node_ids
     cdef Options options
     cdef dict number_of  # node id -> number
     cdef uint32_t* numbers  # place of the table -> node
@@ -168,6 +170,8 @@ cdef class CartSearch:
     cdef double phi_cosine
     cdef double point[3]
     cdef int64_t work
+    cdef list priorities
+    cdef uint32_t priority_max
 
     # Its material.
     cdef Candidate* candidates

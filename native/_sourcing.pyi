@@ -6,8 +6,9 @@ from native._ats_table import AtsTable
 
 _Option: TypeAlias = tuple[str, int, int, int]
 """Name, latest delivery day as an ordinal, base cost and cost a kilogram in millionths."""
-_Service: TypeAlias = tuple[str, str, date, date, date, int, int | None]
-"""Method, carrier service, ship date, earliest and latest delivery date, order by, ready."""
+_Service: TypeAlias = tuple[str, str, date, date, date, int, int | None, int, int]
+"""Method, carrier service, ship date, earliest and latest delivery date, order by, ready, and what
+it costs, which its option may count dearer: base and a kilogram in millionths."""
 _LineValues: TypeAlias = tuple[str, str, int, str]
 """Line id, SKU, units, no bucket."""
 _LineT = TypeVar("_LineT")
@@ -24,7 +25,7 @@ class Arena: ...
 class Nodes:
     def __init__(
         self,
-        node_ids: Sequence[str],
+        node_ids: list[str],
         places: Sequence[tuple[float, float]],
         origins: Sequence[int],
     ) -> None: ...
@@ -52,6 +53,8 @@ class CartSearch:
         *,
         place: tuple[float, float] | None,
         other_origins: Mapping[int, int],
+        priorities: list[bytes],
+        priority_max: int,
         max_shipments: int,
         max_options: int,
         work_max: int,

@@ -3,13 +3,14 @@ Search behind it, over the candidates that promise_svc.domain.cart makes; those 
 promise_svc.domain.telling tells them.
 
 Plan for plan, tie for tie and step for step of work the specification's. What is not plain is left to
-it, by None: more SKUs than DEMANDS_MAX, a line that stock does not fill, no plan within the split
-limit or the work, costs beyond 2**61.
+it, by None: more SKUs than DEMANDS_MAX, no plan within the split limit or the work, costs beyond
+2**62.
 Limits: ids, quantities, weights and costs as the contract has them; one thread at a time.
 Cost: README.md.
 """
 
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING
 from libc.math cimport asin, cos, rint, sin, sqrt
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, qsort, realloc
@@ -31,7 +32,7 @@ cdef uint32_t NONE = 0xFFFFFFFF
 cdef double EARTH_RADIUS_M = 6371008.8
 cdef double RADIANS = 3.14159265358979323846 / 180.0
 cdef double HALF_TURN = 3.14159265358979323846 / 2
-cdef double COST_MAX = 2.0 ** 61
+cdef double COST_MAX = 2.0 ** 62
 cdef double SLACK_METERS = 2.0  # rounding to meters, and of the distance on the unit sphere
 cdef int64_t NANOS_PER_MICRO = 1000
 
@@ -81,7 +82,7 @@ cdef class Nodes:
     def __init__(self, node_ids, places, origins):
         cdef uint32_t i
         cdef double phi, longitude
-        self.node_ids = list(node_ids)
+        self.node_ids = node_ids
         if self.node_ids != sorted(set(self.node_ids)):
             raise ValueError("node_ids must rise")
         self.count = len(self.node_ids)
@@ -176,6 +177,7 @@ cdef class Options:
             option.name_rank = ranks[name]
             option.number = number
             self.kilogram_micros_max = max(self.kilogram_micros_max, option.kilogram_micros)
+            self.base_nanos_max = max(self.base_nanos_max, option.base_nanos)
         return 0
 
 
@@ -199,6 +201,8 @@ cdef class CartSearch:
         *,
         place,
         other_origins,
+        priorities,
+        priority_max,
         max_shipments,
         max_options,
         work_max,
@@ -206,11 +210,13 @@ cdef class CartSearch:
         make_line,
     ):
         """The shipments of each plan offered, best first; whether they are exact; how few shipments
-        any plan has. None where it is the specification's turn.
+        any plan has. None where it is the specification's turn; no plans where stock does not fill
+        all lines.
 
         ``lines`` are (id, SKU, quantity), ``weights`` grams a unit of each SKU, in order; ``place``
         is the destination's. A node in ``other_origins`` is like that origin now instead of its own,
-        or left out (-1). ``make_shipment`` and ``make_line`` get the values of a Shipment and a
+        or left out (-1). ``priorities`` are a byte a node for each SKU, or nothing: of nodes beyond
+        ``priority_max`` the SKU is not taken. ``make_shipment`` and ``make_line`` get the values of a Shipment and a
         ShipmentLine.
         """
         self.arena.reset()
@@ -238,8 +244,15 @@ cdef class CartSearch:
             if node < self.nodes.count:
                 self.seen[node].told_in = self.nodes.call
                 self.seen[node].other_origin = other
+        self.priorities = priorities
+        self.priority_max = priority_max
+        if len(priorities) not in (0, self.demand_count):
+            raise ValueError("priorities must be as many as SKUs")
+        for asked in priorities:
+            if len(asked) != self.nodes.count:
+                raise ValueError("priorities must be as many as nodes")
         if not self.read_stock():
-            return None
+            return [], True, 0
         self.find_kinds()
         self.choose_nearest()
         self.make_offers()
@@ -258,9 +271,10 @@ cdef class CartSearch:
     cdef int follow(self, Nodes nodes) except -1:
         """Know the number of the node of each place the table has."""
         cdef uint32_t* grown
-        if self.nodes is not nodes:
-            self.nodes = nodes
-            self.seen = nodes.seen
+        self.nodes = nodes
+        self.seen = nodes.seen
+        if self.node_ids is not nodes.node_ids:
+            self.node_ids = nodes.node_ids
             self.place_count = 0
             self.number_of = {node_id: number for number, node_id in enumerate(nodes.node_ids)}
         cdef list places = self.table.places
@@ -315,8 +329,10 @@ cdef class CartSearch:
             self.sku_ranks[d] = rank
         # No plan has more shipments than units.
         self.most = <uint32_t>min(<int64_t>self.max_shipments, units)
-        # As a double, with the base costs of SHIPMENTS_MAX shipments far below what is left.
-        return <double>self.options.kilogram_micros_max * <double>self.weight_grams < COST_MAX
+        return (
+            <double>self.options.kilogram_micros_max * <double>self.weight_grams
+            + SHIPMENTS_MAX * <double>self.options.base_nanos_max
+        ) < COST_MAX
 
     cdef int read_lines(self) except -1:
         """The lines of each demand, in order."""
@@ -355,6 +371,7 @@ cdef class CartSearch:
         cdef uint32_t none = NONE
         cdef uint32_t* numbers = self.numbers
         cdef size_t cell_count = 0
+        cdef const unsigned char* priorities = NULL
         cdef Block* blocks[DEMANDS_MAX]
         for d in range(D):
             key = PyUnicode_AsUTF8AndSize(self.skus[d], &size)
@@ -370,11 +387,15 @@ cdef class CartSearch:
             block = blocks[d]
             cells = cells_of(block)
             total = 0
+            if self.priorities:
+                priorities = <const unsigned char*>PyBytes_AS_STRING(self.priorities[d])
             for i in range(block.count):
                 if cells[i].place >= BUCKET:
                     break
                 node = numbers[cells[i].place]
                 if cells[i].ats == 0 or node == none:
+                    continue
+                if priorities != NULL and priorities[node] > self.priority_max:
                     continue
                 seen = &self.seen[node]
                 if seen.met_in != call:
@@ -737,11 +758,12 @@ cdef class CartSearch:
             grams = 0
             for d in range(D):
                 grams += plan.units[s * D + d] * self.weights[d]
-            nanos = offer.option.base_nanos + offer.option.kilogram_micros * grams
             origin = <uint32_t>self.origin_of(&self.seen[offer.node])
-            method, carrier, ship_date, earliest, latest, order_by_ms, ready_ms = (
-                self.options.services[origin][offer.option.number]
-            )
+            (
+                method, carrier, ship_date, earliest, latest, order_by_ms, ready_ms,
+                base_micros, kilogram_micros,
+            ) = self.options.services[origin][offer.option.number]
+            nanos = <int64_t>base_micros * NANOS_PER_MICRO + <int64_t>kilogram_micros * grams
             shipment = make_shipment(
                 (
                     self.nodes.node_ids[offer.node], lines, method, carrier, ship_date, earliest,

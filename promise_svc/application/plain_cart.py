@@ -1,14 +1,13 @@
 """Carts that need no exception, promised by the compiled search straight from the table.
 
 Answers are ``domain.cart.promise_cart``'s, or None: then that has its turn. It has it for pickups,
-for supply on its way, where rules speak of nodes, where a line is not in stock, and where no plan
-was found.
+for supply on its way, where a line is not in stock, and where no plan was found.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,12 +17,16 @@ from promise_svc.domain.delivery import DeliveryPromise, Shipment, ShipmentLine
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reach import Address, Line, Reach, Service, Wanted
 from promise_svc.domain.routes import Routes
-from promise_svc.domain.rules import PRIORITY_DEFAULT, OrderRules
+from promise_svc.domain.rules import OrderRules
 from promise_svc.domain.sourcing import WORK_MAX, DeliveryOption
 from promise_svc.hotpath import sourcing
 
 if TYPE_CHECKING:
     from promise_svc.hotpath import CartSearch, Nodes, Options
+
+RULES_KEPT_MAX = 256
+"""Kept kinds of orders: sets of rules that fit together, and classes of items; a byte a node each,
+some 80 where the rules are of costs."""
 
 
 def promise_plain_cart(
@@ -49,32 +52,45 @@ def promise_plain_cart(
             return None
         weights[line.sku] = item.weight_grams
     rules = OrderRules(snapshot, wanted)
-    if rules.speak_of_nodes:
-        return None
-    nodes = snapshot.derived(_nodes)
-    found = search.plans(
-        nodes,
-        Reach(snapshot, wanted).derived(_options),
+    terms = snapshot.derived(_TermsByRules)
+    costs = terms.of_costs(rules)
+    run = partial(
+        search.plans,
+        costs.nodes,
+        Reach(snapshot, wanted).derived(costs.options),
         lines,
         weights,
         place=_place(wanted.address),
-        other_origins=_other_origins(nodes, wanted),
+        other_origins=_other_origins(costs.nodes, wanted),
+        priorities=terms.priorities(rules, weights),
         max_shipments=rules.max_shipments(max_shipments),
         max_options=max_options,
-        work_max=WORK_MAX,
         make_shipment=_make_shipment,
         make_line=_make_line,
     )
-    if found is None:
+    *earlier, last = rules.priorities
+    work_max = WORK_MAX // (len(earlier) + 1)
+    found = run(priority_max=last, work_max=work_max)
+    if not found or not found[0]:
         return None
     plans, exact, bound = found
-    options = tuple(
-        [
-            DeliveryPromise(shipments=shipments, exact=exact, shipment_count_bound=bound)
-            for shipments in plans
-        ]
+    for priority in earlier:
+        fewer = run(priority_max=priority, work_max=work_max)
+        if fewer is None:
+            return None
+        if fewer[0]:
+            (plans, exact, bound), last = fewer, priority
+            break
+    return PromisedCart(
+        options=tuple(
+            [
+                DeliveryPromise(shipments=shipments, exact=exact, shipment_count_bound=bound)
+                for shipments in plans
+            ]
+        ),
+        unfulfilled_lines=(),
+        priority=last,
     )
-    return PromisedCart(options=options, unfulfilled_lines=(), priority=PRIORITY_DEFAULT)
 
 
 # As Shipment._make, without its Python frame.
@@ -99,34 +115,85 @@ def _other_origins(nodes: Nodes, wanted: Wanted) -> dict[int, int]:
     return found
 
 
-def _nodes(snapshot: NetworkSnapshot) -> Nodes:
-    routes = snapshot.derived(Routes)
-    numbers = {origin_id: number for number, origin_id in enumerate(routes.nodes_of)}
-    node_ids = sorted(routes.places)
-    return sourcing.Nodes(
-        node_ids,
-        [routes.places[node_id] for node_id in node_ids],
-        [numbers[routes.origin_ids[node_id]] for node_id in node_ids],
-    )
+class _Costs:
+    """The network's nodes where some count as dearer than they are: like each other are those of
+    one origin with one extra cost."""
+
+    def __init__(self, routes: Routes, node_ids: list[str], extra: Mapping[str, int]) -> None:
+        origins = {origin_id: number for number, origin_id in enumerate(routes.nodes_of)}
+        self._kinds: dict[tuple[int, int], int] = {}
+        numbers = []
+        for node_id in node_ids:
+            kind = origins[routes.origin_ids[node_id]], extra.get(node_id, 0)
+            numbers.append(self._kinds.setdefault(kind, len(self._kinds)))
+        places = [routes.places[node_id] for node_id in node_ids]
+        self.nodes = sourcing.Nodes(node_ids, places, numbers)
+
+    def options(self, reach: Reach) -> Options:
+        """Of each kind what the search needs and what a shipment says."""
+        sets: dict[tuple[DeliveryOption, ...], int] = {}
+        set_of_kind, services = [], []
+        by_origin = reach.services_by_origin()
+        for origin, extra in self._kinds:
+            found = by_origin[origin]
+            options = tuple(_weighed(service.option, extra) for service in found)
+            set_of_kind.append(sets.setdefault(options, len(sets)) if options else -1)
+            services.append([_told(service) for service in found])
+        plain = [
+            [(name, day.toordinal(), base, kilogram) for name, day, base, kilogram in options]
+            for options in sets
+        ]
+        return sourcing.Options(plain, set_of_kind, services)
 
 
-def _options(reach: Reach) -> Options:
-    numbers: dict[tuple[DeliveryOption, ...], int] = {}
-    set_of_origin = []
-    services = []
-    for found in reach.services_by_origin():
-        options = tuple(service.option for service in found)
-        set_of_origin.append(numbers.setdefault(options, len(numbers)) if options else -1)
-        services.append([_told(service) for service in found])
-    sets = [
-        [(name, day.toordinal(), base, kilogram) for name, day, base, kilogram in options]
-        for options in numbers
-    ]
-    return sourcing.Options(sets, set_of_origin, services)
+class _TermsByRules:
+    """What the rules that fit an order make of the network's nodes. Rules fit few orders apart:
+    what was worked out for others like it is kept, up to RULES_KEPT_MAX kinds of orders."""
+
+    def __init__(self, snapshot: NetworkSnapshot) -> None:
+        self._routes = snapshot.derived(Routes)
+        self._node_ids = sorted(self._routes.places)
+        self._costs: dict[tuple[str, ...], _Costs] = {}
+        self._priorities: dict[tuple[str, ...], bytes] = {}
+
+    def of_costs(self, rules: OrderRules) -> _Costs:
+        """Nodes at what rules count on top of their costs."""
+        key = tuple([rule.rule_id for rule in rules.costs])
+        found = self._costs.get(key)
+        if found is None:
+            if len(self._costs) >= RULES_KEPT_MAX:
+                self._costs.clear()
+            extra = {n: rules.cost_micros(n) for n in self._node_ids} if key else {}
+            found = self._costs[key] = _Costs(self._routes, self._node_ids, extra)
+        return found
+
+    def priorities(self, rules: OrderRules, skus: Iterable[str]) -> list[bytes]:
+        """Of each SKU the priorities of all nodes; nothing where no rule sets any."""
+        telling = [rule.rule_id for rule in rules.rules if rule.excluded or rule.priority]
+        if not telling:
+            return []
+        return [self._of_class(rules, telling, rules.handling_class(sku)) for sku in skus]
+
+    def _of_class(self, rules: OrderRules, telling: list[str], handling_class: str) -> bytes:
+        key = (handling_class, *telling)
+        found = self._priorities.get(key)
+        if found is None:
+            if len(self._priorities) >= RULES_KEPT_MAX:
+                self._priorities.clear()
+            found = rules.priorities_of(handling_class, self._node_ids)
+            self._priorities[key] = found
+        return found
 
 
-def _told(service: Service) -> tuple[str, str, date, date, date, int, int | None]:
-    """What a shipment says of its service."""
-    method, carrier_service, dates, ready_ms, _, _ = service
+def _weighed(option: DeliveryOption, extra: int) -> DeliveryOption:
+    return option._replace(base_cost_micros=option.base_cost_micros + extra) if extra else option
+
+
+def _told(
+    service: Service,
+) -> tuple[str, str, date, date, date, int, int | None, int, int]:
+    """What a shipment says of its service, and what that costs."""
+    method, carrier_service, dates, ready_ms, base, kilogram = service
     ship_date, earliest, latest, order_by_ms = dates
-    return method, carrier_service, ship_date, earliest, latest, order_by_ms, ready_ms
+    told = method, carrier_service, ship_date, earliest, latest, order_by_ms, ready_ms
+    return *told, base, kilogram

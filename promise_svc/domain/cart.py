@@ -89,7 +89,7 @@ def promise_cart(snapshot: NetworkSnapshot, cart: Cart) -> PromisedCart:
     kept = [line for line in cart.lines if requested_line_id(line.line_id) not in refused]
     cut = False
     for priority in earlier:
-        fewer = sourcing.within(kept, priority, len(earlier) + 1)
+        fewer = sourcing.within(kept, priority, len(earlier) + 1, whole=True)
         cut = cut or sourcing.cut
         if fewer.options and not fewer.unfulfilled_lines:
             promised = replace(
@@ -126,10 +126,15 @@ class _CartSourcing:
         self._refused: dict[str, UnfulfilledLine] = {}
         self._fit: dict[str, int] = {}
 
-    def within(self, lines: Sequence[Line], priority: int, shares: int) -> PromisedCart:
-        """Promises from nodes of priorities up to this one, with one of so many shares of work."""
+    def within(
+        self, lines: Sequence[Line], priority: int, shares: int, *, whole: bool = False
+    ) -> PromisedCart:
+        """Promises from nodes of priorities up to this one, with one of so many shares of work; of
+        ``whole`` carts none is looked for where a line is not in stock."""
         self._start(priority, WORK_MAX // shares)
         kept = self._lines_in_stock(lines)
+        if whole and len(kept) < len(lines):
+            kept = []
         plans = self._plans(kept)
         if kept and not plans:
             kept = self._lines_within_split_limit(kept)

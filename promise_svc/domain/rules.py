@@ -41,11 +41,9 @@ class OrderRules:
         self._members = snapshot.derived(_members)
         self.rules = [rule for rule in snapshot.sourcing_rules if _fits(rule, wanted)]
         """By id. Of those that give one node a priority, the first counts."""
-        self._costs = [rule for rule in self.rules if rule.cost_micros]
-        self.weigh = bool(self._costs)
+        self.costs = [rule for rule in self.rules if rule.cost_micros]
+        self.weigh = bool(self.costs)
         """Whether any shipment counts as dearer than it is."""
-        self.speak_of_nodes = any(r.excluded or r.priority or r.cost_micros for r in self.rules)
-        """Whether any rule tells nodes apart; else they set limits at most."""
         self._priorities: dict[str, dict[str, int]] = {}
 
     def max_shipments(self, asked: int) -> int:
@@ -63,24 +61,25 @@ class OrderRules:
         """Of units by node, those at nodes that may be used for the SKU, and are asked by then."""
         if not self.rules:
             return stock
-        known = self._priorities.setdefault(self._handling_class(sku), {})
+        known = self._priorities.setdefault(self.handling_class(sku), {})
         found = {}
         for node_id, units in stock.items():
             priority = known.get(node_id)
             if priority is None:
-                priority = known[node_id] = self._priority(sku, node_id)
+                priority = self._priority(self.handling_class(sku), node_id)
+                known[node_id] = priority
             if priority <= priority_max:
                 found[node_id] = units
         return found
 
     def cost_micros(self, node_id: str) -> int:
         """What a shipment from the node counts as dearer than it is."""
-        return sum(rule.cost_micros for rule in self._costs if self._names(rule, node_id))
+        return sum(rule.cost_micros for rule in self.costs if self._names(rule, node_id))
 
     def of_node(self, node_id: str, skus: Iterable[str]) -> RulesOfNode:
         """What the rules say of a node, for people."""
-        by_sku = {sku: self._priority(sku, node_id) for sku in skus}
-        classes = {"", *map(self._handling_class, by_sku)}
+        by_sku = {sku: self._priority(self.handling_class(sku), node_id) for sku in skus}
+        classes = {"", *map(self.handling_class, by_sku)}
         return RulesOfNode(
             tuple(
                 rule.rule_id
@@ -91,9 +90,13 @@ class OrderRules:
             min(by_sku.values(), default=PRIORITY_DEFAULT),
         )
 
-    def _priority(self, sku: str, node_id: str) -> int:
+    def priorities_of(self, handling_class: str, node_ids: Iterable[str]) -> bytes:
+        """For SKUs of a class the priority of each node, a byte; beyond PRIORITY_MAX where they are
+        excluded there."""
+        return bytes(self._priority(handling_class, node_id) for node_id in node_ids)
+
+    def _priority(self, handling_class: str, node_id: str) -> int:
         found = 0
-        handling_class = self._handling_class(sku)
         for rule in self.rules:
             if rule.handling_class in ("", handling_class) and self._names(rule, node_id):
                 if rule.excluded:
@@ -106,7 +109,8 @@ class OrderRules:
             node_id = self._arrivals[node_id].node_id
         return not rule.node_group_id or node_id in self._members[rule.node_group_id]
 
-    def _handling_class(self, sku: str) -> str:
+    def handling_class(self, sku: str) -> str:
+        """The class that rules may name; empty for an item without one."""
         item = self._snapshot.item(sku)
         return "" if item is None else item.handling_class
 

@@ -48,9 +48,14 @@ class Market(NamedTuple):
     stock: list[list[int]]
     """Units of each SKU of ``weights``, a node."""
     other_origins: dict[int, int]
+    priorities: list[bytes]
+    """Of each SKU a byte a node, or nothing."""
     place: tuple[float, float] | None
     max_shipments: int
     max_options: int = 4
+    priority_max: int = 5
+    extra: int = 0
+    """What options count on top of what their services cost."""
     work_max: int = WORK_MAX
 
     @property
@@ -76,7 +81,7 @@ class Market(NamedTuple):
         name, day, base, kilogram = option
         latest = date.fromordinal(day)
         dates = DeliveryDates(latest - timedelta(days=days), latest, latest, 77 + days)
-        return Service(SHIP, name, dates, None, base, kilogram)
+        return Service(SHIP, name, dates, None, max(0, base - self.extra), kilogram)
 
     def origin_of(self, number: int) -> int:
         return self.other_origins.get(number, self.origins[number])
@@ -85,21 +90,32 @@ class Market(NamedTuple):
         origin = self.origin_of(number)
         return -1 if origin < 0 else self.set_of_origin[origin]
 
+    def taken(self, number: int, index: int) -> int:
+        """Units of a SKU that may be taken of a node."""
+        if self.priorities and self.priorities[index][number] > self.priority_max:
+            return 0
+        return self.stock[number][index]
+
     def specified(self) -> tuple[list[tuple[Shipment, ...]], bool, int] | None:
-        """What the specification finds; None where it finds nothing, or stock does not do."""
+        """What the specification finds; None where it finds nothing, no plans where stock does not
+        do."""
         served = [n for n in range(len(self.origins)) if self.set_of(n) >= 0]
         demands = self.demands
+        stock = [
+            [self.taken(n, index) for index in range(len(demands))]
+            for n in range(len(self.origins))
+        ]
         for index, demand in enumerate(demands):
-            if sum(self.stock[n][index] for n in served) < demand.quantity:
-                return None
+            if sum(stock[n][index] for n in served) < demand.quantity:
+                return [], True, 0
         meters = [0] * len(self.origins)
         if self.place is not None:
             meters = [round(meter) for meter in distances_m(self.places, *self.place)]
         sets = [tuple(map(_option, options)) for options in self.sets]
         candidates = tuple(
-            Candidate(self.node_ids[n], tuple(self.stock[n]), sets[self.set_of(n)], meters[n])
+            Candidate(self.node_ids[n], tuple(stock[n]), sets[self.set_of(n)], meters[n])
             for n in served
-            if any(self.stock[n])
+            if any(stock[n])
         )
         work = Work(self.work_max)
         if self.max_options == 1:
@@ -129,7 +145,7 @@ class Market(NamedTuple):
         return Nodes(self.node_ids, self.places, self.origins)
 
     def options(self) -> Options:
-        services = [[(*s[:2], *s.dates, s.ready_ms) for s in some] for some in self.services]
+        services = [[(*s[:2], *s.dates, *s[3:]) for s in some] for some in self.services]
         return Options(self.sets, self.set_of_origin, services)
 
     def compiled(self, search: CartSearch) -> object:
@@ -143,6 +159,8 @@ class Market(NamedTuple):
             self.weights,
             place=self.place,
             other_origins=self.other_origins,
+            priorities=self.priorities,
+            priority_max=self.priority_max,
             max_shipments=self.max_shipments,
             max_options=self.max_options,
             work_max=self.work_max,
@@ -207,6 +225,15 @@ def markets(draw: st.DrawFn, nodes_max: int = 16, units_max: int = 4) -> Market:
             [draw(st.integers(0, units_max - 1)) for _ in range(sku_count)] for _ in range(count)
         ],
         other_origins=draw(st.dictionaries(st.integers(0, nodes_max), others, max_size=3)),
+        priorities=draw(
+            st.just([])
+            | st.lists(
+                st.lists(st.integers(4, 6), min_size=count, max_size=count).map(bytes),
+                min_size=sku_count,
+                max_size=sku_count,
+            )
+        ),
+        extra=draw(st.integers(0, 2)),
         place=draw(st.none() | PLACES),
         max_shipments=draw(st.integers(1, 5)),
         max_options=draw(st.integers(1, 4)),
@@ -241,6 +268,7 @@ def test_a_cart_leaves_nothing_behind_for_the_next(market: Market, data: st.Data
             lines=[line for line in market.lines if line[1] in skus],
             weights={sku: market.weights[sku] for sku in skus},
             stock=[units[:size] for units in market.stock],
+            priorities=market.priorities[:size],
             other_origins=data.draw(st.dictionaries(st.integers(0, 8), st.just(-1), max_size=2)),
             max_shipments=data.draw(st.integers(1, 4)),
             place=data.draw(st.none() | PLACES),
@@ -272,6 +300,7 @@ A_MARKET = Market(
     places=[(0.0, 0.0)] * 2,
     stock=[[1], [2]],
     other_origins={},
+    priorities=[],
     place=None,
     max_shipments=2,
 )
@@ -305,7 +334,8 @@ def test_nodes_of_many_kinds_of_stock_are_all_looked_at() -> None:
 
 
 def test_what_is_not_plain_is_left_to_the_specification() -> None:
-    """Thirteen SKUs, more units than a position may have, costs that fill 64 bits, no such SKU."""
+    """Thirteen SKUs, more units than a position may have, costs that fill 64 bits. Too little
+    stock, or no such SKU, is told as that."""
     names = [f"S{n:02}" for n in range(12)]
     market = A_MARKET._replace(
         lines=[(sku, sku, 1) for sku in names],
@@ -325,9 +355,13 @@ def test_what_is_not_plain_is_left_to_the_specification() -> None:
     assert wider.asked(search, nodes, options) is None
     assert heavy.asked(search, nodes, options) is not None
     assert heavy.asked(search, nodes, dear) is None
-    for sku, quantity in (("S00", 2**31), ("S00", 2**31 - 9), ("elsewhere", 1)):
+    for sku, quantity, expected in (
+        ("S00", 2**31, None),
+        ("S00", 2**31 - 9, ([], True, 0)),
+        ("elsewhere", 1, ([], True, 0)),
+    ):
         asked = market._replace(lines=[("1", sku, quantity)], weights={sku: 1})
-        assert asked.asked(search, nodes, options) is None
+        assert expected == asked.asked(search, nodes, options)
 
 
 def test_a_network_that_does_not_fit_together_is_refused() -> None:
@@ -340,13 +374,17 @@ def test_a_network_that_does_not_fit_together_is_refused() -> None:
     ):
         with pytest.raises(ValueError):
             Nodes(node_ids, places, origins)
-    services = [("SHIP", "A", MONDAY, MONDAY, MONDAY, 7, None)]
+    services = [("SHIP", "A", MONDAY, MONDAY, MONDAY, 7, None, 3, 10)]
     for number in (-2, 1):
         with pytest.raises(ValueError, match="no set"):
             Options([[("A", 5, 3, 10)]], [number], [services])
     for wrong in ([], [[]], [services * 2]):
         with pytest.raises(ValueError):
             Options([[("A", 5, 3, 10)]], [0], wrong)
+    search = CartSearch(A_MARKET.table())
+    for priorities in ([b"12", b"12"], [b"1"]):
+        with pytest.raises(ValueError, match="as many"):
+            A_MARKET._replace(priorities=priorities).compiled(search)
 
 
 def test_days_beside_each_other_are_told_apart() -> None:

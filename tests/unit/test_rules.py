@@ -90,6 +90,27 @@ async def test_lower_priorities_are_used_only_where_the_others_cannot(world: Wor
     assert places(three) == [("STORE", [("1", 3)])]
 
 
+async def test_nodes_that_lack_a_line_are_not_searched_for_the_rest(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The centers have no T, so how S could come from them is no question, and takes no work from
+    the answer: nothing was left out of it."""
+    monkeypatch.setattr("promise_svc.domain.cart.WORK_MAX", 2)
+    rule(world, a_rule("centers", node_group_id="centers", priority=1))
+    for sku, node_id, units in (
+        ("S", "DC1", 1),
+        ("S", "DC2", 1),
+        ("S", "STORE", 9),
+        ("T", "STORE", 9),
+    ):
+        world.table.put(sku, node_id, units)
+
+    reply = await world.promise(cart(("S", 2), ("T", 1), max_options=1))
+
+    assert places(reply) == [("STORE", [("1", 2), ("2", 1)])]
+    assert reply.options[0].exact
+
+
 async def test_a_line_nobody_has_does_not_open_lower_priorities_for_the_rest(world: World) -> None:
     """The lines that can be promised at all decide."""
     rule(world, a_rule("stores-last", node_group_id="stores", priority=9))
