@@ -42,7 +42,8 @@ ASK_SECONDS = 5.0
 """How long a cursor that nothing moves is believed: a restored backup moves it back in silence."""
 
 MARK_SECONDS = 0.5
-"""Between two marks of one shard: each is a step of the shard, and nobody waits for it."""
+"""Between two marks. Each is a step of its shard, and nobody waits for it: those of all shards go
+together, for a node syncs its file once for what it hears at once, and others wait meanwhile."""
 
 NEWS_SECONDS = 1.0
 """How long news are believed. Shorter than any failover: what a shard said before one it may have
@@ -109,6 +110,9 @@ class Relay:
         self._cursors: dict[int, Position] = {}
         self._marked: dict[int, Position] = {}
         self._marked_when: dict[int, float] = {}
+        self._unmarked: dict[int, Position] = {}
+        """Carried since marks were made last."""
+        self._marks_when = -MARK_SECONDS
         self._asked: dict[int, float] = {}
         self._heard = [_Heard() for _ in range(index.shard_count)]
         self._untold: dict[int, Position] = {}
@@ -180,7 +184,11 @@ class Relay:
     async def _tell_and_mark(self, moved: dict[int, Position]) -> None:
         # A mark that fails is made again; and the message is said again by the marks.
         tell = self._index.tell_durable(moved, self._timeout)
-        marks = (self._mark(shard, cursor) for shard, cursor in moved.items() if self._due(shard))
+        self._unmarked.update(moved)
+        marks, now = [], asyncio.get_running_loop().time()
+        if now - self._marks_when >= MARK_SECONDS:
+            marks = [self._mark(shard, cursor) for shard, cursor in self._unmarked.items()]
+            self._marks_when, self._unmarked = now, {}
         for done in await asyncio.gather(tell, *marks, return_exceptions=True):
             if isinstance(done, BaseException) and not isinstance(done, PromiseServiceError):
                 raise done
@@ -202,7 +210,8 @@ class Relay:
             more = bool(events) and not 0 < ours < self._batch_events_max
             if not more:
                 break
-        await self._mark(shard, cursor)
+        if self._due(shard):
+            await self._mark(shard, cursor)
         return Drained(carried, cursor, more)
 
     async def _start(self, shard: int) -> Position:
@@ -289,7 +298,7 @@ class Relay:
 
     async def _mark(self, shard: int, cursor: Position) -> None:
         """Note in the shard, now and then, what the order store has."""
-        if cursor in (START, self._marked.get(shard)) or not self._due(shard):
+        if cursor in (START, self._marked.get(shard)):
             return
         now = asyncio.get_running_loop().time()
         await self._index.mark_durable(shard, cursor, self._timeout)

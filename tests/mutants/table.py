@@ -1023,6 +1023,14 @@ MUTANTS = (
         "Waiting confirms would be told recorded while PostgreSQL may still refuse.",
     ),
     Mutant(
+        "marks_of_who_spoke_last",
+        "promise_svc/application/relay.py",
+        "for shard, cursor in self._unmarked.items()]",
+        "for shard, cursor in moved.items()]",
+        ("tests/unit/test_relay.py::test_marks_of_all_shards_are_made_together_now_and_then",),
+        "A shard's outbox would not be trimmed until something happens at a lucky moment.",
+    ),
+    Mutant(
         "refused_append_told",
         "promise_svc/application/relay.py",
         "                if error is None:\n                    last",

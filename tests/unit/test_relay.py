@@ -10,7 +10,7 @@ import pytest
 
 from promise_svc.application.fork import refuse_fork
 from promise_svc.application.ports import ShardNews
-from promise_svc.application.relay import NEWS_SECONDS, ROUNDS_MAX, Relay
+from promise_svc.application.relay import MARK_SECONDS, NEWS_SECONDS, ROUNDS_MAX, Relay
 from promise_svc.domain.events import StoredEvent
 from promise_svc.domain.sharding import START, Position
 from promise_svc.errors import (
@@ -210,6 +210,35 @@ async def test_what_several_shards_said_is_carried_in_one_append_and_told_in_one
         {0: Position(1, 2), 1: Position(1, 2), 2: Position(1, 1)},
         {0: 2, 1: 2, 2: 1},
     )
+
+
+async def test_marks_of_all_shards_are_made_together_now_and_then(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each shard that was carried since the last marks gets one, and no append makes one sooner:
+    a node would sync its file for each."""
+    histories = [History(shard) for shard in range(3)]
+    relay = world.relay()
+    for shard, history in enumerate(histories):
+        world.outbox.write(history.start_epoch())
+        await relay.drain(shard)
+    loop, marks = asyncio.get_running_loop(), []
+
+    async def carry(shard: int) -> None:
+        relay.hear(_news([histories[shard].sync("a", 1)]))
+        world.outbox.marks.clear()
+        await relay.carry([shard])
+        marks.append(sorted(world.outbox.marks))
+
+    await carry(0)
+    await carry(1)
+    await carry(2)
+    now = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now + MARK_SECONDS)
+    await carry(0)
+
+    first, last = Position(1, 2), Position(1, 3)
+    assert marks == [[(0, first)], [], [], [(0, last), (1, first), (2, first)]]
 
 
 @pytest.mark.parametrize("committed", [False, True])
