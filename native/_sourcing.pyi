@@ -14,9 +14,10 @@ _LineValues: TypeAlias = tuple[str, str, int, str]
 _LineT = TypeVar("_LineT")
 _ShipmentT = TypeVar("_ShipmentT")
 _ShipmentValues: TypeAlias = tuple[
-    str, tuple[_LineT, ...], str, str, date, date, date, int, int, int | None, int
+    str, tuple[_LineT, ...], str, str, date, date, date, int, int, int | None, int, None
 ]
-"""Node id, lines, the service up to the dates, cost in micros, order by, ready, no arrival."""
+"""Node id, lines, the service up to the dates, cost in micros, order by, ready, and no arrival nor
+work date."""
 
 @final
 class Arena: ...

@@ -768,7 +768,7 @@ cdef class CartSearch:
                 (
                     self.nodes.node_ids[offer.node], lines, method, carrier, ship_date, earliest,
                     latest, (nanos + NANOS_PER_MICRO - 1) // NANOS_PER_MICRO, order_by_ms,
-                    ready_ms, 0,
+                    ready_ms, 0, None,
                 )
             )
             place = s

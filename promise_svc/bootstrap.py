@@ -34,6 +34,7 @@ from promise_svc.application.explain import Explainer
 from promise_svc.application.identity import bind_cluster, refuse_foreign
 from promise_svc.application.network import NetworkAdmin, ShardKeys
 from promise_svc.application.network_edit import NetworkEditor
+from promise_svc.application.node_capacity import NodeCapacities
 from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.pickup import PickupFinder
 from promise_svc.application.ports import ShardNews
@@ -349,6 +350,7 @@ class Service:
                 AvailabilityReader(stock=stock, network=snapshot),
                 Explainer(index=self.index, store=self.store, stock=stock, network=snapshot),
                 PickupFinder(stock=stock, network=snapshot, clock=clock),
+                NodeCapacities(table=self.table, network=snapshot, clock=clock),
                 clock,
                 NetworkReads(reads, snapshot, clock) if reads else None,
             ),

@@ -8,6 +8,7 @@ from enum import IntEnum
 from itertools import islice
 
 from promise_svc.application.availability import AvailabilityOutcome, unknown_sku
+from promise_svc.application.capacity import Capacity
 from promise_svc.application.ports import Clock
 from promise_svc.application.stock import (
     Consistency,
@@ -26,7 +27,7 @@ from promise_svc.domain.network import (
     NodeMethod,
     NodeStatus,
 )
-from promise_svc.domain.reach import Address, Line, Wanted
+from promise_svc.domain.reach import NEVER, Address, Line, Wanted
 from promise_svc.domain.reservation import LINES_MAX
 from promise_svc.domain.rules import PRIORITY_MAX, OrderRules
 from promise_svc.errors import FieldViolation, InvalidRequest, NoBusinessDay
@@ -133,7 +134,8 @@ class PickupFinder:
             and node.method(request.fulfillment_method)
             and any(stock_at.allowed(line.sku, node.node_id) for line in request.lines)
         )
-        ready = _ReadyTimes(snapshot, request.fulfillment_method, order_ms)
+        capacity = Capacity(snapshot, self._stock.copy)
+        ready = _ReadyTimes(snapshot, capacity, request.fulfillment_method, order_ms)
         return FindPickupNodesReply(
             outcome=outcome,
             nodes=tuple(
@@ -196,24 +198,32 @@ class _ReadyTimes:
     """When an order of one instant is ready; nodes with equal terms are worked out once."""
 
     def __init__(
-        self, snapshot: NetworkSnapshot, fulfillment_method: FulfillmentMethod, order_ms: int
+        self,
+        snapshot: NetworkSnapshot,
+        capacity: Capacity,
+        fulfillment_method: FulfillmentMethod,
+        order_ms: int,
     ) -> None:
         self._snapshot = snapshot
+        self._capacity = capacity
         self._fulfillment_method = fulfillment_method
         self._order_ms = order_ms
-        self._known: dict[tuple[str, str, NodeMethod], PickupTimes | None] = {}
+        self._known: dict[tuple[str, str, NodeMethod, int], PickupTimes | None] = {}
 
     def of(self, node: Node) -> PickupTimes | None:
+        """None where there is no such time, or no day with room in sight."""
         method = node.method(self._fulfillment_method)
         calendar = self._snapshot.calendar(node.calendar_id)
         if method is None or calendar is None:
             return None
-        key = node.time_zone, node.calendar_id, method
+        later = self._capacity.later(node.node_id, (self._fulfillment_method,), self._order_ms)
+        order_ms = later.get(self._fulfillment_method, self._order_ms)
+        if order_ms == NEVER:
+            return None
+        key = node.time_zone, node.calendar_id, method, order_ms
         if key not in self._known:
             try:
-                times = pickup_times(
-                    self._order_ms, node=node, method=method, node_calendar=calendar
-                )
+                times = pickup_times(order_ms, node=node, method=method, node_calendar=calendar)
             except NoBusinessDay:
                 times = None
             self._known[key] = times

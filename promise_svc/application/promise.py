@@ -7,10 +7,11 @@ code over the same stock figures, so an unchanged world gives both the same firs
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import NamedTuple
 
+from promise_svc.application.capacity import Capacity
 from promise_svc.application.plain_cart import promise_plain_cart
 from promise_svc.application.ports import AtsReader, AtsRow, Clock
 from promise_svc.application.stock import (
@@ -118,9 +119,10 @@ class CartPromiser:
             excluded_node_ids=request.excluded_node_ids,
         )
         lines, bundles = exploded(request.lines, snapshot.bundles, LINES_MAX)
-        plain = self._plain(snapshot, request, lines, wanted)
-        if plain is not None:
-            promised, freshness = plain
+        capacity = Capacity(snapshot, self._stock.copy)
+        plain = None if capacity.crowded else self._plain(snapshot, request, lines, wanted)
+        if plain is not None and capacity.fits(plain[0].options, order_ms):
+            promised, freshness = _dated(plain[0], capacity, order_ms), plain[1]
             return PromiseCartReply(
                 outcome=PromiseOutcome.COMPLETE,
                 options=promised.options,
@@ -141,7 +143,8 @@ class CartPromiser:
             max_options=request.max_options,
         )
         rows = {sku: found.rows or () for sku, found in stock.by_sku.items()}
-        promised = _promised(snapshot, cart, rows if request.allow_backorder else {}, {})
+        later = rows if request.allow_backorder else {}
+        cart, promised = _promised(snapshot, cart, later, {}, capacity)
         return PromiseCartReply(
             outcome=_outcome(promised.options, promised.unfulfilled_lines),
             options=promised.options,
@@ -248,7 +251,9 @@ def plan(snapshot: NetworkSnapshot, table: AtsReader, request: PlanRequest) -> P
         order_ms=request.order_ms,
         excluded_node_ids=request.excluded_node_ids,
     )
-    if table.search is not None and not request.taken and _unshared(table, request):
+    capacity = Capacity(snapshot, table, taken=request.taken)
+    searched = table.search is not None and not request.taken and _unshared(table, request)
+    if table.search is not None and searched and not capacity.crowded:
         promised = promise_plain_cart(
             table.search,
             snapshot,
@@ -257,7 +262,8 @@ def plan(snapshot: NetworkSnapshot, table: AtsReader, request: PlanRequest) -> P
             max_shipments=request.max_shipments,
             max_options=1,
         )
-        if promised is not None:
+        if promised is not None and capacity.fits(promised.options, request.order_ms):
+            promised = _dated(promised, capacity, request.order_ms)
             return _plan_of(promised.options[0].shipments, snapshot)
     rows = {line.sku: rows_of(table, line.sku, request.segment) for line in request.lines}
     stock = {sku: here_now(found) for sku, found in rows.items()}
@@ -272,7 +278,7 @@ def plan(snapshot: NetworkSnapshot, table: AtsReader, request: PlanRequest) -> P
         max_options=1,
     )
     later = rows if request.allow_backorder else {}
-    promised = _promised(snapshot, cart, later, request.taken)
+    _, promised = _promised(snapshot, cart, later, request.taken, capacity)
     shipments: tuple[Shipment, ...] = ()
     if promised.options and not promised.unfulfilled_lines:
         shipments = promised.options[0].shipments
@@ -373,16 +379,21 @@ def place_of(node_id: str, bucket: str) -> str:
 
 
 def inbound_units(
-    rows: Iterable[AtsRow], now_ms: int, sku: str, taken: Mapping[tuple[str, str], int]
+    rows: Iterable[AtsRow],
+    now_ms: int,
+    sku: str,
+    taken: Mapping[tuple[str, str], int],
+    worked: Callable[[str, int], Mapping[FulfillmentMethod, int]] = lambda node_id, at_ms: {},
 ) -> list[InboundUnits]:
     """What may be sold of a SKU's buckets, earliest first. One without a date, or whose date has
-    passed, is promised to nobody."""
+    passed, is promised to nobody. ``worked`` tells when a node works what arrives then."""
     found = []
     for row in rows:
         if row.bucket and row.arrival_ms > now_ms:
             units = row_ats(row) - taken.get((sku, place_of(row.node_id, row.bucket)), 0)
             if units > 0:
-                found.append(InboundUnits(row.node_id, row.bucket, row.arrival_ms, units))
+                later = worked(row.node_id, row.arrival_ms)
+                found.append(InboundUnits(row.node_id, row.bucket, row.arrival_ms, units, later))
     return sorted(found, key=lambda x: (x.arrival_ms, x.node_id, x.bucket))
 
 
@@ -391,12 +402,43 @@ def _promised(
     cart: Cart,
     later: Mapping[str, Iterable[AtsRow]],
     taken: Mapping[tuple[str, str], int],
-) -> PromisedCart:
-    if not later:
-        return promise(snapshot, cart)
-    order_ms = cart.wanted.order_ms
-    inbound = {sku: inbound_units(rows, order_ms, sku, taken) for sku, rows in later.items()}
-    return promise_later(snapshot, cart, inbound)
+    capacity: Capacity,
+) -> tuple[Cart, PromisedCart]:
+    """The cart as it was planned, and its promises, each shipment on a day with room for it."""
+    order_ms, methods = cart.wanted.order_ms, cart.wanted.fulfillment_methods
+
+    def searched(cart: Cart, *, full: bool) -> PromisedCart:
+        if not later:
+            return promise(snapshot, cart)
+
+        def worked(node_id: str, at_ms: int) -> Mapping[FulfillmentMethod, int]:
+            return capacity.later(node_id, methods, at_ms) if full else {}
+
+        inbound = {
+            sku: inbound_units(rows, order_ms, sku, taken, worked) for sku, rows in later.items()
+        }
+        return promise_later(snapshot, cart, inbound)
+
+    if not capacity.bounds:
+        return cart, searched(cart, full=False)
+    if not capacity.crowded:
+        promised = searched(cart, full=False)
+        if capacity.fits(promised.options, order_ms):
+            return cart, _dated(promised, capacity, order_ms)
+    node_ids = {node_id for units in cart.stock.values() for node_id in units}
+    full = capacity.full_nodes(node_ids, methods, order_ms)
+    cart = replace(cart, wanted=replace(cart.wanted, arrivals=full))
+    return cart, _dated(searched(cart, full=True), capacity, order_ms)
+
+
+def _dated(promised: PromisedCart, capacity: Capacity, order_ms: int) -> PromisedCart:
+    if not capacity.bounds:
+        return promised
+    options = (
+        replace(option, shipments=capacity.dated(option.shipments, order_ms))
+        for option in promised.options
+    )
+    return replace(promised, options=tuple(options))
 
 
 def _outcome(options: Sequence[object], unfulfilled: Sequence[object]) -> PromiseOutcome:

@@ -6,6 +6,7 @@ is looked at: how much there is, the shards decide.
 
 from __future__ import annotations
 
+from promise_svc.application.capacity import Capacity, together
 from promise_svc.application.ports import AtsReader
 from promise_svc.application.promise import planned_units
 from promise_svc.application.quote import PromisedPlan, Quote
@@ -15,6 +16,7 @@ from promise_svc.application.sourced_lines import (
     LineOutcome,
     SourcedLines,
     of_requested,
+    shipment_uses,
 )
 from promise_svc.domain.delivery import Shipment
 from promise_svc.domain.inventory import ARRIVED
@@ -32,15 +34,14 @@ def quoted_lines(
     A cutoff is met at its very instant, and a date that is kept or beaten stands. The time at
     which a pickup is ready is told anew, for an order of now. Cost: some 20 us a shipment.
     """
-    reach = _reach(snapshot, quote, now_ms)
+    capacity = Capacity(snapshot, table, shard_count)
     shipments: list[Shipment] = []
     refusals: list[LineOutcome] = []
     for shipment in quote.plan.shipments:
         if shipment.arrival_ms:
             refusals += _put_off(table, shipment)
-            found = _as_of_now(_reach(snapshot, quote, shipment.arrival_ms), shipment, now_ms)
-        else:
-            found = _as_of_now(reach, shipment, now_ms)
+        placed_ms = capacity.placed_ms(shipment, max(now_ms, shipment.arrival_ms))
+        found = _as_of_now(_reach(snapshot, quote, placed_ms), shipment, now_ms)
         if isinstance(found, Shipment):
             shipments.append(_here_by_now(table, found) if found.arrival_ms else found)
         else:
@@ -49,6 +50,7 @@ def quoted_lines(
         refusals.sort(key=lambda refusal: refusal.outcome)
         told = of_requested(refusals, quote.bundles)
         return SourcedLines(refusals=told, network_version=snapshot.version)
+    shipments = [_on_its_day(capacity, shipment, now_ms) for shipment in shipments]
     units = planned_units(shipments)
     lines = tuple(
         ReservationLine(
@@ -65,7 +67,20 @@ def quoted_lines(
         network_version=snapshot.version,
         promised=PromisedPlan(quote.plan.currency_code, tuple(shipments)),
         bundles=quote.bundles,
+        capacity=together(shipment_uses(capacity, shipments)),
     )
+
+
+def _on_its_day(capacity: Capacity, shipment: Shipment, now_ms: int) -> Shipment:
+    """The shipment with the day it counts for: the one quoted, whether or not it is full by now,
+    or the next where its node had no bound then."""
+    node_id, method = shipment.node_id, shipment.fulfillment_method
+    if not capacity.bounded(node_id, method):
+        return shipment._replace(work_date=None)
+    if shipment.work_date is not None:
+        return shipment
+    at_ms = max(now_ms, shipment.arrival_ms)
+    return shipment._replace(work_date=capacity.work_date(node_id, method, at_ms, first=True))
 
 
 def _reach(snapshot: NetworkSnapshot, quote: Quote, now_ms: int) -> Reach:

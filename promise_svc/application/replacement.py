@@ -68,4 +68,6 @@ def _units(body: Body) -> dict[tuple[str, str], int]:
         for planned in line.planned_units:
             place = (line.sku, place_of(planned.node_id, planned.bucket))
             units[place] = units.get(place, 0) + planned.open_quantity
+    for leg in (leg for legs in body.legs().values() for leg in legs if leg.limit >= 0):
+        units[leg.sku, leg.node_id] = leg.quantity
     return units

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from promise_svc.application.capacity import counted
 from promise_svc.application.held_stock import look_behind_holds
 from promise_svc.application.hold_policy import reduced
 from promise_svc.application.own_writes import OwnWrites
@@ -56,6 +57,7 @@ from promise_svc.domain.reservation import (
     DurabilityMode,
     LegLine,
     Outcome,
+    Shortfall,
     State,
     StepReply,
     TransitionOutcome,
@@ -141,6 +143,7 @@ class Reservations:
             own_writes=own_writes,
             tasks=tasks,
             snapshot=network.snapshot,
+            table=table,
         )
 
     async def create(self, command: CreateCommand, timeout: float) -> CreateResult:
@@ -311,7 +314,7 @@ class Reservations:
         if before is not None:
             met = before.claim.attempt if before.claim is not None else 0
             attempt = max(attempt, met + 1, before.attempt + 1)
-        legs = legs_of(sourced.lines)
+        legs = legs_of(sourced.lines, sourced.capacity)
         body = Body(
             owner_id=command.owner_id,
             order_reference=command.order_reference,
@@ -323,12 +326,13 @@ class Reservations:
             unheld=command.unheld,
             bundles=sourced.bundles,
             replaces=older.reservation_id,
+            capacity=sourced.capacity,
         )
         hold = Hold(
             reservation_id=command.reservation_id,
             home=self._home(command.reservation_id),
             attempt=attempt,
-            plan_hash=plan_hash(attempt, sourced.lines),
+            plan_hash=plan_hash(attempt, sourced.lines, sourced.capacity),
             ttl_ms=command.ttl_ms,
             network_version=sourced.network_version,
             legs=legs,
@@ -397,7 +401,10 @@ class Reservations:
             if named[short.sku, short.node_id] > shortfall.ats and not command.allow_backorder:
                 return False
             table, segment = self._table, command.segment
-            shown = ats_at(table, short.sku, short.node_id, segment, short.bucket)
+            if short.limit >= 0:
+                shown = short.limit - counted(table, short.sku, short.node_id)
+            else:
+                shown = ats_at(table, short.sku, short.node_id, segment, short.bucket)
             shown += older.units.get(place, 0)
             missing[place] = max(0, shown - shortfall.ats)
         return bool(reply.shortfalls)
@@ -412,7 +419,7 @@ class Reservations:
         if claim.state != State.PENDING:
             return await self._granted(command, found, mode, deadline)
         body = decode_body(claim)
-        legs = legs_of(body.lines)
+        legs = body.legs()
         again = Hold(
             reservation_id=command.reservation_id,
             home=self._home(command.reservation_id),
@@ -545,7 +552,7 @@ class Reservations:
         mode: DurabilityMode,
     ) -> CreateResult:
         short = {line[:3]: shortfall for line, shortfall in reply.shortfalls}
-        refusals = []
+        refusals = list(_full(held, short))
         for line in held.lines:
             for units in line.planned_units:
                 shortfall = short.get((line.sku, units.node_id, units.bucket))
@@ -643,7 +650,7 @@ class Reservations:
         if not claim.settled and not await self._shards.finish(rid, home, claim):
             raise Unavailable("a shard of the reservation did not answer; it is unchanged")
         body, snapshot = decode_body(claim), self._network.snapshot()
-        legs = legs_of(body.lines)
+        legs = body.legs()
         nodes = {line.node_id for lines in legs.values() for line in lines}
         if not all(map(snapshot.switched_on, nodes)):
             return False
@@ -652,7 +659,7 @@ class Reservations:
             reservation_id=rid,
             home=home,
             attempt=attempt,
-            plan_hash=plan_hash(attempt, body.lines),
+            plan_hash=plan_hash(attempt, body.lines, body.capacity),
             ttl_ms=REACQUIRED_MS,
             network_version=snapshot.version,
             legs=legs,
@@ -701,6 +708,18 @@ class Reservations:
 
     def _home(self, rid: str) -> int:
         return shard_of(rid, self._index.shard_count)
+
+
+def _full(
+    held: SourcedLines, short: Mapping[tuple[str, str, str], Shortfall]
+) -> Iterator[LineOutcome]:
+    """Lines at nodes whose working day has no room for another order."""
+    for use in held.capacity:
+        shortfall = short.get((use.account, use.node_id, ""))
+        for line in held.lines if shortfall else ():
+            places = ((x.node_id, x.bucket) for x in line.planned_units)
+            if any(n == use.node_id and bucket in use.buckets for n, bucket in places):
+                yield LineOutcome(line.line_id, CreateOutcome.CAPACITY_FULL, node_id=use.node_id)
 
 
 def _held(reservation: Reservation, durability: DurabilityMode, *, replayed: bool) -> CreateResult:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import NamedTuple
 
 import msgspec
@@ -15,9 +16,11 @@ import msgspec
 from promise_svc.application.promise import PlannedUnits
 from promise_svc.application.quote import PromisedPlan, Quote
 from promise_svc.domain.bundle import BundleLine
+from promise_svc.domain.capacity import CapacityUse, day_of, used_line
 from promise_svc.domain.network import FulfillmentMethod
 from promise_svc.domain.reach import Address
 from promise_svc.domain.reservation import (
+    OPEN,
     TTL_MS_DEFAULT,
     ClaimRecord,
     DurabilityMode,
@@ -35,6 +38,15 @@ class ReservationLine(NamedTuple):
     quantity: int
     shard: int
     planned_units: tuple[PlannedUnits, ...]
+
+
+class WorkDay(NamedTuple):
+    """A day on which a node works a reservation."""
+
+    node_id: str
+    date: date
+    counts: bool
+    """Whether it takes of the node's capacity now."""
 
 
 class UnheldLine(NamedTuple):
@@ -128,6 +140,8 @@ class Reservation:
     """The hold whose place it took."""
     replaced_by: str = ""
     """The hold that took its place, when SUPERSEDED."""
+    work_days: tuple[WorkDay, ...] = ()
+    """Whose capacity it takes."""
 
 
 class Body(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -149,6 +163,12 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
     """While legs are being asked for more than the lines say. Whoever finds it on a claim that is
     overdue sets the legs back."""
     replaces: str = ""
+    capacity: tuple[CapacityUse, ...] = ()
+    """What the lines take of nodes' working days."""
+
+    def legs(self) -> dict[int, tuple[LegLine, ...]]:
+        """Shard -> what is put aside and counted there, each position once."""
+        return legs_of(self.lines, self.capacity)
 
 
 _encoder = msgspec.json.Encoder()
@@ -212,12 +232,17 @@ def _hash(covered: tuple[object, ...]) -> str:
     return hashlib.blake2b(_encoder.encode(covered), digest_size=16).hexdigest()
 
 
-def plan_hash(attempt: int, lines: Sequence[ReservationLine]) -> str:
+def plan_hash(
+    attempt: int, lines: Sequence[ReservationLine], capacity: Sequence[CapacityUse]
+) -> str:
     """64 bits over one attempt's plan; legs refuse another."""
-    return hashlib.blake2b(_encoder.encode((attempt, lines)), digest_size=8).hexdigest()
+    plan = (attempt, lines, capacity) if capacity else (attempt, lines)
+    return hashlib.blake2b(_encoder.encode(plan), digest_size=8).hexdigest()
 
 
-def legs_of(lines: Sequence[ReservationLine]) -> dict[int, tuple[LegLine, ...]]:
+def legs_of(
+    lines: Sequence[ReservationLine], capacity: Sequence[CapacityUse]
+) -> dict[int, tuple[LegLine, ...]]:
     """Shard -> what is put aside there, each position once: repeated lines are summed."""
     units: dict[int, dict[tuple[str, str, str], LegLine]] = {}
     for _, sku, _, shard, planned_units in lines:
@@ -229,6 +254,15 @@ def legs_of(lines: Sequence[ReservationLine]) -> dict[int, tuple[LegLine, ...]]:
                 leg = places[place]
                 open_quantity, fulfilled = leg.quantity + open_quantity, leg.fulfilled + fulfilled
             places[place] = LegLine(*place, open_quantity, fulfilled)
+    for use in capacity:
+        worked = (
+            (part.open_quantity, part.fulfilled)
+            for line in lines
+            for part in line.planned_units
+            if part.node_id == use.node_id and part.bucket in use.buckets
+        )
+        line = used_line(use, worked)
+        units.setdefault(use.shard, {})[line[:3]] = line
     return {
         shard: tuple(places[place] for place in sorted(places))
         for shard, places in sorted(units.items())
@@ -261,4 +295,18 @@ def reservation_of(
         bundles=body.bundles,
         replaces=body.replaces,
         replaced_by=claim.successor if state is State.SUPERSEDED else "",
+        work_days=_work_days(body, state),
     )
+
+
+def _work_days(body: Body, state: State) -> tuple[WorkDay, ...]:
+    if not body.capacity:
+        return ()
+    stands = state in OPEN or state is State.CONFIRMED
+    lines = {line[:2]: line for lines in body.legs().values() for line in lines}
+    found = []
+    for use in body.capacity:
+        line = lines[use.account, use.node_id]
+        counts = bool(line.fulfilled) or (stands and bool(line.quantity))
+        found.append(WorkDay(use.node_id, day_of(use.account), counts))
+    return tuple(sorted(found))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from promise_svc.application.capacity import Capacity, counted, together
 from promise_svc.application.changed_lines import (
     ChangeLine,
     Lines,
@@ -26,7 +27,7 @@ from promise_svc.application.changed_lines import (
     transferred_lines,
 )
 from promise_svc.application.own_writes import OwnWrites
-from promise_svc.application.ports import AtsIndex, OrderStore
+from promise_svc.application.ports import AtsIndex, AtsReader, OrderStore
 from promise_svc.application.recorded import Recorder
 from promise_svc.application.reservation_body import (
     Body,
@@ -34,7 +35,6 @@ from promise_svc.application.reservation_body import (
     ReservationLine,
     decode_body,
     encode_body,
-    legs_of,
     reservation_of,
 )
 from promise_svc.application.several_shards import Revision, SeveralShards
@@ -45,6 +45,7 @@ from promise_svc.application.transition import (
     ShortPosition,
     TransitionResult,
 )
+from promise_svc.domain.capacity import CapacityUse, day_of
 from promise_svc.domain.network import NetworkSnapshot, NodeStatus
 from promise_svc.domain.reservation import (
     OPEN,
@@ -122,8 +123,10 @@ class ReservationChanges:
         own_writes: OwnWrites,
         tasks: OwnedTasks,
         snapshot: Callable[[], NetworkSnapshot],
+        table: AtsReader,
     ) -> None:
         self._snapshot = snapshot
+        self._table = table
         self._index = index
         self._store = store
         self._durability = durability
@@ -160,7 +163,7 @@ class ReservationChanges:
                 revision=claim.revision,
                 expire_ms=expire_ms,
                 body=claim.body,
-                legs=legs_of(body.lines),
+                legs=body.legs(),
                 ttl_ms=expire_ms - now_ms,
             )
             return _Computed(TransitionOutcome.EXTENDED, wanted)
@@ -218,22 +221,74 @@ class ReservationChanges:
                 refusal = TransitionOutcome.NODE_UNAVAILABLE
             if refusal is not None:
                 return _Computed(refusal)
+            uses = self._uses(body, lines, gaining, now_ms, taken)
+            if uses is None:
+                return _Computed(TransitionOutcome.CAPACITY_FULL)
             if not any(open_units(line) for line in lines):
                 ends = "cancel what is open" if state is State.CONFIRMED else "release it"
                 reason = f"no units would be put aside any more; {ends} instead"
                 raise InvalidRequest([FieldViolation("lines", "DOES_NOT_FIT", reason)])
             # A change of nothing is one too: its key is kept and tells the same later.
-            changed = _noted(body, lines, command.idempotency_key, digest)
+            noted = _noted(body, lines, command.idempotency_key, digest)
+            changed = msgspec.structs.replace(noted, capacity=uses)
             wanted = Revision(
                 target=state,
                 revision=claim.revision + (lines != body.lines),
                 expire_ms=claim.expire_ms,
                 body=encode_body(changed),
-                legs=legs_of(lines),
+                legs=changed.legs(),
+                network_version=self._snapshot().version,
             )
             return _Computed(done, wanted, grows=True)
 
-        return await self._change(command.reservation_id, command.revision, mode, compute, timeout)
+        def learn(short: Iterable[tuple[LegLine, Shortfall]]) -> bool:
+            """Whether only days were full, and that is news: then another day may do."""
+            news = {(line.sku, line.node_id): (line, found.ats) for line, found in short}
+            if any(line.limit < 0 for line, _ in news.values()) or news.keys() & taken.keys():
+                return False
+            for (account, node_id), (line, left) in news.items():
+                taken[account, node_id] = line.limit - counted(self._table, account, node_id) - left
+            return True
+
+        taken: dict[tuple[str, str], int] = {}
+        return await self._change(
+            command.reservation_id, command.revision, mode, compute, timeout, learn
+        )
+
+    def _uses(
+        self,
+        body: Body,
+        lines: Lines,
+        gaining: set[str],
+        now_ms: int,
+        taken: Mapping[tuple[str, str], int],
+    ) -> tuple[CapacityUse, ...] | None:
+        """What the lines take of nodes' days once nodes in ``gaining`` get units; None where one of
+        them has no day with room. More for a day that is taken already costs nothing."""
+        method = body.fulfillment_method
+        capacity = Capacity(self._snapshot(), self._table, self._index.shard_count, taken)
+        uses = [
+            use._replace(limit=capacity.limit(use.node_id, method, day_of(use.account)))
+            if use.node_id in gaining and capacity.bounded(use.node_id, method)
+            else use
+            for use in body.capacity
+        ]
+        has = {(use.node_id, bucket) for use in uses for bucket in use.buckets}
+        for node_id in sorted(gaining):
+            # What a change puts aside is stock here now, or more of what the line has there.
+            buckets = {
+                part.bucket
+                for line in lines
+                for part in line.planned_units
+                if part.node_id == node_id and part.open_quantity
+            }
+            new = sorted(bucket for bucket in buckets if (node_id, bucket) not in has)
+            if new and capacity.bounded(node_id, method):
+                day = capacity.work_date(node_id, method, now_ms)
+                if day is None:
+                    return None
+                uses.append(capacity.use(node_id, method, day, new))
+        return together(uses)
 
     def _offers(self, node_id: str, body: Body) -> bool:
         node = self._snapshot().node(node_id)
@@ -279,7 +334,7 @@ class ReservationChanges:
                 revision=claim.revision + bool(command.lines),
                 expire_ms=claim.expire_ms,
                 body=encode_body(changed),
-                legs=legs_of(lines),
+                legs=changed.legs(),
             )
             return _Computed(done, wanted)
 
@@ -288,7 +343,13 @@ class ReservationChanges:
     # -- one change ---------------------------------------------------------------------------
 
     async def _change(
-        self, rid: str, revision: int, mode: DurabilityMode, compute: _Compute, timeout: float
+        self,
+        rid: str,
+        revision: int,
+        mode: DurabilityMode,
+        compute: _Compute,
+        timeout: float,
+        learn: Callable[[Iterable[tuple[LegLine, Shortfall]]], bool] = lambda short: False,
     ) -> TransitionResult:
         deadline = Deadline(timeout)
         self._recorder.refuse_unrecordable(mode)
@@ -310,29 +371,21 @@ class ReservationChanges:
                 return _told(rid, claim, _Computed(TransitionOutcome.REVISION_MISMATCH), mode)
             if computed.wanted is None:
                 if computed.replayed and mode is DurabilityMode.RECORDED:
-                    points = await self._shards.stand(rid, home, claim, deadline)
-                    await self._record(home, read, claim, points, deadline)
+                    stand = await self._shards.stand(rid, home, claim, deadline)
+                    await self._record(home, read, claim, stand, deadline)
                 return _told(rid, claim, computed, mode)
-            short: tuple[tuple[LegLine, Shortfall], ...] = ()
-            if computed.grows:
-                reply, points, short = await self._shards.amend(
-                    rid, home, claim, computed.wanted, deadline
-                )
-            else:
-                reply, points = await self._shards.revise(
-                    rid, home, claim, computed.wanted, deadline
-                )
+            make = self._shards.amend if computed.grows else self._shards.revise
+            reply, points, short = await make(rid, home, claim, computed.wanted, deadline)
             if reply.outcome == Outcome.DONE:
                 assert reply.claim
                 await self._own_writes.visible(reply.claim.legs)
                 if mode is DurabilityMode.RECORDED:
                     await self._record(home, reply, reply.claim, points, deadline)
                 return _told(rid, reply.claim, computed, mode)
-            if reply.outcome == Outcome.REFUSED and reply.state == State.EXPIRED:
-                return _told(rid, reply.claim or claim, _Computed(TransitionOutcome.EXPIRED), mode)
-            if reply.outcome in _TOO_MANY:
-                refused = _Computed(_TOO_MANY[reply.outcome])
-                return replace(_told(rid, claim, refused, mode), short=_named(short))
+            refused = None if short and learn(short) else _refused(reply, short)
+            if refused is not None:
+                told = _told(rid, reply.claim or claim, _Computed(refused), mode)
+                return replace(told, short=_named(short))
         raise Unavailable("the reservation is being changed by others; try again")
 
     async def _read(self, rid: str, home: int, deadline: Deadline) -> StepReply | None:
@@ -378,6 +431,19 @@ class ReservationChanges:
             raise OutcomeUnknown("a shard did not answer whether it followed; ask again")
         at = Position(claim.epoch, claim.sequence)
         await self._recorder.recorded(home, at, reply.epoch, points, deadline)
+
+
+def _refused(
+    reply: StepReply, short: Sequence[tuple[LegLine, Shortfall]]
+) -> TransitionOutcome | None:
+    """Why a change was not made, for good; None where it is worth another try."""
+    if reply.outcome == Outcome.NETWORK_CHANGED:
+        raise Unavailable("the network is being edited; try again")
+    if reply.outcome == Outcome.REFUSED and reply.state == State.EXPIRED:
+        return TransitionOutcome.EXPIRED
+    if short and all(line.limit >= 0 for line, _ in short):
+        return TransitionOutcome.CAPACITY_FULL
+    return _TOO_MANY.get(reply.outcome)
 
 
 def _told(
@@ -428,4 +494,8 @@ def _noted(body: Body, lines: tuple[ReservationLine, ...], key: str, digest: str
 
 
 def _named(short: Iterable[tuple[LegLine, Shortfall]]) -> tuple[ShortPosition, ...]:
-    return tuple(ShortPosition(line.sku, line.node_id, shortfall.ats) for line, shortfall in short)
+    return tuple(
+        ShortPosition(line.sku, line.node_id, shortfall.ats)
+        for line, shortfall in short
+        if line.limit < 0
+    )

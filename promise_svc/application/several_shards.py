@@ -23,17 +23,19 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 
 from promise_svc.application.ports import AtsIndex
-from promise_svc.application.reservation_body import Body, decode_body, encode_body, legs_of
+from promise_svc.application.reservation_body import Body, decode_body, encode_body
 from promise_svc.application.tasks import Deadline, OwnedTasks, all_of, settled
 from promise_svc.domain.network import FulfillmentMethod
 from promise_svc.domain.reservation import (
+    TTL_MS_MAX,
     ClaimDraft,
     ClaimRecord,
     ConformStep,
@@ -145,8 +147,20 @@ class Revision:
     expire_ms: int
     body: str
     legs: Mapping[int, tuple[LegLine, ...]]
+    """Where more units are wanted, also of shards that have had no leg of it: those join."""
     ttl_ms: int = 0
     """Where it shall end later: how long after the claim was read."""
+    network_version: int = 0
+    """Of the plan that joining legs are of."""
+
+
+class Revised(NamedTuple):
+    """What became of a change: home's answer, where the shards of the legs that followed stand, and
+    the lines that want more than there is."""
+
+    reply: StepReply
+    points: Mapping[int, Position] = {}
+    short: tuple[tuple[LegLine, Shortfall], ...] = ()
 
 
 class SeveralShards:
@@ -529,9 +543,9 @@ class SeveralShards:
 
     async def revise(
         self, rid: str, home: int, claim: ClaimRecord, wanted: Revision, deadline: Deadline
-    ) -> tuple[StepReply, dict[int, Position]]:
+    ) -> Revised:
         """Change what was read as ``claim``, if it still is. The reply's outcome is DONE, REFUSED,
-        REVISION_DIFFERS or MISSING; with it, where the shards of the legs that followed stand.
+        REVISION_DIFFERS or MISSING.
 
         A hold's legs are made to live longer before home decides it, so that no leg can end before
         its claim: so long from when they hear it, for their clocks may be others than home's. Where
@@ -546,18 +560,20 @@ class SeveralShards:
                 self._tasks.start(_quietly(self._as_claimed(rid, home)))
                 if len(replies) < len(longer):
                     raise Unavailable("a shard of the reservation did not answer; it is unchanged")
-                return await self._ended(rid, home, claim, replies.values(), deadline), {}
+                return Revised(await self._ended(rid, home, claim, replies.values(), deadline))
+        joins = not wanted.legs.keys() <= {*claim.legs}
         step = ReviseStep(
             rid, claim.attempt, claim.change, claim.state, wanted.target, wanted.revision,
             wanted.expire_ms, wanted.body, wanted.legs.get(home, ()),
+            tuple(sorted({*claim.legs, *wanted.legs})) if joins else (),
         )  # fmt: skip
         reply = (await self._index.revise(home, [step], deadline.left()))[0]
         if reply.outcome == Outcome.NEEDS_FOLLOW:
             followed = await self._changed(rid, home, _claim(reply), deadline)
-            return reply._replace(outcome=Outcome.DONE), followed
+            return Revised(reply._replace(outcome=Outcome.DONE), followed)
         if longer:
             self._tasks.start(_quietly(self._as_claimed(rid, home)))
-        return reply, {}
+        return Revised(reply, {}, tuple((step.lines[x.line_index], x) for x in reply.shortfalls))
 
     async def _ended(
         self,
@@ -579,47 +595,94 @@ class SeveralShards:
 
     async def amend(
         self, rid: str, home: int, claim: ClaimRecord, wanted: Revision, deadline: Deadline
-    ) -> tuple[StepReply, dict[int, Position], tuple[tuple[LegLine, Shortfall], ...]]:
-        """Change lines so that legs may want more units. Outcome as of ``revise``, or INSUFFICIENT
-        with the lines that are short; then nothing is changed.
+    ) -> Revised:
+        """Change lines so that legs may want more units. Outcome as of ``revise``, or INSUFFICIENT,
+        LIMITED or NETWORK_CHANGED; then nothing is changed.
 
         Legs that grow are asked before home decides, each in its own step, and the claim is marked
         first: where the worker dies, the resolver sets the legs back to what the claim says. Until
         home has decided they give nothing back, or somebody else would have it by then.
         """
-        body = decode_body(claim)
-        now = legs_of(body.lines)
+        now = decode_body(claim).legs()
+        joining = {s: lines for s, lines in wanted.legs.items() if s not in claim.legs}
         growing = {
             shard: lines
             for shard, lines in wanted.legs.items()
-            if shard != home and _grows(now.get(shard, ()), lines)
+            if shard in claim.legs and shard != home and _grows(now.get(shard, ()), lines)
         }
-        if growing:
+        if growing or joining:
             marked = await self._rewrite(rid, home, claim, deadline, growing=True)
             if marked.outcome not in (Outcome.DONE, Outcome.NEEDS_FOLLOW):
-                return marked, {}, ()
+                return Revised(marked)
             claim = _claim(marked)
-            replies = await self._conform(rid, claim, growing, deadline, undecided=True)
+            asked = await asyncio.gather(
+                self._conform(rid, claim, growing, deadline, undecided=True),
+                self._join(rid, claim, joining, wanted.network_version, marked.time_ms, deadline),
+            )
+            replies, growing = asked[0] | asked[1], growing | joining
             short = tuple(
                 (growing[shard][shortfall.line_index], shortfall)
                 for shard, reply in replies.items()
                 for shortfall in reply.shortfalls
             )
-            if not _agreed(replies, growing):
+            if not _agreed(replies, growing, joining):
                 if any(reply.state == State.EXPIRED for reply in replies.values()):
-                    return await self._ended(rid, home, claim, replies.values(), deadline), {}, ()
-                await self.set_back(rid, home, deadline)
+                    return Revised(await self._ended(rid, home, claim, replies.values(), deadline))
+                await self._give_back(rid, home, claim, joining, deadline)
                 if len(replies) < len(growing):
                     raise Unavailable("a shard of the reservation did not answer; it is unchanged")
-                limited = any(reply.outcome == Outcome.LIMITED for reply in replies.values())
-                outcome = Outcome.INSUFFICIENT if short else Outcome.REFUSED
-                outcome = Outcome.LIMITED if limited else outcome
-                return StepReply(outcome, 0, 0, 0, claim.state, claim), {}, short
-        reply, points = await self.revise(rid, home, claim, wanted, deadline)
-        if growing and reply.outcome != Outcome.DONE:
-            await self.set_back(rid, home, deadline)
-        here = wanted.legs.get(home, ())
-        return reply, points, tuple((here[s.line_index], s) for s in reply.shortfalls)
+                told = {Outcome(reply.outcome) for reply in replies.values()}
+                refusals = Outcome.LIMITED, Outcome.INSUFFICIENT, Outcome.NETWORK_CHANGED
+                outcome = next((x for x in refusals if x in told), Outcome.REFUSED)
+                return Revised(StepReply(outcome, 0, 0, 0, claim.state, claim), {}, short)
+        revised = await self.revise(rid, home, claim, wanted, deadline)
+        if growing and revised.reply.outcome != Outcome.DONE:
+            await self._give_back(rid, home, claim, joining, deadline)
+        return revised
+
+    async def _join(
+        self,
+        rid: str,
+        claim: ClaimRecord,
+        legs: Mapping[int, tuple[LegLine, ...]],
+        network_version: int,
+        time_ms: int,
+        deadline: Deadline,
+    ) -> dict[int, StepReply]:
+        """Take legs in shards that have had none of the marked claim; replies of those that
+        answered. Until home has decided, such a leg ends by itself: with the claim if that is a
+        hold, and no later than any hold."""
+        held = claim.state == State.HELD
+        ttl_ms = max(1, claim.expire_ms - time_ms) if held else TTL_MS_MAX
+        step = CreateStep(
+            rid, claim.attempt, claim.plan_hash, ttl_ms, network_version, 1, change=claim.change
+        )
+        replies = await asyncio.gather(
+            *(
+                self._index.create(shard, [step._replace(lines=lines)], deadline.left())
+                for shard, lines in legs.items()
+            ),
+            return_exceptions=True,
+        )
+        answers = {shard: _one(reply) for shard, reply in zip(legs, replies, strict=True)}
+        return {shard: reply for shard, reply in answers.items() if isinstance(reply, StepReply)}
+
+    async def _give_back(
+        self,
+        rid: str,
+        home: int,
+        claim: ClaimRecord,
+        joining: Mapping[int, tuple[LegLine, ...]],
+        deadline: Deadline,
+    ) -> None:
+        """After a change that came to nothing: legs as they were, and joining ones without units.
+        They are asked under the change that took them, so that no later one's is touched; one that
+        does not answer ends by itself, or once its shard asks home."""
+        nothing = {s: tuple(x._replace(quantity=0) for x in lines) for s, lines in joining.items()}
+        await asyncio.gather(
+            self.set_back(rid, home, deadline),
+            self._conform(rid, claim._replace(state=State.HELD), nothing, deadline),
+        )
 
     async def _rewrite(
         self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline, *, growing: bool
@@ -629,7 +692,7 @@ class SeveralShards:
         marked = encode_body(msgspec.structs.replace(body, growing=growing))
         step = ReviseStep(
             rid, claim.attempt, claim.change, claim.state, claim.state, claim.revision,
-            claim.expire_ms, marked, legs_of(body.lines).get(home, ()),
+            claim.expire_ms, marked, body.legs().get(home, ()),
         )  # fmt: skip
         return (await self._index.revise(home, [step], deadline.left()))[0]
 
@@ -658,7 +721,7 @@ class SeveralShards:
     ) -> dict[int, Position]:
         """Make every leg what its changed claim says; those that answered, and where they stand.
         Each keeps its own end, unless ``ttl_ms`` is given."""
-        lines = legs_of(decode_body(claim).lines)
+        lines = decode_body(claim).legs()
         wanted = {shard: lines[shard] for shard in claim.legs if shard != home}
         replies = await self._conform(rid, claim, wanted, deadline, ttl_ms=ttl_ms)
         # A leg of a later attempt takes the place only of one that has ended: ours has followed.
@@ -743,7 +806,13 @@ class SeveralShards:
             return
         claim = (await self._index.read_claims(home, [rid], deadline.left()))[0].claim
         if claim and claim.attempt == leg.attempt:
-            await self._each(rid, leg.attempt, State.HELD, [shard], deadline)
+            if shard in claim.legs:
+                await self._each(rid, leg.attempt, State.HELD, [shard], deadline)
+            elif not decode_body(claim).growing:
+                # It joined for a change that was not decided.
+                nothing = {shard: tuple(line._replace(quantity=0) for line in leg.lines)}
+                told = claim._replace(state=State.HELD)
+                await self._conform(rid, told, nothing, deadline)
             return
         open_to_it = not claim or (claim.state == State.ABORTED and claim.attempt < leg.attempt)
         if open_to_it and not await self._barred_at_home(rid, home, shard, leg, deadline):
@@ -872,7 +941,7 @@ def _step(hold: Hold, shard: int, claim: ClaimDraft | tuple[()], multi: bool) ->
     return _create_step((
         hold.reservation_id, hold.attempt, hold.plan_hash, hold.ttl_ms, hold.network_version,
         int(multi), hold.legs.get(shard, ()), claim, hold.replaces, hold.replaced_attempt,
-        hold.segment, hold.owner_id if limits else "", limits,
+        hold.segment, hold.owner_id if limits else "", limits, 0,
     ))  # fmt: skip
 
 
@@ -937,11 +1006,15 @@ def _grows(now: Sequence[LegLine], wanted: Sequence[LegLine]) -> bool:
     return any(line.quantity > units.get(line[:3], 0) for line in wanted)
 
 
-def _agreed(replies: Mapping[int, StepReply], shards: Iterable[int]) -> bool:
+def _agreed(
+    replies: Mapping[int, StepReply], shards: Iterable[int], joining: Collection[int] = ()
+) -> bool:
     """Whether every leg has what was asked for before home decides. One that has ended agrees to
-    all that follows its claim, and to nothing more than it had."""
-    found = [replies.get(shard) for shard in shards]
-    return all(r and r.outcome in _GRANTED and r.state in _STANDING for r in found)
+    all that follows its claim, and to nothing more than it had; joining legs are granted or not."""
+    found = [(shard in joining, replies.get(shard)) for shard in shards]
+    return all(
+        r and r.outcome in _GRANTED and (joins or r.state in _STANDING) for joins, r in found
+    )
 
 
 def _stands(reply: StepReply) -> bool:

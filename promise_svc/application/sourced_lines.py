@@ -6,11 +6,12 @@ refused; the others are planned together by the promise search.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import NamedTuple
 
+from promise_svc.application.capacity import Capacity, together
 from promise_svc.application.ports import AtsReader, AtsRow
 from promise_svc.application.promise import (
     Plan,
@@ -28,6 +29,8 @@ from promise_svc.application.reservation_body import (
 )
 from promise_svc.application.stock import here_now, rows_of
 from promise_svc.domain.bundle import BundleLine, exploded, requested_line_id
+from promise_svc.domain.capacity import CapacityUse
+from promise_svc.domain.delivery import Shipment
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reach import Line, UnfulfilledReason
 from promise_svc.domain.reservation import LINES_MAX, CreateOutcome
@@ -75,6 +78,8 @@ class SourcedLines:
     """What the caller is promised with the hold, if anything."""
     bundles: tuple[BundleLine, ...] = ()
     """What was asked for as a bundle; ``lines`` has its components."""
+    capacity: tuple[CapacityUse, ...] = ()
+    """What the lines take of nodes' working days."""
 
 
 REFUSALS: Mapping[UnfulfilledReason, CreateOutcome] = {
@@ -84,6 +89,7 @@ REFUSALS: Mapping[UnfulfilledReason, CreateOutcome] = {
     UnfulfilledReason.METHOD_NOT_OFFERED: CreateOutcome.METHOD_NOT_OFFERED,
     UnfulfilledReason.NO_LANE: CreateOutcome.NO_LANE,
     UnfulfilledReason.NO_DATE: CreateOutcome.NO_LANE,
+    UnfulfilledReason.CAPACITY_FULL: CreateOutcome.CAPACITY_FULL,
     UnfulfilledReason.EXCLUDED_BY_RULE: CreateOutcome.EXCLUDED_BY_RULE,
     UnfulfilledReason.INSUFFICIENT_STOCK: CreateOutcome.INSUFFICIENT_STOCK,
     UnfulfilledReason.SPLIT_LIMIT: CreateOutcome.SPLIT_LIMIT,
@@ -105,28 +111,22 @@ def source_lines(
     def shard(sku: str) -> int:
         return shard_of(snapshot.shard_key(sku), shard_count)
 
-    refusals: list[LineOutcome] = []
-    placed: dict[str, tuple[PlannedUnits, ...]] = {}
     promised: PromisedPlan | None = None
+    capacity = Capacity(snapshot, table, shard_count, missing)
     terms = command.terms
     taken = dict(missing)
     wanted, bundles = exploded(command.lines, snapshot.bundles, LINES_MAX)
     open_lines = tuple(Line(x.line_id, x.sku, x.quantity) for x in wanted if not x.node_id)
-    for line in wanted:
-        if not line.node_id:
-            continue
-        refusal = _refuse_named(snapshot, command, line)
-        if refusal is not None:
-            refusals.append(LineOutcome(line.line_id, refusal, node_id=line.node_id))
-        parts: tuple[PlannedUnits, ...] = (PlannedUnits(line.node_id, "", line.quantity),)
-        if command.allow_backorder:
-            rows = rows_of(table, line.sku, command.segment)
-            parts = _at_node(rows, line, taken, now_ms) or parts
-        if open_lines or command.allow_backorder:
-            for part in parts:
-                place = (line.sku, place_of(part.node_id, part.bucket))
-                taken[place] = taken.get(place, 0) + part.quantity
-        placed[line.line_id] = parts
+    named = [line for line in wanted if line.node_id]
+    counts = bool(open_lines) or command.allow_backorder
+    placed, refusals = _by_name(snapshot, table, command, named, taken if counts else None, now_ms)
+    uses = list[CapacityUse]()
+    for line in named if capacity.bounds and not refusals else ():
+        found = _named_uses(capacity, table, command, line.sku, placed[line.line_id], now_ms)
+        uses += found or ()
+        if found is None:
+            full = CreateOutcome.CAPACITY_FULL
+            refusals.append(LineOutcome(line.line_id, full, node_id=line.node_id))
     if open_lines:
         planned = plan(
             snapshot,
@@ -146,6 +146,7 @@ def source_lines(
         )
         refusals += _refused(planned)
         placed.update(planned.units)
+        uses += shipment_uses(capacity, planned.shipments)
         if terms:
             promised = PromisedPlan(snapshot.currency_code, planned.shipments)
     if refusals:
@@ -156,8 +157,75 @@ def source_lines(
         for x in wanted
     )
     return SourcedLines(
-        lines=lines, network_version=snapshot.version, promised=promised, bundles=bundles
+        lines=lines,
+        network_version=snapshot.version,
+        promised=promised,
+        bundles=bundles,
+        capacity=together(uses),
     )
+
+
+def shipment_uses(capacity: Capacity, shipments: Iterable[Shipment]) -> Iterator[CapacityUse]:
+    """What planned shipments take of the days they are worked on."""
+    for shipment in shipments:
+        if shipment.work_date is not None:
+            buckets = dict.fromkeys(line.bucket for line in shipment.lines)
+            yield capacity.use(
+                shipment.node_id,
+                shipment.fulfillment_method,
+                shipment.work_date,
+                tuple(buckets),
+            )
+
+
+def _by_name(
+    snapshot: NetworkSnapshot,
+    table: AtsReader,
+    command: CreateCommand,
+    lines: Iterable[RequestedLine],
+    taken: dict[tuple[str, str], int] | None,
+    now_ms: int,
+) -> tuple[dict[str, tuple[PlannedUnits, ...]], list[LineOutcome]]:
+    """Places of lines that name their node, by line id, and refusals; ``taken``, where anybody
+    looks at it, grows by them."""
+    placed: dict[str, tuple[PlannedUnits, ...]] = {}
+    refusals: list[LineOutcome] = []
+    for line in lines:
+        refusal = _refuse_named(snapshot, command, line)
+        if refusal is not None:
+            refusals.append(LineOutcome(line.line_id, refusal, node_id=line.node_id))
+        parts: tuple[PlannedUnits, ...] = (PlannedUnits(line.node_id, "", line.quantity),)
+        if command.allow_backorder:
+            rows = rows_of(table, line.sku, command.segment)
+            parts = _at_node(rows, line, taken or {}, now_ms) or parts
+        if taken is not None:
+            for part in parts:
+                place = (line.sku, place_of(part.node_id, part.bucket))
+                taken[place] = taken.get(place, 0) + part.quantity
+        placed[line.line_id] = parts
+    return placed, refusals
+
+
+def _named_uses(
+    capacity: Capacity,
+    table: AtsReader,
+    command: CreateCommand,
+    sku: str,
+    parts: Iterable[PlannedUnits],
+    now_ms: int,
+) -> list[CapacityUse] | None:
+    """What units at named nodes take of the first days with room; None where one has none."""
+    method = command.fulfillment_method
+    arrival = {(row.node_id, row.bucket): row.arrival_ms for row in table.rows(sku) or ()}
+    uses = []
+    for node_id, bucket, *_ in parts:
+        if capacity.bounded(node_id, method):
+            at_ms = max(now_ms, arrival.get((node_id, bucket), 0) if bucket else 0)
+            day = capacity.work_date(node_id, method, at_ms)
+            if day is None:
+                return None
+            uses.append(capacity.use(node_id, method, day, (bucket,)))
+    return uses
 
 
 def _refused(planned: Plan) -> Iterator[LineOutcome]:

@@ -101,7 +101,7 @@ class StockSource:
         feed_behind_ms: int = FEED_BEHIND_MS,
         shard_reads_max: int = SHARD_READS_MAX,
     ) -> None:
-        self._table = table
+        self.copy = table
         self.search = table.search
         """What finds the plans of plain carts in the table; None where nothing is compiled."""
         self._index = index
@@ -167,19 +167,19 @@ class StockSource:
         shards, or has shares for segments to count."""
         if consistency.strong:
             return None
-        oldest_ms = min([self._table.as_of(sku)[1] for sku in skus])
+        oldest_ms = min([self.copy.as_of(sku)[1] for sku in skus])
         if self._too_old(oldest_ms, consistency):
             return None
-        if segment and any(self._table.protected(sku) for sku in skus):
+        if segment and any(self.copy.protected(sku) for sku in skus):
             return None
         return self._freshness(oldest_ms, DegradedReason.NONE)
 
     def _in_table(self, sku: str) -> SkuStock:
-        shard = self._table.shard(sku)
+        shard = self.copy.shard(sku)
         if shard is None:  # never seen, as far as the shard that would have it was followed
             shard = self._shard(sku)
-        as_of = AsOf(shard, *self._table.clock(shard))
-        return SkuStock(self._table.rows(sku), as_of, self._table.protected(sku))
+        as_of = AsOf(shard, *self.copy.clock(shard))
+        return SkuStock(self.copy.rows(sku), as_of, self.copy.protected(sku))
 
     def _shard(self, sku: str) -> int:
         return shard_of(self._network().shard_key(sku), self._index.shard_count)

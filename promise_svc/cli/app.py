@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from promise_svc.cli import (
+    capacity,
     child,
     delete,
     demo,
@@ -44,7 +45,8 @@ def _commands() -> None:
 
 for command in (
     demo.demo, serve.serve, relay.relay, load.load, token.token, doctor.doctor, verify.verify,
-    explain.explain, delete.delete, reconcile.reconcile, rebuild.rebuild, version.version,
+    explain.explain, capacity.capacity, delete.delete, reconcile.reconcile, rebuild.rebuild,
+    version.version,
 ):  # fmt: skip
     app.command()(command)
 app.command(context_settings=replay.PASSED_ON)(replay.replay)

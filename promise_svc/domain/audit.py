@@ -126,6 +126,15 @@ def judge(claim: ClaimRecord | None, legs: Mapping[int, Leg]) -> tuple[Verdict, 
     state = State(claim.state)
     if state is not State.CONFIRMED and not claim.settled:
         return Verdict.UNSETTLED, ""
+    # Taken for a change that is not decided, or came to nothing: it asks home, and ends by itself.
+    joining = {
+        shard
+        for shard, leg in alive.items()
+        if (leg.attempt, leg.state) == (claim.attempt, State.HELD) and shard not in claim.legs
+    }
+    if any(line.quantity for shard in joining for line in alive[shard].lines):
+        return Verdict.UNSETTLED, ""
+    alive = {shard: leg for shard, leg in alive.items() if shard not in joining}
     strangers = {
         shard: leg
         for shard, leg in alive.items()

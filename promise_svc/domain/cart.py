@@ -177,6 +177,10 @@ class _CartSourcing:
     def _why_short(self, sku: str, wanted: int) -> UnfulfilledReason:
         if self._reach.nowhere:
             return self._reach.nowhere
+        served = {**self._reached_stock(sku), **self._stock_at_full_nodes(sku)}
+        allowed = self._rules.allowed(sku, served, self._priority)
+        if sum(allowed.values()) >= wanted:
+            return UnfulfilledReason.CAPACITY_FULL
         enough = sum(self._reached_stock(sku).values()) >= wanted
         reasons = UnfulfilledReason
         return reasons.EXCLUDED_BY_RULE if enough else reasons.INSUFFICIENT_STOCK
@@ -299,6 +303,12 @@ class _CartSourcing:
             served = self._rules.allowed(sku, self._reached_stock(sku), self._priority)
             self._served[sku] = served
         return served
+
+    def _stock_at_full_nodes(self, sku: str) -> dict[str, int]:
+        """Units of the SKU at nodes that would serve the destination, had they room on any day."""
+        stock, full = self._cart.stock.get(sku, {}), UnfulfilledReason.CAPACITY_FULL
+        later = self._cart.wanted.arrivals
+        return {n: stock[n] for n in later if n in stock and self._reach.services(n) is full}
 
     def _reached_stock(self, sku: str) -> dict[str, int]:
         stock = self._cart.stock.get(sku, {})

@@ -75,6 +75,17 @@ class Shipment(NamedTuple):
     """When it can be collected; None when it is brought."""
     arrival_ms: int = 0
     """When the supply it waits for is expected at the node; 0 for stock here now."""
+    work_date: date | None = None
+    """Where the node's capacity is bounded: the day it counts for."""
+
+
+class WorkDay(NamedTuple):
+    """When a node works an order."""
+
+    day: date
+    """Civil date at the node."""
+    cutoff_ms: int
+    """The last instant at which an order is still worked then."""
 
 
 class ShipmentLine(NamedTuple):
@@ -194,6 +205,13 @@ def pickup_times(
     ready_ms = place.ready_ms(order_ms)
     order_by_ms = place.order_by_ms(order_ms, ready_date)
     return PickupTimes(ready_ms, local_date(ready_ms, place.zone), order_by_ms)
+
+
+def work_day(order_ms: int, *, node: Node, method: NodeMethod, node_calendar: Calendar) -> WorkDay:
+    """The processing day of an order. NoBusinessDay as above."""
+    place = _Place(node_calendar, method, zone_of(node.time_zone))
+    day = place.processing_day(order_ms)
+    return WorkDay(day, place.cutoff_ms(day))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from promise_svc.domain.cart import Cart, PromisedCart, promise_cart
 from promise_svc.domain.delivery import DeliveryPromise, Shipment, ShipmentLine
-from promise_svc.domain.network import NetworkSnapshot
+from promise_svc.domain.network import FulfillmentMethod, NetworkSnapshot
 from promise_svc.domain.reach import Arrival, UnfulfilledReason
 
 
@@ -25,6 +25,8 @@ class InboundUnits(NamedTuple):
     bucket: str
     arrival_ms: int
     quantity: int
+    worked: Mapping[FulfillmentMethod, int] = {}
+    """As of ``Arrival``."""
 
 
 Inbound = Mapping[str, Sequence[InboundUnits]]
@@ -66,13 +68,13 @@ def _ats(refused: PromisedCart, sku_of: Mapping[str, str]) -> dict[str, int]:
 def _until(cart: Cart, inbound: Inbound, lacking: set[str], until_ms: int) -> Cart:
     """The cart with what arrives by then among its stock."""
     stock = {sku: dict(units) for sku, units in cart.stock.items()}
-    arrivals: dict[str, Arrival] = {}
+    arrivals = dict(cart.wanted.arrivals)
     for sku in lacking:
         places = stock.setdefault(sku, {})
-        for node_id, _, arrival_ms, quantity in inbound.get(sku, ()):
+        for node_id, _, arrival_ms, quantity, worked in inbound.get(sku, ()):
             if arrival_ms <= until_ms:
                 place = f"{node_id}\n{arrival_ms}"
-                arrivals[place] = Arrival(node_id, arrival_ms)
+                arrivals[place] = Arrival(node_id, arrival_ms, worked)
                 places[place] = places.get(place, 0) + quantity
     return replace(cart, stock=stock, wanted=replace(cart.wanted, arrivals=arrivals))
 

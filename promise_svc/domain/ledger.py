@@ -196,9 +196,10 @@ class ShardLedger:
         stays = source is target and source in (State.HELD, State.CONFIRMED)
         if claim.state != source or not (stays or (target in _CLOSED and may_move(source, target))):
             return self._reply(Outcome.REFUSED, rid)
-        leg = self._leg_now(rid) if self.shard in claim.legs else None
+        legs = step.legs or claim.legs
+        leg = self._leg_now(rid) if self.shard in legs else None
         wanted = ConformStep(rid, step.attempt, step.change + 1, step.target, 0, step.lines)
-        if self.shard in claim.legs:
+        if self.shard in legs:
             if leg is None or leg.attempt != claim.attempt or not _may_conform(leg, wanted):
                 return self._reply(Outcome.REFUSED, rid)
             shortfalls = self._growth_limited(leg, wanted.lines)
@@ -207,13 +208,14 @@ class ShardLedger:
             shortfalls = self._growth_refused(leg, wanted.lines)
             if shortfalls:
                 return self._reply(Outcome.INSUFFICIENT, rid, shortfalls)
-        alone = claim.legs == (self.shard,)
+        alone = legs == (self.shard,)
         self._set_claim(
             rid,
             claim._replace(
                 state=target,
                 revision=step.revision,
                 expire_ms=step.expire_ms,
+                legs=legs,
                 body=step.body,
                 settled=int(alone),
                 change=step.change + 1,
@@ -500,6 +502,8 @@ class ShardLedger:
             outcome = _meet_leg(leg, step)
             if outcome is not None:
                 return outcome, (), 0
+            if leg.state in OPEN:
+                self._end_leg(step.reservation_id, leg, State.ABORTED)
         if step.network_version < self.network_floor:
             return Outcome.NETWORK_CHANGED, (), 0
         older = self._older_leg(step)
@@ -514,7 +518,7 @@ class ShardLedger:
         for index, line in enumerate(step.lines):
             key = PositionKey(*line[:3])
             mine = own.get(key, 0)
-            left = self._make_room(key, line.quantity - mine, step.segment) + mine
+            left = self._make_room(line, line.quantity - mine, step.segment) + mine
             if left < line.quantity:
                 known = key in self.positions
                 shortfalls.append(Shortfall(index, max(0, left), int(known)))
@@ -586,10 +590,11 @@ class ShardLedger:
             units = self.taken.get(key, 0) + now.get(key, 0) - was.get(key, 0)
             self.taken[key] = max(0, units)
 
-    def _make_room(self, key: PositionKey, quantity: int, segment: str) -> int:
-        """Units left at ``key`` for a segment, after expiring just enough due legs of its SKU if
-        too few."""
-        left = self._left(key, segment)
+    def _make_room(self, line: LegLine, quantity: int, segment: str) -> int:
+        """Units left at a line's position for a segment, after expiring just enough due legs of its
+        SKU if too few."""
+        key = PositionKey(*line[:3])
+        left = self._left(line, segment)
         if left >= quantity or key not in self.positions:
             return left
         due = sorted(
@@ -598,13 +603,13 @@ class ShardLedger:
             if _due(leg, self.time_ms) and any(line.sku == key.sku for line in leg.lines)
         )
         for _, rid in due:
-            if self._left(key, segment) >= quantity:
+            if self._left(line, segment) >= quantity:
                 break
             self._expire_leg(rid, self.legs[rid])
-        return self._left(key, segment)
+        return self._left(line, segment)
 
-    def _left(self, key: PositionKey, segment: str) -> int:
-        row = self.positions.get(key, StockPosition())
+    def _left(self, line: LegLine, segment: str) -> int:
+        row = _limited_to(line, self.positions.get(PositionKey(*line[:3]), StockPosition()))
         kept = protected_units(row, segment)
         return row.on_hand - row.safety_stock - row.committed - row.held - kept
 
@@ -629,7 +634,7 @@ class ShardLedger:
             key = PositionKey(*line[:3])
             growth = -_given_back(before.get(key, LegLine(*key, 0)), line)
             if growth > 0:
-                left = self._make_room(key, growth, leg.segment)
+                left = self._make_room(line, growth, leg.segment)
                 if left < growth:
                     known = int(key in self.positions)
                     shortfalls.append(Shortfall(index, max(0, left), known))
@@ -641,7 +646,7 @@ class ShardLedger:
         since = self.at.epoch, self.at.sequence + 1
         for line in step.lines:
             key = PositionKey(*line[:3])
-            row = self.positions[key]
+            row = _limited_to(line, self.positions.get(key, StockPosition()))
             row = drawn(row, step.segment, line.quantity, since)
             row = row._replace(held=row.held + line.quantity)
             self._set_position(key, row._replace(multi_hold_ms=self.time_ms) if step.multi else row)
@@ -655,7 +660,7 @@ class ShardLedger:
                 self.time_ms + step.ttl_ms,
                 step.multi,
                 step.lines,
-                0,
+                step.change,
                 self._ended(step.reservation_id),
                 step.replaces,
                 step.segment,
@@ -816,8 +821,9 @@ class ShardLedger:
         for line in (*step.lines, *gone):
             key = PositionKey(*line[:3])
             old = before.get(key, LegLine(*key, 0))
-            if old != line:
-                row = _changed(self.positions[key], old, line, committed)
+            if old[:5] != line[:5]:
+                row = _limited_to(line, self.positions.get(key, StockPosition()))
+                row = _changed(row, old, line, committed)
                 self._set_position(
                     key, drawn(row, leg.segment, -_given_back(old, line), _since(leg))
                 )
@@ -827,10 +833,13 @@ class ShardLedger:
         return moved
 
     def _expire_leg(self, rid: str, leg: LegRecord) -> LegRecord:
+        return self._end_leg(rid, leg, State.EXPIRED)
+
+    def _end_leg(self, rid: str, leg: LegRecord, target: State) -> LegRecord:
         """An event of its own: what was touched before stays with the step's event."""
         kept = self._touched_positions, self._touched_leg, self._touched_claim
         self._touched_positions, self._touched_leg, self._touched_claim = {}, (), ()
-        moved = self._move_leg(rid, leg, State.EXPIRED)
+        moved = self._move_leg(rid, leg, target)
         self._emit(rid)
         self._touched_positions, self._touched_leg, self._touched_claim = kept
         return moved
@@ -1062,6 +1071,11 @@ def _succession(step: ResolveStep) -> str:
 
 def _meet_leg(leg: LegRecord, step: CreateStep) -> Outcome | None:
     """What an existing leg says to a create step; None when it makes way."""
+    if leg.attempt == step.attempt and step.change:
+        if leg.change < step.change and leg.state not in (State.CONFIRMED, State.FULFILLED):
+            return None
+        same = leg.change == step.change and leg.state in OPEN
+        return Outcome.REPEATED if same else Outcome.RESOLVED
     if leg.attempt == step.attempt and leg.state != State.ABORTED:
         if leg.plan_hash != step.plan_hash:
             return Outcome.OTHER_PLAN
@@ -1082,6 +1096,11 @@ def _leg_may_move(source: State, target: State) -> bool:
         return target in _FOLLOWED
     ends = (State.CANCELLED, State.EXPIRED, State.ABORTED)
     return source is State.CONFIRMED and target in ends
+
+
+def _limited_to(line: LegLine, row: StockPosition) -> StockPosition:
+    """An account as of a line's limit; stock as it is."""
+    return row if line.limit < 0 else row._replace(on_hand=line.limit)
 
 
 def _moved(row: StockPosition, source: int, target: State, quantity: int) -> StockPosition:
@@ -1164,12 +1183,15 @@ def _conformed(leg: LegRecord, step: ConformStep, expire_ms: int) -> LegRecord:
 
 def _changed(row: StockPosition, old: LegLine, new: LegLine, committed: bool) -> StockPosition:
     """Counters of a position whose leg line changes. On hand stops at zero: a count that was
-    corrected meanwhile may say that there is less than what left."""
+    corrected meanwhile may say that there is less than what left. What left still counts in an
+    account."""
     fulfilled, given_back = new.fulfilled - old.fulfilled, _given_back(old, new)
+    counts = new.limit >= 0
     if not committed:
         return row._replace(held=row.held - given_back)
     return row._replace(
-        on_hand=max(0, row.on_hand - fulfilled),
+        on_hand=row.on_hand if counts else max(0, row.on_hand - fulfilled),
+        safety_stock=row.safety_stock + (fulfilled if counts else 0),
         committed=row.committed - fulfilled - given_back,
         confirmed_total=row.confirmed_total + max(0, -given_back),
         cancelled_total=row.cancelled_total + max(0, given_back),

@@ -64,6 +64,20 @@ class NodeMethod:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeCapacity:
+    """How many orders a node works a day by one method. A method without one has no bound."""
+
+    fulfillment_method: FulfillmentMethod
+    orders_per_day_max: int
+    """0..CAPACITY_MAX; of every day but the exceptions."""
+    exceptions: Mapping[date, int] = field(default_factory=dict)
+
+    def on(self, day: date) -> int:
+        """The most orders of a civil day at the node."""
+        return self.exceptions.get(day, self.orders_per_day_max)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """A place that holds stock and can ship it or hand it over."""
 
@@ -85,6 +99,15 @@ class Node:
     methods: tuple[NodeMethod, ...] = ()
     """Each method at most once; without any the node holds stock and sells none."""
     status: NodeStatus = NodeStatus.ON
+    capacities: tuple[NodeCapacity, ...] = ()
+    """Of each method at most one."""
+
+    def capacity(self, fulfillment_method: FulfillmentMethod) -> NodeCapacity | None:
+        """Its capacity by the method; None where it is not bounded."""
+        for capacity in self.capacities:
+            if capacity.fulfillment_method is fulfillment_method:
+                return capacity
+        return None
 
     def method(self, fulfillment_method: FulfillmentMethod) -> NodeMethod | None:
         """How the node offers the method, switched on or not; None when it does not."""

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from promise_svc.domain.calendar import zone_of
+from promise_svc.domain.capacity import CAPACITY_MAX
 from promise_svc.domain.delivery import BUSINESS_DAYS_MAX, HANDLING_MINUTES_MAX
 from promise_svc.domain.inventory import ID_LENGTH_MAX, QUANTITY_MAX
 from promise_svc.domain.network import (
@@ -55,6 +56,9 @@ COMPONENT_QUANTITY_MAX = 1_000
 
 EXCEPTIONS_MAX = 2_000
 """Most dated exceptions of one calendar."""
+
+CAPACITY_DAYS_MAX = 400
+"""Most days of one capacity with a number of their own."""
 
 RULE_PRIORITY_MAX = 9
 """Of nodes that are asked last."""
@@ -256,6 +260,21 @@ def _of_node(node: Node) -> _Violations:
             )
         seen.add(method.fulfillment_method)
         yield from _of_method(path, method)
+    bounded = set()
+    for index, capacity in enumerate(node.capacities):
+        path = f"capacities[{index}]"
+        if capacity.fulfillment_method in bounded:
+            yield FieldViolation(
+                f"{path}.fulfillment_method", "REPEATED", "each method may stand once"
+            )
+        bounded.add(capacity.fulfillment_method)
+        most = capacity.orders_per_day_max
+        yield from _range(f"{path}.orders_per_day_max", most, 0, CAPACITY_MAX)
+        yield from _count(f"{path}.exceptions", len(capacity.exceptions), CAPACITY_DAYS_MAX)
+        for number, orders_max in enumerate(capacity.exceptions.values()):
+            yield from _range(
+                f"{path}.exceptions[{number}].orders_max", orders_max, 0, CAPACITY_MAX
+            )
 
 
 def _of_method(path: str, method: NodeMethod) -> _Violations:

@@ -30,6 +30,9 @@ CARRIED_METHODS = frozenset({FulfillmentMethod.SHIP_TO_ADDRESS})
 """Methods that bring goods to an address, as far as they are built."""
 
 
+NEVER = -1
+"""No time at which an order would be worked."""
+
 KNOWN_SERVICES_MAX = 16_384
 """Kept services: kinds of nodes times zones; about 1 KiB each."""
 
@@ -43,6 +46,7 @@ class UnfulfilledReason(IntEnum):
     METHOD_NOT_OFFERED = 40
     NO_LANE = 50
     NO_DATE = 60
+    CAPACITY_FULL = 62
     EXCLUDED_BY_RULE = 65
     INSUFFICIENT_STOCK = 70
     SPLIT_LIMIT = 80
@@ -68,10 +72,15 @@ class Address:
 
 
 class Arrival(NamedTuple):
-    """Supply on its way to a node."""
+    """A node that works an order later than it was placed: when supply on its way is there, or on
+    the first day with room."""
 
     node_id: str
     arrival_ms: int
+    """When the supply is there; 0 for stock here now."""
+    worked: Mapping[FulfillmentMethod, int] = {}
+    """Methods whose next working day is full -> when an order must be placed to be worked on the
+    first day that is not, ms since 1970; NEVER where there is none in sight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +95,8 @@ class Wanted:
     order_ms: int
     excluded_node_ids: frozenset[str] = frozenset()
     arrivals: Mapping[str, Arrival] = field(default_factory=dict)
-    """Names that stand for a node once a supply has arrived there, beside the nodes' own."""
+    """Names that stand for a node at a later time: its own where its day is full, others for supply
+    on its way there."""
 
 
 class Service(NamedTuple):
@@ -180,8 +190,7 @@ class Reach:
     def services(self, node_id: str) -> tuple[Service, ...] | UnfulfilledReason:
         """The ways in which the node can serve the destination, or why there is none."""
         if node_id in self._wanted.arrivals:
-            place = self._wanted.arrivals[node_id]
-            return self._after(place).services(place.node_id)
+            return self._later_services(self._wanted.arrivals[node_id])
         origin_id = self._routes.origin_ids.get(node_id)
         if origin_id is None:
             return UnfulfilledReason.UNKNOWN_NODE
@@ -193,9 +202,11 @@ class Reach:
     @cached_property
     def served(self) -> frozenset[str]:
         """Nodes that can serve the destination."""
-        arrivals = self._wanted.arrivals.items()
-        return self._served | {
-            name for name, place in arrivals if isinstance(self.services(name), tuple)
+        later = self._wanted.arrivals
+        if not later:
+            return self._served
+        return (self._served - later.keys()) | {
+            name for name in later if isinstance(self.services(name), tuple)
         }
 
     @cached_property
@@ -277,13 +288,30 @@ class Reach:
         found = tuple(service.option for service in services)
         return self._found.equal_options.setdefault(found, found)
 
-    def _after(self, place: Arrival) -> Reach:
-        """For orders that can be worked on once the supply is there."""
-        found = self._later.get(place.arrival_ms)
+    def _later_services(self, place: Arrival) -> _Found:
+        """Those of orders placed when the node can work them."""
+        if not place.worked:
+            return self._after(place.arrival_ms).services(place.node_id)
+        found: list[Service] = []
+        why = UnfulfilledReason.CAPACITY_FULL
+        for method in sorted(self._allowed):
+            order_ms = place.worked.get(method, place.arrival_ms)
+            if order_ms == NEVER:
+                continue
+            services = self._after(order_ms).services(place.node_id)
+            if isinstance(services, UnfulfilledReason):
+                why = services
+            else:
+                found += [s for s in services if s.fulfillment_method is method]
+        return tuple(found) or why
+
+    def _after(self, order_ms: int) -> Reach:
+        """For orders placed then."""
+        found = self._later.get(order_ms)
         if found is None:
-            order_ms = max(self._wanted.order_ms, place.arrival_ms)
-            later = replace(self._wanted, order_ms=order_ms, arrivals={})
-            found = self._later[place.arrival_ms] = Reach(self._snapshot, later)
+            later_ms = max(self._wanted.order_ms, order_ms)
+            later = replace(self._wanted, order_ms=later_ms, arrivals={})
+            found = self._later[order_ms] = Reach(self._snapshot, later)
         return found
 
     def _key_of(self, address: Address | None) -> _ZoneKey | None:

@@ -79,6 +79,9 @@ class LegLine(NamedTuple):
     """Units put aside now: neither fulfilled nor given back."""
     fulfilled: int = 0
     """Units that have left under this leg."""
+    limit: int = -1
+    """Of an account, which has no stock but counts (``capacity.py``): the most it may come to, what
+    left included. -1 for stock."""
 
 
 class CustomerLimit(NamedTuple):
@@ -186,6 +189,7 @@ class CreateOutcome(IntEnum):
     NO_LANE = 50
     CUTOFF_PASSED = 52
     DATE_MOVED = 55
+    CAPACITY_FULL = 57
     EXCLUDED_BY_RULE = 58
     INSUFFICIENT_STOCK = 60
     CUSTOMER_LIMIT = 62
@@ -221,6 +225,7 @@ class TransitionOutcome(IntEnum):
     NODE_UNAVAILABLE = 96
     INSUFFICIENT_STOCK = 97
     CUSTOMER_LIMIT = 98
+    CAPACITY_FULL = 99
 
 
 class Outcome(IntEnum):
@@ -287,6 +292,9 @@ class CreateStep(NamedTuple):
     owner: str = ""
     limits: tuple[CustomerLimit, ...] = ()
     """For SKUs of the lines that have one, at most one each."""
+    change: int = 0
+    """Above 0 where a change adds a leg to a claim that stands: the change that marked it. Such a
+    leg takes the place of any that an earlier change left here."""
 
 
 class Shortfall(NamedTuple):
@@ -374,6 +382,8 @@ class ReviseStep(NamedTuple):
     body: str
     lines: tuple[LegLine, ...] = ()
     """Home's own leg afterwards. Empty where home holds none."""
+    legs: tuple[int, ...] = ()
+    """Shards that hold a leg from now on, where the change added some; empty where it did not."""
 
 
 class ConformStep(NamedTuple):

@@ -25,6 +25,7 @@ class Verdict(IntEnum):
     METHOD_NOT_OFFERED = 40
     NO_LANE = 50
     NO_DATE = 60
+    CAPACITY_FULL = 62
     EXCLUDED_BY_RULE = 65
     LOWER_PRIORITY = 75
 

@@ -32,6 +32,7 @@ READERS = {
     "calendars.toml": tables.read_calendars,
     "nodes.csv": tables.read_nodes,
     "methods.csv": tables.read_methods,
+    "capacity_days.csv": tables.read_capacity_days,
     "node_groups.csv": tables.read_node_groups,
     "items.csv": tables.read_items,
     "carrier_services.csv": tables.read_carrier_services,
@@ -104,8 +105,9 @@ def _unreadable(names: list[str]) -> Iterator[Refusal]:
         elif name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             yield Refusal(name, 0, "unknown file" + (f"; did you mean {near[0]}?" if near else ""))
-    if "methods.csv" in names and "nodes.csv" not in names:
-        yield Refusal("methods.csv", 0, "means nothing without nodes.csv")
+    for name, other in (("methods.csv", "nodes.csv"), ("capacity_days.csv", "methods.csv")):
+        if name in names and other not in names:
+            yield Refusal(name, 0, f"means nothing without {other}")
 
 
 def _broken_references(folder: Folder) -> Iterator[Refusal]:

@@ -40,8 +40,9 @@ _NODES = Columns(
 )
 _METHODS = Columns(
     ("node_id", "fulfillment_method", "cutoff_time"),
-    ("opening_time", "handling_business_days", "handling_minutes"),
+    ("opening_time", "handling_business_days", "handling_minutes", "orders_per_day_max"),
 )
+_CAPACITY_DAYS = Columns(("node_id", "fulfillment_method", "date", "orders_max"), ())
 _NODE_GROUPS = Columns(("node_group_id", "node_id"), ("name",))
 _ITEMS = Columns(
     ("sku",),
@@ -156,6 +157,33 @@ def read_methods(path: Path, parts: Parts, refusals: Refusals) -> None:
         methods = part.entries[index].methods
         part.inner[index, len(methods)] = Origin(path.name, row.line)
         methods.append(_method(row))
+        if row.text("orders_per_day_max"):
+            part.entries[index].capacities.add(
+                fulfillment_method=methods[-1].fulfillment_method,
+                orders_per_day_max=row.integer("orders_per_day_max"),
+            )
+
+
+def read_capacity_days(path: Path, parts: Parts, refusals: Refusals) -> None:
+    """capacity_days.csv: a row for each day on which a node works another number of orders."""
+    part = parts[NODES.name]
+    capacities = {
+        (node.node_id, capacity.fulfillment_method): capacity
+        for node in part.entries
+        for capacity in node.capacities
+    }
+    for row in read_rows(path, _CAPACITY_DAYS, refusals):
+        method = row.one_of("fulfillment_method", types_pb.FulfillmentMethod, "FULFILLMENT_METHOD_")
+        capacity = capacities.get((row.text("node_id"), method))
+        if capacity is None:
+            row.refuse("methods.csv gives this node and method no orders_per_day_max")
+            continue
+        try:
+            day = _date(row.text("date"))
+        except ValueError:
+            row.refuse("date must be a date, such as 2026-12-24")
+            continue
+        capacity.exceptions.add(date=day, orders_max=row.integer("orders_max"))
 
 
 def _method(row: Row) -> pb.NodeMethod:

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 from promise_svc.application.admission import Priority
 from promise_svc.application.availability import AvailabilityReader
 from promise_svc.application.explain import Explainer
+from promise_svc.application.node_capacity import NodeCapacities
 from promise_svc.application.pickup import PickupFinder
 from promise_svc.application.ports import Clock
 from promise_svc.domain.network import NetworkSnapshot, NodeStatus
 from promise_svc.rpc.auth import Scope
 from promise_svc.rpc.convert.availability import (
+    capacity_from,
+    capacity_to,
     check_from,
     check_to,
     explain_from,
@@ -39,6 +42,7 @@ class AvailabilityServicer:
         # It names reservations, and costs what a look-up must not.
         "ExplainAvailability": MethodRule(Priority.AVAILABILITY, Scope.ADMIN),
         "FindPickupNodes": MethodRule(Priority.AVAILABILITY, Scope.READ),
+        "QueryNodeCapacity": MethodRule(Priority.AVAILABILITY, Scope.READ),
     }
 
     def __init__(
@@ -46,6 +50,7 @@ class AvailabilityServicer:
         reader: AvailabilityReader,
         explainer: Explainer,
         finder: PickupFinder,
+        capacities: NodeCapacities,
         clock: Clock,
         reads: NetworkReads | None = None,
     ) -> None:
@@ -53,6 +58,7 @@ class AvailabilityServicer:
         self._reader = reader
         self._explainer = explainer
         self._finder = finder
+        self._capacities = capacities
         self._clock = clock
         self.at_once: dict[str, AtOnce] = (
             {"QueryAvailability": reads.query, "CheckAvailability": reads.check} if reads else {}
@@ -85,6 +91,11 @@ class AvailabilityServicer:
     ) -> pb.FindPickupNodesResponse:
         wanted = pickup_from(request, self._clock.now_ms())
         return pickup_to(await self._finder.find(wanted, timeout=call.timeout))
+
+    async def QueryNodeCapacity(
+        self, request: pb.QueryNodeCapacityRequest, call: Call
+    ) -> pb.QueryNodeCapacityResponse:
+        return capacity_to(self._capacities.query(*capacity_from(request)))
 
 
 class NetworkReads:

@@ -178,6 +178,120 @@ or less came than was sold.
 Global___AvailabilityReason: _TypeAlias = AvailabilityReason  # noqa: Y015
 
 @_typing.final
+class QueryNodeCapacityRequest(_message.Message):
+    """Asks how much of a node's capacity is taken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    FIRST_DATE_FIELD_NUMBER: _builtins.int
+    DAY_COUNT_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """The node. Required."""
+    day_count: _builtins.int
+    """Days told, 1 to 60. Optional; 0 means 7."""
+    @_builtins.property
+    def first_date(self) -> _types_pb2.Date:
+        """First day told: civil date at the node. Optional; left out means today there."""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        first_date: _types_pb2.Date | None = ...,
+        day_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_date", b"first_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["day_count", b"day_count", "first_date", b"first_date", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryNodeCapacityRequest: _TypeAlias = QueryNodeCapacityRequest  # noqa: Y015
+
+@_typing.final
+class QueryNodeCapacityResponse(_message.Message):
+    """Answers QueryNodeCapacity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAYS_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
+    NETWORK_VERSION_FIELD_NUMBER: _builtins.int
+    network_version: _builtins.int
+    """The network version whose capacities are told."""
+    @_builtins.property
+    def days(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeCapacityDay]:
+        """By date, then method: those of the node's methods that are bounded."""
+
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """How fresh the figures are: the oldest of the shards they come from."""
+
+    def __init__(
+        self,
+        *,
+        days: _abc.Iterable[Global___NodeCapacityDay] | None = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
+        network_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "days", b"days", "network_version", b"network_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryNodeCapacityResponse: _TypeAlias = QueryNodeCapacityResponse  # noqa: Y015
+
+@_typing.final
+class NodeCapacityDay(_message.Message):
+    """Capacity of a node, a method and a day. What is taken is held, committed or worked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATE_FIELD_NUMBER: _builtins.int
+    FULFILLMENT_METHOD_FIELD_NUMBER: _builtins.int
+    ORDERS_MAX_FIELD_NUMBER: _builtins.int
+    HELD_ORDERS_FIELD_NUMBER: _builtins.int
+    COMMITTED_ORDERS_FIELD_NUMBER: _builtins.int
+    WORKED_ORDERS_FIELD_NUMBER: _builtins.int
+    LEFT_ORDERS_FIELD_NUMBER: _builtins.int
+    fulfillment_method: _types_pb2.FulfillmentMethod.ValueType
+    """The method."""
+    orders_max: _builtins.int
+    """The most orders."""
+    held_orders: _builtins.int
+    """Of holds; those that ran out count until they are swept, within a second or so."""
+    committed_orders: _builtins.int
+    """Of confirmed reservations, nothing of which has left."""
+    worked_orders: _builtins.int
+    """Of which goods have left."""
+    left_orders: _builtins.int
+    """What is left; below 0 where the capacity was lowered below what was taken."""
+    @_builtins.property
+    def date(self) -> _types_pb2.Date:
+        """Civil date at the node."""
+
+    def __init__(
+        self,
+        *,
+        date: _types_pb2.Date | None = ...,
+        fulfillment_method: _types_pb2.FulfillmentMethod.ValueType = ...,
+        orders_max: _builtins.int = ...,
+        held_orders: _builtins.int = ...,
+        committed_orders: _builtins.int = ...,
+        worked_orders: _builtins.int = ...,
+        left_orders: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["date", b"date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_orders", b"committed_orders", "date", b"date", "fulfillment_method", b"fulfillment_method", "held_orders", b"held_orders", "left_orders", b"left_orders", "orders_max", b"orders_max", "worked_orders", b"worked_orders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeCapacityDay: _TypeAlias = NodeCapacityDay  # noqa: Y015
+
+@_typing.final
 class QueryAvailabilityRequest(_message.Message):
     """Asks for ATS of many SKUs."""
 

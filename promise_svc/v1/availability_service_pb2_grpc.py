@@ -57,6 +57,11 @@ class AvailabilityServiceStub:
                 request_serializer=promise__svc_dot_v1_dot_availability__service__pb2.FindPickupNodesRequest.SerializeToString,
                 response_deserializer=promise__svc_dot_v1_dot_availability__service__pb2.FindPickupNodesResponse.FromString,
                 _registered_method=True)
+        self.QueryNodeCapacity = channel.unary_unary(
+                '/promise_svc.v1.AvailabilityService/QueryNodeCapacity',
+                request_serializer=promise__svc_dot_v1_dot_availability__service__pb2.QueryNodeCapacityRequest.SerializeToString,
+                response_deserializer=promise__svc_dot_v1_dot_availability__service__pb2.QueryNodeCapacityResponse.FromString,
+                _registered_method=True)
 
 
 class AvailabilityServiceServicer:
@@ -109,6 +114,16 @@ class AvailabilityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def QueryNodeCapacity(self, request, context):
+        """Tells how much of a node's capacity is taken, day by day. A node without capacities has no days:
+        its orders are not counted.
+
+        Errors: NOT_FOUND for an unknown node, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE as above.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AvailabilityServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -131,6 +146,11 @@ def add_AvailabilityServiceServicer_to_server(servicer, server):
                     servicer.FindPickupNodes,
                     request_deserializer=promise__svc_dot_v1_dot_availability__service__pb2.FindPickupNodesRequest.FromString,
                     response_serializer=promise__svc_dot_v1_dot_availability__service__pb2.FindPickupNodesResponse.SerializeToString,
+            ),
+            'QueryNodeCapacity': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryNodeCapacity,
+                    request_deserializer=promise__svc_dot_v1_dot_availability__service__pb2.QueryNodeCapacityRequest.FromString,
+                    response_serializer=promise__svc_dot_v1_dot_availability__service__pb2.QueryNodeCapacityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -244,6 +264,33 @@ class AvailabilityService:
             '/promise_svc.v1.AvailabilityService/FindPickupNodes',
             promise__svc_dot_v1_dot_availability__service__pb2.FindPickupNodesRequest.SerializeToString,
             promise__svc_dot_v1_dot_availability__service__pb2.FindPickupNodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryNodeCapacity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/promise_svc.v1.AvailabilityService/QueryNodeCapacity',
+            promise__svc_dot_v1_dot_availability__service__pb2.QueryNodeCapacityRequest.SerializeToString,
+            promise__svc_dot_v1_dot_availability__service__pb2.QueryNodeCapacityResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -64,6 +64,12 @@ class AvailabilityServiceStub:
 
     Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE as above.
     """
+    QueryNodeCapacity: _grpc.UnaryUnaryMultiCallable[_availability_service_pb2.QueryNodeCapacityRequest, _availability_service_pb2.QueryNodeCapacityResponse]
+    """Tells how much of a node's capacity is taken, day by day. A node without capacities has no days:
+    its orders are not counted.
+
+    Errors: NOT_FOUND for an unknown node, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE as above.
+    """
 
 @_typing.type_check_only
 class AvailabilityServiceAsyncStub(AvailabilityServiceStub):
@@ -100,6 +106,12 @@ class AvailabilityServiceAsyncStub(AvailabilityServiceStub):
     has of it and when it would be ready.
 
     Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE as above.
+    """
+    QueryNodeCapacity: _aio.UnaryUnaryMultiCallable[_availability_service_pb2.QueryNodeCapacityRequest, _availability_service_pb2.QueryNodeCapacityResponse]  # type: ignore[assignment]
+    """Tells how much of a node's capacity is taken, day by day. A node without capacities has no days:
+    its orders are not counted.
+
+    Errors: NOT_FOUND for an unknown node, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE as above.
     """
 
 class AvailabilityServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -158,6 +170,18 @@ class AvailabilityServiceServicer(metaclass=_abc_1.ABCMeta):
         has of it and when it would be ready.
 
         Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE as above.
+        """
+
+    @_abc_1.abstractmethod
+    def QueryNodeCapacity(
+        self,
+        request: _availability_service_pb2.QueryNodeCapacityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_availability_service_pb2.QueryNodeCapacityResponse, _abc.Awaitable[_availability_service_pb2.QueryNodeCapacityResponse]]:
+        """Tells how much of a node's capacity is taken, day by day. A node without capacities has no days:
+        its orders are not counted.
+
+        Errors: NOT_FOUND for an unknown node, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE as above.
         """
 
 def add_AvailabilityServiceServicer_to_server(servicer: AvailabilityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -848,6 +848,7 @@ class Node(_message.Message):
     CALENDAR_ID_FIELD_NUMBER: _builtins.int
     METHODS_FIELD_NUMBER: _builtins.int
     NODE_STATUS_FIELD_NUMBER: _builtins.int
+    CAPACITIES_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """Its name. Required."""
     name: _builtins.str
@@ -870,6 +871,12 @@ class Node(_message.Message):
     def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeMethod]:
         """The methods it offers, each at most once. May be empty: it then holds stock and sells none."""
 
+    @_builtins.property
+    def capacities(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeCapacity]:
+        """How many orders it works a day, by method, each at most once. A method that is not named has no
+        bound.
+        """
+
     def __init__(
         self,
         *,
@@ -881,14 +888,79 @@ class Node(_message.Message):
         calendar_id: _builtins.str = ...,
         methods: _abc.Iterable[Global___NodeMethod] | None = ...,
         node_status: _types_pb2.NodeStatus.ValueType = ...,
+        capacities: _abc.Iterable[Global___NodeCapacity] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "calendar_id", b"calendar_id", "methods", b"methods", "name", b"name", "node_id", b"node_id", "node_status", b"node_status", "node_type", b"node_type", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "calendar_id", b"calendar_id", "capacities", b"capacities", "methods", b"methods", "name", b"name", "node_id", b"node_id", "node_status", b"node_status", "node_type", b"node_type", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class NodeCapacity(_message.Message):
+    """How many orders a node works a day by one method. An order counts for the day it is processed, by
+    the method's cutoff; where that day is full, for the next working day with room, with the dates
+    that follow. The orders of one reservation that a node works on one day count as one. It is taken
+    with the stock, all or nothing, given back with the hold or the order, and not when goods leave.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FULFILLMENT_METHOD_FIELD_NUMBER: _builtins.int
+    ORDERS_PER_DAY_MAX_FIELD_NUMBER: _builtins.int
+    EXCEPTIONS_FIELD_NUMBER: _builtins.int
+    fulfillment_method: _types_pb2.FulfillmentMethod.ValueType
+    """The method. Required."""
+    orders_per_day_max: _builtins.int
+    """The most orders of a day, 0 to 1,000,000. Lowering it below what was taken takes nothing back."""
+    @_builtins.property
+    def exceptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___DayCapacity]:
+        """Days with another number, at most 400, each at most once."""
+
+    def __init__(
+        self,
+        *,
+        fulfillment_method: _types_pb2.FulfillmentMethod.ValueType = ...,
+        orders_per_day_max: _builtins.int = ...,
+        exceptions: _abc.Iterable[Global___DayCapacity] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exceptions", b"exceptions", "fulfillment_method", b"fulfillment_method", "orders_per_day_max", b"orders_per_day_max"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeCapacity: _TypeAlias = NodeCapacity  # noqa: Y015
+
+@_typing.final
+class DayCapacity(_message.Message):
+    """The capacity of one day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATE_FIELD_NUMBER: _builtins.int
+    ORDERS_MAX_FIELD_NUMBER: _builtins.int
+    orders_max: _builtins.int
+    """The most orders, 0 to 1,000,000."""
+    @_builtins.property
+    def date(self) -> _types_pb2.Date:
+        """Civil date at the node. Required."""
+
+    def __init__(
+        self,
+        *,
+        date: _types_pb2.Date | None = ...,
+        orders_max: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["date", b"date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["date", b"date", "orders_max", b"orders_max"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DayCapacity: _TypeAlias = DayCapacity  # noqa: Y015
 
 @_typing.final
 class NodeMethod(_message.Message):

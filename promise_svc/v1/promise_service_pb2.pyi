@@ -97,6 +97,8 @@ class _UnfulfilledReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Unf
     """No carrier service considered goes from any such node to the destination."""
     UNFULFILLED_REASON_NO_DATE: _UnfulfilledReason.ValueType  # 60
     """Calendars leave no ship date or delivery date: no business day for 366 days on end."""
+    UNFULFILLED_REASON_CAPACITY_FULL: _UnfulfilledReason.ValueType  # 62
+    """Nodes could serve it, but their capacity is taken on all of their next 14 working days."""
     UNFULFILLED_REASON_EXCLUDED_BY_RULE: _UnfulfilledReason.ValueType  # 65
     """There is enough, but sourcing rules exclude nodes that have it; `ats` is what they leave."""
     UNFULFILLED_REASON_INSUFFICIENT_STOCK: _UnfulfilledReason.ValueType  # 70
@@ -121,6 +123,8 @@ UNFULFILLED_REASON_NO_LANE: UnfulfilledReason.ValueType  # 50
 """No carrier service considered goes from any such node to the destination."""
 UNFULFILLED_REASON_NO_DATE: UnfulfilledReason.ValueType  # 60
 """Calendars leave no ship date or delivery date: no business day for 366 days on end."""
+UNFULFILLED_REASON_CAPACITY_FULL: UnfulfilledReason.ValueType  # 62
+"""Nodes could serve it, but their capacity is taken on all of their next 14 working days."""
 UNFULFILLED_REASON_EXCLUDED_BY_RULE: UnfulfilledReason.ValueType  # 65
 """There is enough, but sourcing rules exclude nodes that have it; `ats` is what they leave."""
 UNFULFILLED_REASON_INSUFFICIENT_STOCK: UnfulfilledReason.ValueType  # 70
@@ -344,6 +348,8 @@ class NodeVerdict(_message.Message):
         """No carrier service considered goes from it to the destination."""
         VERDICT_NO_DATE: NodeVerdict._Verdict.ValueType  # 60
         """Calendars leave no date."""
+        VERDICT_CAPACITY_FULL: NodeVerdict._Verdict.ValueType  # 62
+        """Its capacity is taken on all of its next 14 working days."""
         VERDICT_EXCLUDED_BY_RULE: NodeVerdict._Verdict.ValueType  # 65
         """Sourcing rules exclude it for all that it has of the cart."""
         VERDICT_LOWER_PRIORITY: NodeVerdict._Verdict.ValueType  # 75
@@ -370,6 +376,8 @@ class NodeVerdict(_message.Message):
     """No carrier service considered goes from it to the destination."""
     VERDICT_NO_DATE: NodeVerdict.Verdict.ValueType  # 60
     """Calendars leave no date."""
+    VERDICT_CAPACITY_FULL: NodeVerdict.Verdict.ValueType  # 62
+    """Its capacity is taken on all of its next 14 working days."""
     VERDICT_EXCLUDED_BY_RULE: NodeVerdict.Verdict.ValueType  # 65
     """Sourcing rules exclude it for all that it has of the cart."""
     VERDICT_LOWER_PRIORITY: NodeVerdict.Verdict.ValueType  # 75
@@ -492,6 +500,7 @@ class Shipment(_message.Message):
     CUTOFF_TIME_FIELD_NUMBER: _builtins.int
     READY_TIME_FIELD_NUMBER: _builtins.int
     ARRIVAL_TIME_FIELD_NUMBER: _builtins.int
+    WORK_DATE_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """The node it leaves, or where it is collected."""
     fulfillment_method: _types_pb2.FulfillmentMethod.ValueType
@@ -532,6 +541,10 @@ class Shipment(_message.Message):
     def arrival_time(self) -> _timestamp_pb2.Timestamp:
         """When the supply it waits for is expected at the node; left out for stock here now."""
 
+    @_builtins.property
+    def work_date(self) -> _types_pb2.Date:
+        """Where the node's capacity is bounded, the day whose capacity it takes: civil date at the node."""
+
     def __init__(
         self,
         *,
@@ -546,10 +559,11 @@ class Shipment(_message.Message):
         cutoff_time: _timestamp_pb2.Timestamp | None = ...,
         ready_time: _timestamp_pb2.Timestamp | None = ...,
         arrival_time: _timestamp_pb2.Timestamp | None = ...,
+        work_date: _types_pb2.Date | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["arrival_time", b"arrival_time", "cost", b"cost", "cutoff_time", b"cutoff_time", "earliest_delivery_date", b"earliest_delivery_date", "latest_delivery_date", b"latest_delivery_date", "ready_time", b"ready_time", "ship_date", b"ship_date"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arrival_time", b"arrival_time", "cost", b"cost", "cutoff_time", b"cutoff_time", "earliest_delivery_date", b"earliest_delivery_date", "latest_delivery_date", b"latest_delivery_date", "ready_time", b"ready_time", "ship_date", b"ship_date", "work_date", b"work_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrival_time", b"arrival_time", "carrier_service", b"carrier_service", "cost", b"cost", "cutoff_time", b"cutoff_time", "earliest_delivery_date", b"earliest_delivery_date", "fulfillment_method", b"fulfillment_method", "latest_delivery_date", b"latest_delivery_date", "lines", b"lines", "node_id", b"node_id", "ready_time", b"ready_time", "ship_date", b"ship_date"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrival_time", b"arrival_time", "carrier_service", b"carrier_service", "cost", b"cost", "cutoff_time", b"cutoff_time", "earliest_delivery_date", b"earliest_delivery_date", "fulfillment_method", b"fulfillment_method", "latest_delivery_date", b"latest_delivery_date", "lines", b"lines", "node_id", b"node_id", "ready_time", b"ready_time", "ship_date", b"ship_date", "work_date", b"work_date"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

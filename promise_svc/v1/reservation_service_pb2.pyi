@@ -79,6 +79,10 @@ class _CreateReservationOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapp
     """A cutoff that the quoted date relied on has passed."""
     CREATE_RESERVATION_OUTCOME_DATE_MOVED: _CreateReservationOutcome.ValueType  # 55
     """The network changed, and the line would be there later than was quoted."""
+    CREATE_RESERVATION_OUTCOME_CAPACITY_FULL: _CreateReservationOutcome.ValueType  # 57
+    """The node's capacity is taken: on the quoted day, or, without a quote, on all of its next 14
+    working days.
+    """
     CREATE_RESERVATION_OUTCOME_EXCLUDED_BY_RULE: _CreateReservationOutcome.ValueType  # 58
     """There is enough, but sourcing rules exclude nodes that have it."""
     CREATE_RESERVATION_OUTCOME_INSUFFICIENT_STOCK: _CreateReservationOutcome.ValueType  # 60
@@ -127,6 +131,10 @@ CREATE_RESERVATION_OUTCOME_CUTOFF_PASSED: CreateReservationOutcome.ValueType  # 
 """A cutoff that the quoted date relied on has passed."""
 CREATE_RESERVATION_OUTCOME_DATE_MOVED: CreateReservationOutcome.ValueType  # 55
 """The network changed, and the line would be there later than was quoted."""
+CREATE_RESERVATION_OUTCOME_CAPACITY_FULL: CreateReservationOutcome.ValueType  # 57
+"""The node's capacity is taken: on the quoted day, or, without a quote, on all of its next 14
+working days.
+"""
 CREATE_RESERVATION_OUTCOME_EXCLUDED_BY_RULE: CreateReservationOutcome.ValueType  # 58
 """There is enough, but sourcing rules exclude nodes that have it."""
 CREATE_RESERVATION_OUTCOME_INSUFFICIENT_STOCK: CreateReservationOutcome.ValueType  # 60
@@ -199,6 +207,10 @@ class _TransitionOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tra
     """Too little can be sold; nothing was changed."""
     TRANSITION_OUTCOME_CUSTOMER_LIMIT: _TransitionOutcome.ValueType  # 98
     """The owner would have more units of an item than its limit allows; nothing was changed."""
+    TRANSITION_OUTCOME_CAPACITY_FULL: _TransitionOutcome.ValueType  # 99
+    """The capacity of a node that would get units is taken on all of its next 14 working days, or on
+    the day on which it has worked this reservation before; nothing was changed.
+    """
 
 class TransitionOutcome(_TransitionOutcome, metaclass=_TransitionOutcomeEnumTypeWrapper):
     """What happened to an attempt to move a reservation to another state or to change it. Numbers are the precedence:
@@ -249,6 +261,10 @@ TRANSITION_OUTCOME_INSUFFICIENT_STOCK: TransitionOutcome.ValueType  # 97
 """Too little can be sold; nothing was changed."""
 TRANSITION_OUTCOME_CUSTOMER_LIMIT: TransitionOutcome.ValueType  # 98
 """The owner would have more units of an item than its limit allows; nothing was changed."""
+TRANSITION_OUTCOME_CAPACITY_FULL: TransitionOutcome.ValueType  # 99
+"""The capacity of a node that would get units is taken on all of its next 14 working days, or on
+the day on which it has worked this reservation before; nothing was changed.
+"""
 Global___TransitionOutcome: _TypeAlias = TransitionOutcome  # noqa: Y015
 
 @_typing.final
@@ -1162,7 +1178,7 @@ class AmendReservationResponse(_message.Message):
     outcome: Global___TransitionOutcome.ValueType
     """AMENDED, or why not: REVISION_MISMATCH, EXPIRED, ALREADY_RELEASED, ALREADY_CANCELLED,
     ALREADY_SUPERSEDED, ALREADY_FULFILLED, UNKNOWN_LINE, EXCEEDS_OPEN_QUANTITY (less than what left
-    already), NODE_UNAVAILABLE, INSUFFICIENT_STOCK, CUSTOMER_LIMIT.
+    already), NODE_UNAVAILABLE, INSUFFICIENT_STOCK, CUSTOMER_LIMIT, CAPACITY_FULL.
     """
     replayed: _builtins.bool
     """True when an earlier call had changed it."""
@@ -1493,6 +1509,7 @@ class Reservation(_message.Message):
     REPLACES_RESERVATION_ID_FIELD_NUMBER: _builtins.int
     REPLACED_BY_RESERVATION_ID_FIELD_NUMBER: _builtins.int
     BUNDLE_LINES_FIELD_NUMBER: _builtins.int
+    WORK_DAYS_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.str
     """Its name, given by the caller."""
     owner_id: _builtins.str
@@ -1538,6 +1555,10 @@ class Reservation(_message.Message):
     def bundle_lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleLine]:
         """Lines that asked for a bundle, as of the bundles' components when it was held."""
 
+    @_builtins.property
+    def work_days(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkDay]:
+        """The days of bounded nodes whose capacity it takes, one for all that a node works for it on a day."""
+
     def __init__(
         self,
         *,
@@ -1555,14 +1576,49 @@ class Reservation(_message.Message):
         replaces_reservation_id: _builtins.str = ...,
         replaced_by_reservation_id: _builtins.str = ...,
         bundle_lines: _abc.Iterable[Global___BundleLine] | None = ...,
+        work_days: _abc.Iterable[Global___WorkDay] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_lines", b"bundle_lines", "create_time", b"create_time", "expire_time", b"expire_time", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "order_reference", b"order_reference", "owner_id", b"owner_id", "replaced_by_reservation_id", b"replaced_by_reservation_id", "replaces_reservation_id", b"replaces_reservation_id", "reservation_id", b"reservation_id", "revision", b"revision", "segment", b"segment", "shipments", b"shipments", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_lines", b"bundle_lines", "create_time", b"create_time", "expire_time", b"expire_time", "fulfillment_method", b"fulfillment_method", "lines", b"lines", "order_reference", b"order_reference", "owner_id", b"owner_id", "replaced_by_reservation_id", b"replaced_by_reservation_id", "replaces_reservation_id", b"replaces_reservation_id", "reservation_id", b"reservation_id", "revision", b"revision", "segment", b"segment", "shipments", b"shipments", "state", b"state", "work_days", b"work_days"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Reservation: _TypeAlias = Reservation  # noqa: Y015
+
+@_typing.final
+class WorkDay(_message.Message):
+    """A day on which a node works the reservation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    DATE_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """The node."""
+    counts: _builtins.bool
+    """Whether it counts against the node's capacity: while anything of it is put aside there, and for
+    good once anything of it left.
+    """
+    @_builtins.property
+    def date(self) -> _types_pb2.Date:
+        """Civil date there."""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        date: _types_pb2.Date | None = ...,
+        counts: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["date", b"date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "date", b"date", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkDay: _TypeAlias = WorkDay  # noqa: Y015
 
 @_typing.final
 class BundleLine(_message.Message):

@@ -84,7 +84,16 @@ limited = st.sampled_from(
 @st.composite
 def legs(draw: st.DrawFn) -> tuple[LegLine, ...]:
     places = draw(st.lists(st.tuples(skus, nodes, buckets), max_size=3, unique=True))
-    return tuple(LegLine(*place, draw(quantities)) for place in places)
+    lines = [LegLine(*place, draw(quantities)) for place in places]
+    if draw(st.integers(0, 3)) == 0:
+        lines.append(draw(accounts()))
+    return tuple(lines)
+
+
+@st.composite
+def accounts(draw: st.DrawFn) -> LegLine:
+    """A line that counts, under a limit that others may know otherwise."""
+    return LegLine("~C", draw(nodes), "", draw(st.integers(1, 2)), limit=draw(st.integers(0, 4)))
 
 
 @st.composite
@@ -110,9 +119,10 @@ def creates(draw: st.DrawFn) -> CreateStep:
     rid = draw(ids)
     segment = draw(st.sampled_from(["", "", "v", "w"]))
     limits = draw(limited)
+    change = 0 if claim or not multi else draw(st.sampled_from([0, 0, 1, 2, 3]))
     return CreateStep(
         rid, attempt, plan, ttl, version, multi, lines, claim, older, replaced, segment,
-        draw(owners) if limits else "", limits,
+        draw(owners) if limits else "", limits, change,
     )  # fmt: skip
 
 
@@ -257,6 +267,39 @@ class Steps(RuleBasedStateMachine):
             self.both("revise", [ReviseStep(rid, 1, 0, *args)])
         else:
             self.both("conform", [ConformStep(rid, 1, 1, State.HELD, 5_000, more)])
+
+    @rule(line=accounts(), rest=st.integers(0, 1), node=nodes)
+    def work(self, line: LegLine, rest: int, node: str) -> None:
+        """An order that counts and leaves, mostly; what left counts on."""
+        rid, line = f"w{len(self.ledger.claims)}", line._replace(node_id=node)
+        draft = ClaimDraft("x", 0, (SHARD,), "{}")
+        self.both("create", [CreateStep(rid, 1, "p", 5_000, 2, 0, (line,), draft)])
+        self.both("resolve", [ResolveStep(rid, State.CONFIRMED)])
+        gone = line._replace(quantity=rest, fulfilled=max(0, line.quantity - rest))
+        to = State.CONFIRMED if rest else State.FULFILLED
+        told = (1, 0, State.CONFIRMED, to, 2, self.now_ms + 5_000, "{}", (gone,))
+        self.both("revise", [ReviseStep(rid, *told)])
+
+    @rule(
+        rid=ids, line=accounts(), change=st.integers(1, 3), limit=st.integers(0, 3), node=nodes,
+        stays=st.booleans(),
+    )  # fmt: skip
+    def join(
+        self, rid: str, line: LegLine, change: int, limit: int, node: str, stays: bool
+    ) -> None:
+        """A change adds a leg to a claim that stands; others' changes may have tried before."""
+        other = f"j{len(self.ledger.claims)}" if stays else rid
+        draft = ClaimDraft("x", 0, (OTHER_SHARD,), "{}")
+        self.both("create", [CreateStep(other, 3, "p", 5_000, 2, 1, (), draft)])
+        self.both("settle", [SettleStep(other, 3, State.PENDING)])
+        before = line._replace(node_id=node, limit=limit)
+        for wanted, number in ((before, 1), (line, change)):
+            step = CreateStep(other, 3, "p", 5_000, 2, 1, (wanted,), change=number)
+            self.both("create", [step])
+        claim = self.ledger.claims.get(other)
+        told = (3, claim.change if claim else 0, State.HELD, State.HELD, 2, self.now_ms + 5_000)
+        legs = (SHARD, OTHER_SHARD)
+        self.both("revise", [ReviseStep(other, *told, "{}", (line,), legs)])
 
     @precondition(lambda self: self.living_legs())
     @rule(data=st.data(), to=ends)
@@ -477,11 +520,13 @@ class LedgerMachine(Steps):
 
     def creates(self, step: CreateStep) -> None:
         """Of a hold that replaces another: whether it needed that one's units, and got them."""
-        wanted = {PositionKey(*line[:3]): line.quantity for line in step.lines}
-        fits = all(self.ledger._left(key, step.segment) >= units for key, units in wanted.items())
+        fits = all(self.ledger._left(x, step.segment) >= x.quantity for x in step.lines)
         before = len(self.ledger.events)
         outcome = Outcome(self.on_ledger("create", [step])[0].outcome)
         self.reached[f"create {outcome.name}"] += 1
+        if step.change:
+            ended = len(self.ledger.events) > before + 1
+            self.reached[f"join {outcome.name}{' again' if ended else ''}"] += 1
         expired = len(self.ledger.events) > before + 1
         if step.replaces and outcome is Outcome.DONE and not fits and not expired:
             self.reached["replace DONE by own units"] += 1
@@ -524,6 +569,18 @@ class LedgerMachine(Steps):
             legs[event.subject] = leg
         counted = {key: units for key, units in self.ledger.taken.items() if units}
         assert counted == {key: units for key, units in taken.items() if units}
+
+    @invariant()
+    def an_account_counts_what_left_too(self) -> None:
+        """It has what legs put aside and what left under any of them, and grows beyond no limit
+        that its lines were taken under."""
+        left: Counter[tuple[str, ...]] = Counter()
+        for leg in self.ledger.legs.values():
+            for line in (line for line in leg.lines if line.limit >= 0):
+                left[line[:3]] += line.fulfilled
+                self.reached["account with units that left"] += line.fulfilled > 0
+        for key, row in self.ledger.positions.items():
+            assert key.sku != "~C" or row.safety_stock == row.fulfilled_total >= left[key]
 
     @invariant()
     def what_was_sold_short_is_owed(self) -> None:
@@ -669,6 +726,12 @@ def _units_counted(leg: LegRecord) -> dict[tuple[str, str, int], int]:
 
 
 PATHS = {
+    "account with units that left",
+    "join DONE",
+    "join DONE again",
+    "join INSUFFICIENT",
+    "join RESOLVED",
+    "join REPEATED",
     "arrived with holds",
     "change DONE",
     "change WINDOW_PASSED",

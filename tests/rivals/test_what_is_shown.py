@@ -26,9 +26,11 @@ from tests.rivals.conftest import (
     HELD,
     PICKUP,
     SECONDS,
+    SHIP,
     STRONG,
     Shop,
     a_hold,
+    a_node,
     until,
 )
 from tests.support.engines import flush
@@ -440,3 +442,132 @@ async def _move_popup(shop: Shop, into: str) -> None:
     request = network_pb.UpsertNodeGroupsRequest(node_groups=groups)
     reply = await shop.client.network.UpsertNodeGroups(request, timeout=SECONDS)
     assert all(r.outcome <= network_pb.UPSERT_OUTCOME_UNCHANGED for r in reply.results)
+
+
+async def test_a_counters_day_is_taken_with_the_stock_and_not_free_again_when_goods_leave(
+    shop: Shop, rival: Shop
+) -> None:
+    """Two orders a day; six shoppers who all saw today ask at once, by quotes and by name. Two get
+    it, quotes are refused by name, others get the next days; the first are collected, and who comes
+    then still does not get today."""
+    quotes = list[str]()
+    counter = a_node("counter", network_pb.NODE_TYPE_STORE, PICKUP)
+    counter.capacities.add(fulfillment_method=PICKUP, orders_per_day_max=2)
+    await shop.client.network.UpsertNodes(
+        network_pb.UpsertNodesRequest(nodes=[counter]), timeout=SECONDS
+    )
+    sku = await shop.stock(counter=50)
+    cart = promise_pb.PromiseCartRequest(
+        lines=[types_pb2.Line(line_id="0", sku=sku, quantity=1)], pickup_node_id="counter"
+    )
+    for _ in range(3):
+        reply = await rival.client.promise.PromiseCart(cart, timeout=SECONDS)
+        quotes.append(reply.options[0].quote_token)
+    today = reply.options[0].shipments[0].work_date
+
+    def named() -> pb.CreateReservationRequest:
+        return a_hold((sku, 1, "counter"), fulfillment_method=PICKUP, pickup_node_id="counter")
+
+    def quoted(token: str) -> pb.CreateReservationRequest:
+        return pb.CreateReservationRequest(owner_id="shopper", quote_token=token)
+
+    answers = await asyncio.gather(
+        *(shop.create(quoted(token)) for token in quotes),
+        *(rival.create(named()) for _ in range(3)),
+    )
+    held = [x.reservation for x in answers if x.outcome == HELD]
+    first = [x for x in held if x.work_days[0].date == today]
+    for reservation in first:
+        await shop.confirm(reservation.reservation_id)
+        await shop.client.reservation.FulfillReservation(
+            pb.FulfillReservationRequest(reservation_id=reservation.reservation_id),
+            timeout=SECONDS,
+        )
+    late = await rival.create(named())
+    told = await shop.client.availability.QueryNodeCapacity(
+        availability_pb.QueryNodeCapacityRequest(node_id="counter", first_date=today, day_count=3),
+        timeout=SECONDS,
+    )
+
+    full = pb.CREATE_RESERVATION_OUTCOME_CAPACITY_FULL
+    refused = [x.outcome for x in answers if x.outcome != HELD]
+    assert refused == [full] * len(refused)
+    assert len(held) >= 3
+    assert all(x.outcome == HELD for x in answers[3:])
+    assert len(first) == 2
+    assert late.outcome == HELD
+    assert late.reservation.work_days[0].date != today
+    days = [x.work_days[0].date for x in (*held, late.reservation)]
+    assert max(days.count(day) for day in days) == 2
+    strong = [(x.orders_max, x.worked_orders, x.left_orders) for x in told.days]
+    assert strong[0] == (2, 2, 0)
+
+
+async def test_a_packers_days_fill_up_and_dates_follow_whoever_asks(
+    shop: Shop, rival: Shop
+) -> None:
+    """One order a day. The page, the checkout and both in one step each get the next free day, with
+    dates that follow; a lowered number is kept to by the very next call, anywhere."""
+    packer = a_node("packer", network_pb.NODE_TYPE_THIRD_PARTY_LOGISTICS, SHIP)
+    packer.capacities.add(fulfillment_method=SHIP, orders_per_day_max=1)
+    network = shop.client.network
+    await network.UpsertNodes(network_pb.UpsertNodesRequest(nodes=[packer]), timeout=SECONDS)
+    lane = network_pb.Lane(
+        node_id="packer", country="US", carrier_service="ground",
+        transit_business_days_min=1, transit_business_days_max=1,
+    )  # fmt: skip
+    await network.UpsertLanes(network_pb.UpsertLanesRequest(lanes=[lane]), timeout=SECONDS)
+    sku = await shop.stock(packer=50)
+    lines = [types_pb2.Line(line_id="0", sku=sku, quantity=1)]
+    shown, taken = list[date](), list[date]()
+    for turn in range(3):
+        if turn == 2:
+            packer.capacities[0].orders_per_day_max = 0
+            day = packer.capacities[0].exceptions.add(orders_max=1)
+            day.date.CopyFrom(_date(taken[0] + timedelta(9)))
+            await network.UpsertNodes(
+                network_pb.UpsertNodesRequest(nodes=[packer]), timeout=SECONDS
+            )
+        page = await rival.client.promise.PromiseCart(
+            promise_pb.PromiseCartRequest(lines=lines, address=CHICAGO), timeout=SECONDS
+        )
+        shown.append(_day(page.options[0].shipments[0].work_date))
+        if turn:
+            held = await shop.create(a_hold((sku, 1)))
+        else:
+            at_once = await rival.client.reservation.PromiseAndReserve(
+                pb.PromiseAndReserveRequest(
+                    reservation_id=f"packed-{sku}", owner_id="shopper", lines=lines,
+                    address=CHICAGO, fulfillment_method=SHIP,
+                ),
+                timeout=SECONDS,
+            )  # fmt: skip
+            held = at_once
+            latest = _day(at_once.reservation.shipments[0].latest_delivery_date)
+            assert latest == shown[0] + timedelta(1)
+        assert held.outcome == HELD
+        taken.append(_day(held.reservation.work_days[0].date))
+        await until(lambda: _counted("packer", shop, taken[-1]))
+    none = await shop.create(a_hold((sku, 1)))
+
+    assert shown == taken
+    assert taken[1] > taken[0]
+    assert taken[2] == taken[0] + timedelta(9)
+    assert none.outcome == pb.CREATE_RESERVATION_OUTCOME_CAPACITY_FULL
+
+
+def _day(value: types_pb2.Date) -> date:
+    return date(value.year, value.month, value.day)
+
+
+def _date(day: date) -> types_pb2.Date:
+    return types_pb2.Date(year=day.year, month=day.month, day=day.day)
+
+
+async def _counted(node_id: str, shop: Shop, day: date) -> bool:
+    """Whether the page counts an order of the day."""
+    request = availability_pb.QueryNodeCapacityRequest(
+        node_id=node_id, first_date=_date(day), day_count=1
+    )
+    told = await shop.client.availability.QueryNodeCapacity(request, timeout=SECONDS)
+    return told.days[0].held_orders == 1

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from promise_svc.application.supply import ProtectionLevel
 from promise_svc.domain.inventory import PositionKey
-from promise_svc.domain.network import BundleComponent, Document, Item, ItemLimit
+from promise_svc.domain.network import (
+    BundleComponent,
+    Document,
+    Item,
+    ItemLimit,
+    Node,
+    NodeCapacity,
+)
 from promise_svc.domain.reservation import SupplyRow
 from tests.sim.valkey import EPOCH_MS
 from tests.support.networks import PICKUP, a_calendar, a_lane, a_method, a_node, a_service
@@ -35,6 +42,7 @@ LATER_KINDS = {
     "edited shares": "segments",  # of what is scarce too
     "counts of all": "inbound",  # of what has arrived too
     "pickup": "sourcing",  # carts that are collected
+    "capacity": "parts",  # nodes work few orders a day
 }
 """Kinds of their own dice, so that older seeds stay what they are; and the kind that each goes on
 from."""
@@ -54,6 +62,8 @@ class Draws:
     shares: tuple[ProtectionLevel, ...] = ()
     """At the beginning."""
     inbound: tuple[SupplyRow, ...] = ()
+    orders_per_day: dict[str, int] = field(default_factory=dict)
+    """Node -> orders that it works a day; others work any number."""
 
     @property
     def bundles(self) -> list[str]:
@@ -88,9 +98,18 @@ class Draws:
             # So that nodes have lanes, and the nearer one is not always the same.
             lanes = [a_calendar("carrier"), a_service()]
             lanes += [a_lane(node, transit=(1, 2 + at)) for at, node in enumerate(NODES)]
+        return [a_calendar(), *map(self._node, NODES), *lanes, *items]
+
+    def _node(self, node_id: str) -> Node:
         methods = [a_method(), a_method(PICKUP)] if "pickup" in self.kinds else []
-        nodes = [a_node(node, methods=methods) for node in NODES]
-        return [a_calendar(), *nodes, *lanes, *items]
+        node, orders = a_node(node_id, methods=methods), self.orders_per_day.get(node_id)
+        if orders is None:
+            return node
+        capacities = (
+            NodeCapacity(fulfillment_method=x.fulfillment_method, orders_per_day_max=orders)
+            for x in node.methods
+        )
+        return replace(node, capacities=tuple(capacities))
 
 
 PLAIN = Draws()
@@ -134,6 +153,10 @@ def draw(seed: int, scarce: list[str], plenty: list[str]) -> Draws:
             if "inbound" in kinds and chance.random() < 0.7:
                 units, withheld = chance.choice((1, 2, 4)), chance.choice((0, 0, 1))
                 inbound.append(SupplyRow(sku, node, "po", units, withheld, "wms", 0, LATER_MS))
+    orders_per_day = {}
+    if "capacity" in kinds:
+        nodes = NODES if later.random() < 0.6 else NODES[:1]
+        orders_per_day = {node: later.choice((1, 1, 2, 3)) for node in nodes}
     big = chance.random() < 0.08
     return Draws(
         kinds=kinds,
@@ -142,4 +165,5 @@ def draw(seed: int, scarce: list[str], plenty: list[str]) -> Draws:
         items=items,
         shares=tuple(shares),
         inbound=tuple(inbound),
+        orders_per_day=orders_per_day,
     )

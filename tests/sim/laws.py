@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from promise_svc.application.reservation_body import decode_body
 from promise_svc.domain.audit import ShardRecords, Verdict, judge, unbalanced
 from promise_svc.domain.events import EventType
 from promise_svc.domain.inventory import PositionKey
@@ -97,7 +98,9 @@ class Laws:
             self._broken(f"shard {ledger.shard}: {finding.detail}")
 
 
-def restless(cluster: Cluster, store: FakeOrderStore) -> Iterator[str]:
+def restless(
+    cluster: Cluster, store: FakeOrderStore, orders_per_day: dict[str, int]
+) -> Iterator[str]:
     """Why the system is not at rest yet, one sentence each."""
     legs: dict[str, dict[int, LegRecord]] = {}
     for shard in cluster.shards:
@@ -120,10 +123,12 @@ def restless(cluster: Cluster, store: FakeOrderStore) -> Iterator[str]:
             for leg in ledger.legs.values()
         ):
             yield f"shard {shard.number} has due legs"
-    yield from _unspoken_for(cluster, legs)
+    yield from _unspoken_for(cluster, legs, orders_per_day)
 
 
-def _unspoken_for(cluster: Cluster, legs: dict[str, dict[int, LegRecord]]) -> Iterator[str]:
+def _unspoken_for(
+    cluster: Cluster, legs: dict[str, dict[int, LegRecord]], orders_per_day: dict[str, int]
+) -> Iterator[str]:
     """Legs that no claim stands for, and claims without their legs."""
     claims = {}
     for shard in cluster.shards:
@@ -131,6 +136,7 @@ def _unspoken_for(cluster: Cluster, legs: dict[str, dict[int, LegRecord]]) -> It
             reply = shard.ledger.read_claim(rid, cluster.now_ms(shard.node))
             claims[rid] = reply.claim or None
     yield from _replaced(claims)
+    yield from _without_a_day(claims, orders_per_day)
     for rid in legs.keys() | claims.keys():
         every = {
             shard.number: shard.ledger.read_leg(rid, cluster.now_ms(shard.node))
@@ -139,6 +145,22 @@ def _unspoken_for(cluster: Cluster, legs: dict[str, dict[int, LegRecord]]) -> It
         verdict, why = judge(claims.get(rid) or None, every)
         if verdict is not Verdict.FINE:
             yield f"{rid}: {verdict.value}: {why}"
+
+
+def _without_a_day(
+    claims: dict[str, ClaimRecord | None], orders_per_day: dict[str, int]
+) -> Iterator[str]:
+    """Units at a bounded node that no day of it is taken for."""
+    for rid, claim in claims.items() if orders_per_day else ():
+        if not claim or claim.state not in _ALIVE:
+            continue
+        body = decode_body(claim)
+        has = {(use.node_id, bucket) for use in body.capacity for bucket in use.buckets}
+        for line in body.lines:
+            for part in line.planned_units:
+                bounded = part.node_id in orders_per_day and part.open_quantity
+                if bounded and (part.node_id, part.bucket) not in has:
+                    yield f"{rid} has {part} and no day of the node"
 
 
 def _replaced(claims: dict[str, ClaimRecord | None]) -> Iterator[str]:

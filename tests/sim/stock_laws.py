@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from promise_svc.domain.capacity import is_account
 from promise_svc.domain.events import Event, PositionImage
 from promise_svc.domain.inventory import ARRIVED, PositionKey, StockPosition
 from promise_svc.domain.reservation import OPEN, LegLine, LegRecord, State
@@ -22,6 +23,7 @@ class StockLaws:
     def __init__(self, draws: Draws, off: set[str], broken: Callable[[str], None]) -> None:
         """``off`` are the nodes that are off now, and whoever asked for it was told so."""
         self._limits = draws.limits()
+        self._orders_per_day = draws.orders_per_day
         self._off = off
         self._broken = broken
         self._rows: dict[PositionKey, StockPosition] = {}
@@ -47,6 +49,8 @@ class StockLaws:
             self._shares(key, image.row, leg, grown.get(key, 0))
             if grown.get(key, 0) > 0:
                 self._granted(key, image.row, leg.segment, older)
+            if is_account(key.sku):
+                self._counted_orders(event, key, image.row, grown.get(key, 0))
             if image.row.arrival_ms == ARRIVED and (
                 image.row.on_hand > image.row.committed + image.row.held
             ):
@@ -66,7 +70,7 @@ class StockLaws:
 
     def _conserved(self, event: Event, grown: dict[PositionKey, int]) -> None:
         """Counts come from supply, and go with what leaves; holds and orders do not move else."""
-        rows = [(image, self._before(image)) for image in event.positions]
+        rows = [(x, self._before(x)) for x in event.positions if not is_account(x.sku)]
         if not event.leg and not event.claim:
             for image, old in rows:
                 now = image.row
@@ -81,6 +85,22 @@ class StockLaws:
         stopped = any(image.row.on_hand == 0 for image, _ in rows)
         if gone != left and not (stopped and 0 <= gone < left):
             self._broken(f"{event.subject}: {left} units left, and {gone} are gone")
+
+    def _counted_orders(
+        self, event: Event, key: PositionKey, row: StockPosition, grown: int
+    ) -> None:
+        """No day has more orders than its node works, none goes but with its hold or order, and
+        each reservation is one."""
+        orders = row.committed + row.held + row.safety_stock
+        most = self._orders_per_day[key.node_id]
+        own = 1 if event.leg and event.leg.replaces else 0
+        if grown > 0 and orders - own > most:
+            self._broken(f"{key}: {orders} orders, at most {most}: {event.subject}")
+        if grown not in (-1, 0, 1):
+            self._broken(f"{key}: {event.subject} counts for {grown} orders")
+        old = self._rows.get(key, StockPosition())
+        if orders - (old.committed + old.held + old.safety_stock) != grown:
+            self._broken(f"{key}: {orders} orders, {grown} more than {old[:4]}")
 
     def _owed_first(self, event: Event, key: PositionKey, row: StockPosition) -> None:
         """Nothing of a bucket becomes stock here now while its own holds and orders lack units."""

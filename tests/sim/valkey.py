@@ -360,10 +360,12 @@ def _create_step(raw: list[Any]) -> CreateStep:
 
 
 def _changing(kind: Any) -> Callable[[bytes], Any]:
-    """A step whose last field are a leg's lines."""
+    """A step with a leg's lines."""
 
     def decode(arg: bytes) -> Any:
         step = kind(*_unpack(arg))
+        if kind is ReviseStep:
+            step = step._replace(legs=tuple(step.legs))
         return step._replace(lines=tuple(LegLine(*line) for line in step.lines))
 
     return decode

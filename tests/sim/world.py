@@ -14,7 +14,7 @@ from typing import Any
 from promise_svc.adapters.network_source import encode_document, id_of, kind_of
 from promise_svc.application.ports import ClusterIdentity
 from promise_svc.application.reservation import Reservation
-from promise_svc.application.reservation_body import CreateCommand, decode_body, legs_of
+from promise_svc.application.reservation_body import CreateCommand, decode_body
 from promise_svc.config import ClusterConfig
 from promise_svc.domain.reservation import (
     LegLine,
@@ -219,7 +219,7 @@ class World:
         stands = claim.state in (State.HELD, State.CONFIRMED, State.FULFILLED)
         if claim.revision != told.revision or claim.state != told.state or not stands:
             return
-        for shard, lines in legs_of(body.lines).items():
+        for shard, lines in body.legs().items():
             _, leg = store._legs.get(shard, {}).get(rid, (None, None))
             # One of a later attempt, or asked for more meanwhile, is ahead of its claim; one that
             # has ended since by its shard's clock had what was told, and more perhaps.
@@ -321,7 +321,8 @@ class World:
     async def _rest(self, until: float) -> None:
         reason = "it was never looked at"
         while self.now() < until and not self.failed:
-            reason = next(restless(self.cluster, self.store.store), "")
+            orders = self.draws.orders_per_day
+            reason = next(restless(self.cluster, self.store.store, orders), "")
             starting = [w.process.name for w in self.workers if not w.serving]
             if starting and not reason:
                 reason = f"{starting} do not serve yet"

@@ -75,6 +75,7 @@ class ScriptedServicer:
     rules = {
         "CheckAvailability": MethodRule(Priority.AVAILABILITY, Scope.READ),
         "ExplainAvailability": MethodRule(Priority.AVAILABILITY, Scope.ADMIN),
+        "QueryNodeCapacity": MethodRule(Priority.AVAILABILITY, Scope.READ),
         "QueryAvailability": MethodRule(Priority.AVAILABILITY, Scope.READ),
         "FindPickupNodes": MethodRule(Priority.SETTLE, Scope.RESERVE, writes=True),
     }
@@ -95,6 +96,11 @@ class ScriptedServicer:
     async def ExplainAvailability(
         self, request: pb.ExplainAvailabilityRequest, call: Call
     ) -> pb.ExplainAvailabilityResponse:
+        raise AssertionError("nobody asks")
+
+    async def QueryNodeCapacity(
+        self, request: pb.QueryNodeCapacityRequest, call: Call
+    ) -> pb.QueryNodeCapacityResponse:
         raise AssertionError("nobody asks")
 
     async def FindPickupNodes(

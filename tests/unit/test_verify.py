@@ -12,13 +12,14 @@ import pytest
 from promise_svc.adapters.event_codec import encode_event
 from promise_svc.application.ports import Clock
 from promise_svc.application.verify import Verify, VerifyReport
-from promise_svc.domain.audit import FindingKind
+from promise_svc.domain.audit import FindingKind, Verdict, judge
 from promise_svc.domain.events import PositionImage, StoredEvent
 from promise_svc.domain.inventory import PositionKey, StockPosition
 from promise_svc.domain.ledger import ShardLedger
 from promise_svc.domain.reservation import (
     AdjustRow,
     ClaimDraft,
+    ClaimRecord,
     CreateStep,
     FollowStep,
     LegLine,
@@ -516,3 +517,23 @@ def test_the_report_has_a_field_for_every_count_of_the_contract() -> None:
         "order_store_reservation_count", "in_flight_event_count", "oversold_count", "drift_count",
         "shortage_count", "finding_count", "findings",
     }  # fmt: skip
+
+
+def test_a_leg_taken_for_a_change_that_is_not_decided_is_fine() -> None:
+    """It is no contradiction while it has units, for it asks home and ends by itself; nor once it
+    has none. One that is confirmed, or of another attempt, is."""
+    claim = ClaimRecord(1, State.HELD, 5, 1, "b", "p", 0, 60_000, (1,), "{}", 1, 1, 1)
+    leg = LegRecord(1, State.HELD, 5, "p", 60_000, 1, (LegLine("A", "n1", "", 1),))
+    joining = leg._replace(change=2)
+
+    told = [
+        judge(claim, {1: leg, 2: other})[0]
+        for other in (
+            joining,
+            joining._replace(lines=(LegLine("~C", "n1", "", 0),)),
+            joining._replace(state=State.CONFIRMED),
+            joining._replace(attempt=4),
+        )
+    ]
+
+    assert told == [Verdict.UNSETTLED, Verdict.FINE, Verdict.WRONG, Verdict.WRONG]

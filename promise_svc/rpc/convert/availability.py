@@ -1,6 +1,8 @@
-"""QueryAvailability, CheckAvailability, ExplainAvailability and FindPickupNodes."""
+"""QueryAvailability, CheckAvailability, ExplainAvailability, FindPickupNodes, QueryNodeCapacity."""
 
 from __future__ import annotations
+
+from datetime import date
 
 from promise_svc.application.availability import (
     CHECKS_MAX,
@@ -14,6 +16,7 @@ from promise_svc.application.availability import (
     NodeAvailability,
 )
 from promise_svc.application.explain import LIMIT_DEFAULT, LIMIT_MAX, Happening, Standing, Story
+from promise_svc.application.node_capacity import DAYS_TOLD, DAYS_TOLD_MAX, NodeDays
 from promise_svc.application.pickup import (
     PICKUP_LIMIT_DEFAULT,
     RADIUS_METERS_DEFAULT,
@@ -31,6 +34,7 @@ from promise_svc.rpc.convert.types import (
     NODE_STATUS_NUMBERS,
     as_of_to,
     consistency_from,
+    date_to,
     freshness_to,
     lines_from,
     number_of,
@@ -300,6 +304,37 @@ def pickup_from(request: pb.FindPickupNodesRequest, now_ms: int) -> FindPickupNo
     )
     fields.done()
     return found
+
+
+def capacity_from(request: pb.QueryNodeCapacityRequest) -> tuple[str, date | None, int]:
+    """The node, the first day (None for today there), and how many."""
+    fields = Fields()
+    first = (
+        fields.date("first_date", request.first_date) if request.HasField("first_date") else None
+    )
+    count = fields.number("day_count", request.day_count, 1, DAYS_TOLD_MAX, default=DAYS_TOLD)
+    node_id = fields.id("node_id", request.node_id)
+    fields.done()
+    return node_id, first, count
+
+
+def capacity_to(told: NodeDays) -> pb.QueryNodeCapacityResponse:
+    return pb.QueryNodeCapacityResponse(
+        days=[
+            pb.NodeCapacityDay(
+                date=date_to(day.date),
+                fulfillment_method=METHOD_NUMBERS[day.fulfillment_method],
+                orders_max=day.orders_max,
+                held_orders=day.held,
+                committed_orders=day.committed,
+                worked_orders=day.worked,
+                left_orders=day.left,
+            )
+            for day in told.days
+        ],
+        as_of_time=timestamp_to(told.as_of_ms),
+        network_version=told.network_version,
+    )
 
 
 _SOMEWHERE = types_pb2.Address(coordinates=types_pb2.Coordinates())

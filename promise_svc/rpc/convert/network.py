@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from promise_svc.application.network import NodeStatusChange
 from promise_svc.application.network_edit import DELETABLE, DeleteReply, UpsertReply
 from promise_svc.domain.calendar import zone_of
+from promise_svc.domain.capacity import CAPACITY_MAX
 from promise_svc.domain.delivery import BUSINESS_DAYS_MAX, HANDLING_MINUTES_MAX
 from promise_svc.domain.inventory import QUANTITY_MAX
 from promise_svc.domain.network import (
@@ -21,6 +22,7 @@ from promise_svc.domain.network import (
     Lane,
     NetworkSnapshot,
     Node,
+    NodeCapacity,
     NodeGroup,
     NodeMethod,
     NodeStatus,
@@ -29,6 +31,7 @@ from promise_svc.domain.network import (
     normalized_postal_code,
 )
 from promise_svc.domain.network_validation import (
+    CAPACITY_DAYS_MAX,
     COMPONENT_QUANTITY_MAX,
     COMPONENTS_MAX,
     COST_MICROS_MAX,
@@ -219,6 +222,7 @@ def _node_from(fields: Fields, path: str, node: pb.Node) -> Node:
         region=address.region,
         name=fields.text(f"{path}.name", node.name, NAME_BYTES_MAX),
         methods=_methods_from(fields, f"{path}.methods", node.methods),
+        capacities=_capacities_from(fields, f"{path}.capacities", node),
         status=fields.enum(
             f"{path}.node_status", node.node_status, NODE_STATUSES, default=NodeStatus.ON
         ),
@@ -257,6 +261,35 @@ def _methods_from(
             )
         )
     return tuple(found)
+
+
+def _capacities_from(fields: Fields, path: str, node: pb.Node) -> tuple[NodeCapacity, ...]:
+    seen: set[FulfillmentMethod] = set()
+    found = []
+    for index in range(fields.count(path, len(node.capacities), 0, len(METHODS))):
+        capacity, at = node.capacities[index], f"{path}[{index}]"
+        kind = fields.enum(f"{at}.fulfillment_method", capacity.fulfillment_method, METHODS)
+        fields.unique(f"{at}.fulfillment_method", kind, seen)
+        most = capacity.orders_per_day_max
+        found.append(
+            NodeCapacity(
+                fulfillment_method=kind,
+                orders_per_day_max=fields.number(f"{at}.orders_per_day_max", most, 0, CAPACITY_MAX),
+                exceptions=_days_from(fields, f"{at}.exceptions", capacity),
+            )
+        )
+    return tuple(found)
+
+
+def _days_from(fields: Fields, path: str, capacity: pb.NodeCapacity) -> dict[date, int]:
+    found: dict[date, int] = {}
+    for index in range(fields.count(path, len(capacity.exceptions), 0, CAPACITY_DAYS_MAX)):
+        day, at = capacity.exceptions[index], f"{path}[{index}]"
+        when = fields.date(f"{at}.date", day.date)
+        if when in found:
+            fields.complain(f"{at}.date", "REPEATED", "each date may stand once")
+        found[when] = fields.number(f"{at}.orders_max", day.orders_max, 0, CAPACITY_MAX)
+    return found
 
 
 def _handling_from(fields: Fields, path: str, method: pb.NodeMethod) -> tuple[int, int | None]:

@@ -133,6 +133,8 @@ def cart_reply(reply: PromiseCartReply, tokens: Sequence[QuoteToken]) -> bytes |
     freshness = reply.freshness
     if any(freshness[4:]):
         return None
+    if any(shipment.work_date for option in reply.options for shipment in option.shipments):
+        return None
     return cart_wire.write_promises(
         reply.outcome,
         [option.shipments for option in reply.options],

@@ -178,6 +178,7 @@ def shipment_to(shipment: Shipment, currency: str) -> pb.Shipment:
         cutoff_time=timestamp_to(shipment.order_by_ms),
         ready_time=None if shipment.ready_ms is None else timestamp_to(shipment.ready_ms),
         arrival_time=timestamp_to(shipment.arrival_ms) if shipment.arrival_ms else None,
+        work_date=None if shipment.work_date is None else date_to(shipment.work_date),
     )
 
 

@@ -442,6 +442,10 @@ def reservation_to(reservation: Reservation) -> pb.Reservation:
         bundle_lines=_bundle_lines_to(reservation),
         replaces_reservation_id=reservation.replaces,
         replaced_by_reservation_id=reservation.replaced_by,
+        work_days=[
+            pb.WorkDay(node_id=node_id, date=date_to(day), counts=counts)
+            for node_id, day, counts in reservation.work_days
+        ],
     )
 
 

@@ -22,7 +22,12 @@ local function check_claim(step)
 end
 
 local function meet_leg(leg, step)
-  local state = leg[L_STATE]
+  local state, change = leg[L_STATE], step[14] or 0
+  if leg[L_ATTEMPT] == step[2] and change > 0 then
+    local before = leg[L_CHANGE] or 0
+    if before < change and state ~= CONFIRMED and state ~= FULFILLED then return end
+    return before == change and OPEN[state] and REPEATED or RESOLVED
+  end
   if leg[L_ATTEMPT] == step[2] and state ~= ABORTED then
     if leg[L_PLAN] ~= step[3] then return OTHER_PLAN end
     return ALIVE[state] and REPEATED or RESOLVED
@@ -60,6 +65,7 @@ local function check_leg(step)
   if leg then
     local outcome = meet_leg(leg, step)
     if outcome then return outcome end
+    if OPEN[leg[L_STATE]] then end_leg(step[1], leg, ABORTED) end
   end
   if step[5] < S.floor then return NETWORK_CHANGED end
   local shortfalls, contended = {}, 0
@@ -70,7 +76,7 @@ local function check_leg(step)
   for i = 1, #lines do
     local line = lines[i]
     local mine = own and own[row_id(line[1], line[2], line[3])] or 0
-    local free, row = make_room(line[1], line[2], line[3], line[4] - mine, step[11])
+    local free, row = make_room(line, line[4] - mine, step[11])
     free = free + mine
     if free < line[4] then
       shortfalls[#shortfalls + 1] = {i - 1, free > 0 and free or 0, row and 1 or 0}
@@ -83,7 +89,7 @@ end
 
 local function take_leg(step)
   local multi, segment = step[6], step[11]
-  local leg = {1, HELD, step[2], step[3], S.time + step[4], multi, step[7], 0,
+  local leg = {1, HELD, step[2], step[3], S.time + step[4], multi, step[7], step[14] or 0,
     ended(get_leg(step[1]))}
   if step[9] ~= '' or segment ~= '' or #step[13] > 0 then
     leg[L_REPLACES], leg[L_SEGMENT] = step[9], segment
@@ -91,7 +97,7 @@ local function take_leg(step)
   if segment ~= '' or #step[13] > 0 then leg[L_OWNER], leg[L_LIMITS] = step[12], step[13] end
   if segment ~= '' then leg[L_EPOCH], leg[L_SEQUENCE] = S.epoch, S.sequence + 1 end
   for _, line in ipairs(step[7]) do
-    local row = get_row(line[1], line[2], line[3])
+    local row = row_of(line)
     row[HELD_UNITS] = row[HELD_UNITS] + line[4]
     draw(row, leg, line[4])
     if multi == 1 then row[MULTI_HOLD_MS] = S.time end

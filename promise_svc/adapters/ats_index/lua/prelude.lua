@@ -189,9 +189,12 @@ local function protected_units(row, segment)
   return units
 end
 
-local function left(row, segment)
-  if not row then return 0 end
-  local units = row[ON_HAND] - row[SAFETY] - row[COMMITTED] - row[HELD_UNITS]
+-- The most an account may come to, by a line of it; nil for stock.
+local function limit_of(line) return (line[6] or -1) >= 0 and line[6] or nil end
+
+local function left(row, segment, limit)
+  if not row then return limit or 0 end
+  local units = (limit or row[ON_HAND]) - row[SAFETY] - row[COMMITTED] - row[HELD_UNITS]
   if row[PROTECTED] then units = units - protected_units(row, segment) end
   return units
 end
@@ -420,14 +423,16 @@ local function move_leg(rid, leg, target)
   return moved
 end
 
-local function expire_leg(rid, leg)
+local function end_leg(rid, leg, target)
   local touched, touched_leg, touched_claim = S.touched, S.touched_leg, S.touched_claim
   S.touched, S.touched_leg, S.touched_claim = {}, false, false
-  local moved = move_leg(rid, leg, EXPIRED)
+  local moved = move_leg(rid, leg, target)
   emit(rid)
   S.touched, S.touched_leg, S.touched_claim = touched, touched_leg, touched_claim
   return moved
 end
+
+local function expire_leg(rid, leg) return end_leg(rid, leg, EXPIRED) end
 
 local function leg_now(rid)
   local leg = get_leg(rid)
@@ -437,9 +442,10 @@ end
 
 -- Due legs of a SKU come oldest first; the cursor stands for those already expired in this call,
 -- which leave the list only at commit.
-local function make_room(sku, node, bucket, quantity, segment)
-  local row = get_row(sku, node, bucket)
-  local free = left(row, segment)
+local function make_room(line, quantity, segment)
+  local sku, limit = line[1], limit_of(line)
+  local row = get_row(sku, line[2], line[3])
+  local free = left(row, segment, limit)
   while free < quantity and row do
     local cursor = S.cursors[sku] or 0
     local found = call('ZRANGEBYSCORE', S.names.due .. sku, '-inf', S.time, 'LIMIT', cursor, 16)
@@ -449,13 +455,23 @@ local function make_room(sku, node, bucket, quantity, segment)
       local leg = get_leg(found[i])
       if leg and due(leg[L_STATE], leg[L_EXPIRE]) then
         expire_leg(found[i], leg)
-        free = left(row, segment)
+        free = left(row, segment, limit)
         if free >= quantity then break end
       end
     end
     S.cursors[sku] = cursor
   end
   return free, row
+end
+
+-- The row that a line takes units of; an account as of the line's limit.
+local function row_of(line)
+  local row, limit = get_row(line[1], line[2], line[3]), limit_of(line)
+  if limit then
+    row = row or new_row()
+    row[ON_HAND] = limit
+  end
+  return row
 end
 
 -- Units of a counter, after expiring just enough due legs of its owner if too many.

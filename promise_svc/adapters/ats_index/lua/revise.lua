@@ -44,7 +44,7 @@ local function growth_refused(leg, lines)
     local line = lines[i]
     local _, back = moved_units(before[place_of(line)] or NO_LINE, line)
     if back < 0 then
-      local free, row = make_room(line[1], line[2], line[3], -back, leg[L_SEGMENT])
+      local free, row = make_room(line, -back, leg[L_SEGMENT])
       if free < -back then
         shortfalls[#shortfalls + 1] = {i - 1, free > 0 and free or 0, row and 1 or 0}
       end
@@ -62,10 +62,14 @@ local function growth_limited(leg, lines)
 end
 
 local function change_row(line, old, committed, leg)
-  local row = get_row(line[1], line[2], line[3])
+  local row = row_of(line)
   local gone, back = moved_units(old, line)
   if committed then
-    row[ON_HAND] = math.max(0, row[ON_HAND] - gone)
+    if limit_of(line) then
+      row[SAFETY] = row[SAFETY] + gone
+    else
+      row[ON_HAND] = math.max(0, row[ON_HAND] - gone)
+    end
     row[COMMITTED] = row[COMMITTED] - gone - back
     if back < 0 then row[CONFIRMED_TOTAL] = row[CONFIRMED_TOTAL] - back end
     if back > 0 then row[CANCELLED_TOTAL] = row[CANCELLED_TOTAL] + back end
@@ -124,7 +128,7 @@ local function conforms(leg, target, change, expire, lines)
     for field = 1, 4 do
       if old[field] ~= lines[i][field] then return false end
     end
-    if (old[5] or 0) ~= lines[i][5] then return false end
+    if (old[5] or 0) ~= lines[i][5] or (old[6] or -1) ~= (lines[i][6] or -1) then return false end
   end
   return true
 end
@@ -138,7 +142,7 @@ verb('revise', each(function(step)
   local stays = source == target and (source == HELD or source == CONFIRMED)
   local closes = CLOSED[target] and MOVES[source] and MOVES[source][target]
   if claim[C_STATE] ~= source or not (stays or closes) then return reply(REFUSED, rid) end
-  local legs = claim[C_LEGS]
+  local legs = step[10] and #step[10] > 0 and step[10] or claim[C_LEGS]
   local here = has(legs, S.shard)
   local leg = here and leg_now(rid)
   if here then
@@ -154,7 +158,7 @@ verb('revise', each(function(step)
   local alone = here and #legs == 1
   local changed = put_claim(rid, claim, target, alone and 1 or 0)
   changed[C_REVISION], changed[C_EXPIRE], changed[C_BODY] = step[6], step[7], step[8]
-  changed[C_CHANGE] = step[3] + 1
+  changed[C_CHANGE], changed[C_LEGS] = step[3] + 1, legs
   if leg then conform_leg(rid, leg, target, step[3] + 1, step[7], lines) end
   S.open_at[rid] = not alone and S.time + RESOLVE_AFTER_MS
   emit(rid, stays and EVENT_RESERVATION_REVISED)

@@ -1,0 +1,241 @@
+"""What nodes' capacity leaves of their days, as the table shows it, and what shipments take of it.
+
+The table may be behind: the shard of an account decides. A promise is made without a look at any
+account first; only where a node of it turns out full are all nodes of the cart looked at, and the
+cart planned once more.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from typing import NamedTuple
+
+from promise_svc.application.ports import AtsReader
+from promise_svc.domain.capacity import WORK_DAYS_MAX, CapacityUse, account_of
+from promise_svc.domain.delivery import DeliveryPromise, Shipment, WorkDay, work_day
+from promise_svc.domain.network import FulfillmentMethod, NetworkSnapshot, Node, NodeCapacity
+from promise_svc.domain.reach import NEVER, Arrival
+from promise_svc.errors import NoBusinessDay
+from promise_svc.hotpath import shard_of
+
+_DAYS_KEPT_MAX = 64
+"""Known working days of one kind of node."""
+
+
+class _Stay(NamedTuple):
+    """Orders placed in ``from_ms..cutoff_ms`` are worked on ``day``."""
+
+    cutoff_ms: int
+    from_ms: int
+    day: date
+
+
+class _Bounded:
+    """Nodes of a snapshot that have a capacity, and their working days. Cost: a look a node."""
+
+    def __init__(self, snapshot: NetworkSnapshot) -> None:
+        nodes = snapshot.documents.nodes
+        self.nodes = {node_id: node for node_id, node in nodes.items() if node.capacities}
+        self.crowded = False
+        """Whether the last look at all nodes of a cart found any of them full."""
+        self._snapshot = snapshot
+        self._days: dict[tuple[object, ...], list[_Stay]] = {}
+
+    def day(self, node: Node, method: FulfillmentMethod, order_ms: int) -> WorkDay | None:
+        """When the node would work an order; None where it has no such day."""
+        offered, calendar = node.method(method), self._snapshot.calendar(node.calendar_id)
+        if offered is None or calendar is None:
+            return None
+        stays = self._days.setdefault((node.time_zone, node.calendar_id, offered), [])
+        index = bisect_left(stays, (order_ms,))
+        if index < len(stays) and stays[index].from_ms <= order_ms:
+            return WorkDay(stays[index].day, stays[index].cutoff_ms)
+        try:
+            found = work_day(order_ms, node=node, method=offered, node_calendar=calendar)
+        except NoBusinessDay:
+            return None
+        if index < len(stays) and stays[index].cutoff_ms == found.cutoff_ms:
+            del stays[index]  # the same day, known from an earlier order on
+        elif len(stays) >= _DAYS_KEPT_MAX:
+            stays.clear()
+        insort(stays, _Stay(found.cutoff_ms, order_ms, found.day))
+        return found
+
+
+class Capacity:
+    """One look at the accounts. ``taken`` are units by (account, node) that a shard just said the
+    table does not count yet; below zero, that it counts and that are the order's own.
+
+    Cost: nothing where no node has a capacity; else a look-up in the table a node and day.
+    """
+
+    def __init__(
+        self,
+        snapshot: NetworkSnapshot,
+        table: AtsReader,
+        shard_count: int = 0,
+        taken: Mapping[tuple[str, str], int] | None = None,
+    ) -> None:
+        """``shard_count`` where uses are asked for."""
+        self._bounded = snapshot.derived(_Bounded)
+        self._table = table
+        self._shard_count = shard_count
+        self._taken = taken or {}
+
+    @property
+    def bounds(self) -> bool:
+        """Whether any node has a capacity."""
+        return bool(self._bounded.nodes)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether to look at all nodes of a cart at once, because some were full last time."""
+        return self._bounded.crowded
+
+    def left(self, node_id: str, capacity: NodeCapacity, day: date) -> int:
+        """Orders that a node may still take of a day, below zero where more were taken than it may
+        now. Holds that ran out count until they are swept."""
+        account = account_of(capacity.fulfillment_method, day, node_id)
+        return (
+            capacity.on(day)
+            - counted(self._table, account, node_id)
+            - self._taken.get((account, node_id), 0)
+        )
+
+    def work_date(
+        self, node_id: str, method: FulfillmentMethod, order_ms: int, *, first: bool = False
+    ) -> date | None:
+        """The day that a node would work an order: the first with room, or, with ``first``, the
+        first whether or not it has. None where it has no bound, or no room in sight."""
+        found = self._worked(node_id, method, order_ms, first=first)
+        return found.day if found else None
+
+    def bounded(self, node_id: str, method: FulfillmentMethod) -> bool:
+        """Whether the node's orders by the method are bounded."""
+        node = self._bounded.nodes.get(node_id)
+        return node is not None and node.capacity(method) is not None
+
+    def later(
+        self, node_id: str, methods: Iterable[FulfillmentMethod], order_ms: int
+    ) -> dict[FulfillmentMethod, int]:
+        """As ``Arrival.worked``, for methods whose next working day is full."""
+        node, found = self._bounded.nodes.get(node_id), {}
+        for method in methods if node else ():
+            if not self.bounded(node_id, method):
+                continue
+            first = self._worked(node_id, method, order_ms, first=True)
+            fits = self._worked(node_id, method, order_ms)
+            if first and (fits is None or fits.day != first.day):
+                found[method] = fits.order_ms if fits else NEVER
+        return found
+
+    def full_nodes(
+        self, node_ids: Iterable[str], methods: Iterable[FulfillmentMethod], order_ms: int
+    ) -> dict[str, Arrival]:
+        """Nodes among these that would not work an order when they first could."""
+        methods = tuple(methods)
+        found = {}
+        for node_id in self._bounded.nodes.keys() & set(node_ids):
+            worked = self.later(node_id, methods, order_ms)
+            if worked:
+                found[node_id] = Arrival(node_id, 0, worked)
+        self._bounded.crowded = bool(found)
+        return found
+
+    def fits(self, options: Iterable[DeliveryPromise], order_ms: int) -> bool:
+        """Whether every shipment can be worked when it first could."""
+        return not self.bounds or not any(
+            self.later(s.node_id, (s.fulfillment_method,), max(order_ms, s.arrival_ms))
+            for option in options
+            for s in option.shipments
+        )
+
+    def dated(self, shipments: Iterable[Shipment], order_ms: int) -> tuple[Shipment, ...]:
+        """The shipments, each with the working day that it will count for, if for any."""
+        return tuple(
+            s._replace(
+                work_date=self.work_date(
+                    s.node_id, s.fulfillment_method, max(order_ms, s.arrival_ms)
+                )
+            )
+            if s.node_id in self._bounded.nodes
+            else s
+            for s in shipments
+        )
+
+    def placed_ms(self, shipment: Shipment, order_ms: int) -> int:
+        """From ``order_ms`` on, when an order must be placed to be worked on the shipment's day, if
+        it has one; ``order_ms`` where no order is worked then any more."""
+        at_ms, day = order_ms, shipment.work_date
+        node = self._bounded.nodes.get(shipment.node_id)
+        for _ in range(WORK_DAYS_MAX if node and day else 0):
+            assert node is not None
+            found = self._bounded.day(node, shipment.fulfillment_method, at_ms)
+            if found is None or found.day == day:
+                return order_ms if found is None else at_ms
+            at_ms = found.cutoff_ms + 1
+        return order_ms
+
+    def use(
+        self,
+        node_id: str,
+        method: FulfillmentMethod,
+        day: date,
+        buckets: Sequence[str],
+    ) -> CapacityUse:
+        """What a shipment worked on ``day`` takes of the node's account."""
+        account = account_of(method, day, node_id)
+        limit = self.limit(node_id, method, day)
+        shard = shard_of(account, self._shard_count)
+        return CapacityUse(account, node_id, shard, limit, tuple(buckets))
+
+    def limit(self, node_id: str, method: FulfillmentMethod, day: date) -> int:
+        """The most orders of a bounded node's day."""
+        capacity = self._bounded.nodes[node_id].capacity(method)
+        assert capacity is not None, "asked of bounded nodes only"
+        return capacity.on(day)
+
+    def _worked(
+        self, node_id: str, method: FulfillmentMethod, order_ms: int, *, first: bool = False
+    ) -> _Worked | None:
+        node = self._bounded.nodes.get(node_id)
+        capacity = node.capacity(method) if node else None
+        if node is None or capacity is None:
+            return None
+        at_ms = order_ms
+        for _ in range(WORK_DAYS_MAX):
+            found = self._bounded.day(node, method, at_ms)
+            if found is None:
+                return None
+            if first or self.left(node_id, capacity, found.day) > 0:
+                return _Worked(found.day, at_ms)
+            at_ms = found.cutoff_ms + 1
+        return None
+
+
+class _Worked(NamedTuple):
+    """A working day, and an instant at which an order for it may be placed."""
+
+    day: date
+    order_ms: int
+
+
+def counted(table: AtsReader, account: str, node_id: str) -> int:
+    """Orders of an account that the table shows: held, committed, and those that left."""
+    for row in table.rows(account) or ():
+        if row.node_id == node_id:
+            return row.committed + row.held + row.safety_stock
+    return 0
+
+
+def together(uses: Iterable[CapacityUse]) -> tuple[CapacityUse, ...]:
+    """One use an account and node: what a node works of a reservation on one day is one order."""
+    found: dict[tuple[str, str], CapacityUse] = {}
+    for use in uses:
+        key = use.account, use.node_id
+        before = found.get(key)
+        buckets = dict.fromkeys((*(before.buckets if before else ()), *use.buckets))
+        found[key] = use._replace(buckets=tuple(buckets))
+    return tuple(found[key] for key in sorted(found))
