@@ -59,6 +59,7 @@ MEASURES: tuple[tuple[Measure, tuple[str, ...]], ...] = (
             "shard_raw_cpu_us_per_leg",
         ),
     ),
+    (reserves.bounded, ("reserve_bounded_cpu_us", "reserve_sourced_bounded_cpu_us")),
     (
         reserves.sustained,
         (

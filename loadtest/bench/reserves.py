@@ -17,15 +17,21 @@ from loadtest.bench.context import Bench, Driven
 from loadtest.bench.row import Row, row
 from loadtest.bodies import CONFIRM, CREATE, Session
 from loadtest.catalog import SHARD_COUNT
+from loadtest.channel import open_channel
 from loadtest.driver.process import Load, drive
 from loadtest.host import free_port, tree_cpu
+from loadtest.loader import BATCH_MAX, DEADLINE_SECONDS
 from loadtest.recorder import Histogram
 from promise_svc.adapters.embedded.valkey import server_command
 from promise_svc.hotpath import shard_of
+from promise_svc.v1 import network_service_pb2 as network_pb
+from promise_svc.v1 import network_service_pb2_grpc as network_grpc
 from promise_svc.v1 import reservation_service_pb2 as reservation_pb
 
 CAPACITY_GUESS = 6_000
 """Calls a second that no run passes yet: how many sessions are encoded for a closed loop."""
+ORDERS_PER_DAY = 1_000_000
+"""Bounds that no run reaches: what is measured is the counting."""
 LAG_SLACK_EVENTS = 200
 SUSTAINED_SHARE = 0.85
 SUSTAINED_TRIES = 3
@@ -58,6 +64,47 @@ def cpu(bench: Bench) -> Iterator[Row]:
         f"the same, but the service chooses the nodes; {told.how}",
     )
     yield from _shard_cpu(bench)
+
+
+def bounded(bench: Bench) -> Iterator[Row]:
+    """What the capacity of nodes costs: all of them without and with one, in turns."""
+    load = Load(connections=4, streams=16, seconds=bench.seconds, once=True)
+    told: dict[tuple[bool, bool], Driven] = {}
+    target = bench.host.target
+    for orders in (None, ORDERS_PER_DAY):
+        asyncio.run(_bound(bench, target, orders))
+        for named in (True, False):
+            work = bench.workload("reserve", lines_min=2, lines_max=2, named_nodes=named)
+            path = bench.bodies("bounded", work.take(int(CAPACITY_GUESS * bench.seconds)))
+            bench.quiet()
+            told[named, orders is not None] = bench.drive(path, load)
+    asyncio.run(_bound(bench, target, None))
+    for named, name in ((True, "reserve_bounded"), (False, "reserve_sourced_bounded")):
+        without, driven = told[named, False], told[named, True]
+        whose = "named by the caller" if named else "chosen by the service"
+        how = (
+            f"CreateReservation, 2 lines, nodes {whose}, each of which works {ORDERS_PER_DAY:,} "
+            f"orders a day; {_parts(driven)}; without capacities in the same run "
+            f"{without.front_us:,.0f} us of the server: {_parts(without)}; {driven.how}"
+        )
+        yield row(f"{name}_cpu_us", driven.front_us, "us", "", how)
+
+
+async def _bound(bench: Bench, target: str, orders: int | None) -> None:
+    """Give all nodes a capacity for each of their methods, or take it."""
+    nodes = []
+    for node in bench.catalog.network.nodes:
+        changed = network_pb.Node.FromString(node.SerializeToString())
+        for method in node.methods if orders else ():
+            changed.capacities.add(
+                fulfillment_method=method.fulfillment_method, orders_per_day_max=orders
+            )
+        nodes.append(changed)
+    async with open_channel(target) as channel:
+        stub = network_grpc.NetworkServiceStub(channel)
+        for first in range(0, len(nodes), BATCH_MAX):
+            request = network_pb.UpsertNodesRequest(nodes=nodes[first : first + BATCH_MAX])
+            await stub.UpsertNodes(request, timeout=DEADLINE_SECONDS)
 
 
 def _parts(driven: Driven) -> str:

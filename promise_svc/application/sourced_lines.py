@@ -178,6 +178,12 @@ def shipment_uses(capacity: Capacity, shipments: Iterable[Shipment]) -> Iterator
             )
 
 
+def _arrival_ms(table: AtsReader, sku: str, node_id: str, bucket: str) -> int:
+    """When a bucket is expected; 0 where the table does not know it."""
+    places = ((row.node_id, row.bucket, row.arrival_ms) for row in table.rows(sku) or ())
+    return next((at_ms for *place, at_ms in places if place == [node_id, bucket]), 0)
+
+
 def _by_name(
     snapshot: NetworkSnapshot,
     table: AtsReader,
@@ -216,11 +222,10 @@ def _named_uses(
 ) -> list[CapacityUse] | None:
     """What units at named nodes take of the first days with room; None where one has none."""
     method = command.fulfillment_method
-    arrival = {(row.node_id, row.bucket): row.arrival_ms for row in table.rows(sku) or ()}
     uses = []
     for node_id, bucket, *_ in parts:
         if capacity.bounded(node_id, method):
-            at_ms = max(now_ms, arrival.get((node_id, bucket), 0) if bucket else 0)
+            at_ms = max(now_ms, _arrival_ms(table, sku, node_id, bucket) if bucket else 0)
             day = capacity.work_date(node_id, method, at_ms)
             if day is None:
                 return None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import date
+from functools import lru_cache
 from typing import NamedTuple
 
 from promise_svc.domain.network import FulfillmentMethod
@@ -28,6 +29,9 @@ WORK_DAYS_MAX = 14
 
 _PREFIX = "~"
 """Begins no SKU of a caller's."""
+
+_ACCOUNTS_KEPT = 65_536
+"""Names kept: some 200 bytes each."""
 
 _SPREAD = 4096
 """Accounts of one day and method share this many names, so that they spread over all shards."""
@@ -45,6 +49,7 @@ class CapacityUse(NamedTuple):
     """Of its lines at the node, those whose units are worked then; empty for stock here now."""
 
 
+@lru_cache(maxsize=_ACCOUNTS_KEPT)
 def account_of(method: FulfillmentMethod, day: date, node_id: str) -> str:
     """Name of an account: a SKU to the shards. It fits in every SKU's length, whatever the id."""
     return f"{_PREFIX}{method}/{day.isoformat()}/{shard_of(node_id, _SPREAD):03x}"
