@@ -1,5 +1,7 @@
 """Reserves through the use case, without gRPC, in this process; prints held, us each, us/s at rest.
 
+A relay must run beside it.
+
 Usage: python -m loadtest.bench.core BODIES SECONDS ORDER_STORE_URL INDEX_URL...
 """
 
@@ -27,7 +29,7 @@ TIMEOUT_SECONDS = 10.0
 
 
 async def _main(bodies: str, seconds: str, store_url: str, *index_urls: str) -> None:
-    process = ProcessConfig(index_urls=index_urls, order_store_url=store_url)
+    process = ProcessConfig(index_urls=index_urls, order_store_url=store_url, background=False)
     now_ms, ttl = int(time.time() * 1000), TtlLimits(900_000, 14_400_000)
     commands = [
         create_from(pb.CreateReservationRequest.FromString(entry.message), now_ms, ttl)
