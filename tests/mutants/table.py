@@ -1146,6 +1146,14 @@ MUTANTS = (
         "What a lagging replica lost would be sold again.",
     ),
     Mutant(
+        "takeover_restores_without_pause",
+        "promise_svc/application/takeover.py",
+        "        if step and size > RESTORED_BYTES_MAX:\n",
+        "        if False:\n",
+        ("tests/unit/test_rebuild.py::test_events_are_given_back_in_bounded_steps",),
+        "While one shard comes back, the others of its process would sell nothing for seconds.",
+    ),
+    Mutant(
         "takeover_of_another_history",
         "promise_svc/application/fork.py",
         "    if not theirs or theirs[0].at != common or ours[0].payload != theirs[0].payload:\n",
