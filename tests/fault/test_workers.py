@@ -255,7 +255,7 @@ async def callers_of(service: Supervised, pid: int, found: list[Caller]) -> set[
 
     async def answered(caller: Caller) -> bool:
         try:
-            await caller.ats(timeout=1)
+            await caller.ats(timeout=3)
         except grpc.aio.AioRpcError:
             return False
         return True

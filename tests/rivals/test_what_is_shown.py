@@ -75,7 +75,7 @@ async def test_a_page_is_right_after_an_order_without_waiting_for_any_index_run(
     strong = await rival.ats(sku)
 
     assert (bounded.ats, strong) == (3, 3)
-    await until(lambda: _shows(rival, sku, 3), seconds=2)
+    await until(lambda: _shows(rival, sku, 3), seconds=15)
 
 
 async def test_feeds_and_sales_at_once_never_block_each_other_nor_hide_a_sku(
