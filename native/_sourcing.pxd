@@ -5,7 +5,7 @@ All of one cart lies in an arena: it is taken piece by piece and given up at onc
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
-from native._ats_table cimport AtsTable
+from native._ats_table cimport AtsTable, Block
 
 cdef enum:
     DEMANDS_MAX = 12  # of a plain cart; with more, the specification leaves no node out either
@@ -114,6 +114,7 @@ cdef class Nodes:
     cdef readonly list node_ids
     cdef uint32_t count
     cdef Seen* seen
+    cdef uint32_t* codes  # of each its stock in one number while a cart is read, else 0
     cdef uint32_t call
     cdef double* longitudes
     cdef double* phis
@@ -210,6 +211,10 @@ cdef class CartSearch:
     cdef int read_demands(self, dict weights) except -1
     cdef int read_lines(self) except -1
     cdef int read_stock(self) except -1
+    cdef int count_stock(self, Block** blocks, size_t node_count) except -1
+    cdef int list_stock(self, Block** blocks, size_t node_count) except -1
+    cdef Candidate* add_candidate(self, uint32_t node, int32_t origin) noexcept
+    cdef bint enough(self) noexcept
     cdef int32_t origin_of(self, Seen* seen) noexcept
     cdef int find_kinds(self) except -1
     cdef uint32_t new_kind(self, uint32_t group, int32_t* stock) noexcept

@@ -89,8 +89,9 @@ cdef class Nodes:
         if not len(places) == len(origins) == self.count:
             raise ValueError("node_ids, places and origins must be as many")
         self.seen = <Seen*>calloc(self.count + 1, sizeof(Seen))
+        self.codes = <uint32_t*>calloc(self.count + 1, sizeof(uint32_t))
         self.longitudes = <double*>calloc(6 * self.count + 1, sizeof(double))
-        if self.seen == NULL or self.longitudes == NULL:
+        if not (self.seen and self.codes and self.longitudes):
             raise MemoryError
         self.phis = self.longitudes + self.count
         self.phi_cosines = self.phis + self.count
@@ -106,6 +107,7 @@ cdef class Nodes:
 
     def __dealloc__(self):
         free(self.seen)
+        free(self.codes)
         free(self.longitudes)
 
 
@@ -254,6 +256,8 @@ cdef class CartSearch:
         if not self.read_stock():
             return [], True, 0
         self.find_kinds()
+        if not self.enough():
+            return [], True, 0
         self.choose_nearest()
         self.make_offers()
         if self.day_count == 0:
@@ -356,24 +360,13 @@ cdef class CartSearch:
         return 0
 
     cdef int read_stock(self) except -1:
-        """Whether all that is wanted is there; the nodes that have any of it."""
-        cdef uint32_t D = self.demand_count
-        cdef uint32_t d, i, node, shard
-        cdef int32_t origin, units
-        cdef int64_t total
+        """The nodes that have any of what is wanted; 0 where a SKU was never anywhere."""
+        cdef uint32_t d, shard
+        cdef size_t cell_count = 0
         cdef Py_ssize_t size
         cdef const char* key
-        cdef Block* block
-        cdef Cell* cells
-        cdef Seen* seen
-        cdef Candidate* candidate
-        cdef uint32_t call = self.nodes.call
-        cdef uint32_t none = NONE
-        cdef uint32_t* numbers = self.numbers
-        cdef size_t cell_count = 0
-        cdef const unsigned char* priorities = NULL
         cdef Block* blocks[DEMANDS_MAX]
-        for d in range(D):
+        for d in range(self.demand_count):
             key = PyUnicode_AsUTF8AndSize(self.skus[d], &size)
             blocks[d] = self.table.find_bytes(key, size, &shard)
             if blocks[d] == NULL:
@@ -381,18 +374,66 @@ cdef class CartSearch:
             cell_count += blocks[d].count
         cell_count = min(cell_count, <size_t>self.nodes.count)
         self.candidates = <Candidate*>self.arena.take((cell_count + 1) * sizeof(Candidate))
-        self.stocks = <int32_t*>self.arena.take((cell_count + 1) * D * sizeof(int32_t))
         self.candidate_count = 0
-        for d in range(D):
-            block = blocks[d]
-            cells = cells_of(block)
-            total = 0
+        if self.stock_count:
+            self.count_stock(blocks, cell_count)
+        else:
+            self.list_stock(blocks, cell_count)
+        return 1
+
+    cdef int count_stock(self, Block** blocks, size_t node_count) except -1:
+        """Where few different stocks are possible each is a number, added up by node."""
+        cdef uint32_t d, i, node
+        cdef int32_t origin, units
+        cdef Cell* cells
+        cdef uint32_t none = NONE
+        cdef uint32_t count = 0
+        cdef uint32_t* numbers = self.numbers
+        cdef uint32_t* codes = self.nodes.codes
+        cdef uint32_t* met = <uint32_t*>self.arena.take((node_count + 1) * sizeof(uint32_t))
+        cdef const unsigned char* priorities = NULL
+        for d in range(self.demand_count):
+            cells = cells_of(blocks[d])
             if self.priorities:
                 priorities = <const unsigned char*>PyBytes_AS_STRING(self.priorities[d])
-            for i in range(block.count):
+            for i in range(blocks[d].count):
                 if cells[i].place >= BUCKET:
                     break
                 node = numbers[cells[i].place]
+                if node == none or (priorities != NULL and priorities[node] > self.priority_max):
+                    continue
+                units = <int32_t>min(<int64_t>cells[i].ats, <int64_t>self.wanted[d])
+                # Without a branch: which nodes have what is anyone's guess.
+                met[count] = node
+                count += <uint32_t>((codes[node] == 0) & (units != 0))
+                codes[node] += self.strides[d] * <uint32_t>units
+        for i in range(count):
+            node = met[i]
+            origin = self.origin_of(&self.seen[node])
+            if origin >= 0 and self.options.set_of_origin[origin] >= 0:
+                self.add_candidate(node, origin).kind = codes[node]
+            codes[node] = 0
+        return 0
+
+    cdef int list_stock(self, Block** blocks, size_t node_count) except -1:
+        """Where many are, they are listed."""
+        cdef uint32_t D = self.demand_count
+        cdef uint32_t d, i, node
+        cdef int32_t origin
+        cdef Cell* cells
+        cdef Seen* seen
+        cdef uint32_t call = self.nodes.call
+        cdef uint32_t none = NONE
+        cdef const unsigned char* priorities = NULL
+        self.stocks = <int32_t*>self.arena.take((node_count + 1) * D * sizeof(int32_t))
+        for d in range(D):
+            cells = cells_of(blocks[d])
+            if self.priorities:
+                priorities = <const unsigned char*>PyBytes_AS_STRING(self.priorities[d])
+            for i in range(blocks[d].count):
+                if cells[i].place >= BUCKET:
+                    break
+                node = self.numbers[cells[i].place]
                 if cells[i].ats == 0 or node == none:
                     continue
                 if priorities != NULL and priorities[node] > self.priority_max:
@@ -400,28 +441,25 @@ cdef class CartSearch:
                 seen = &self.seen[node]
                 if seen.met_in != call:
                     seen.met_in = call
+                    seen.slot = none
                     origin = self.origin_of(seen)
-                    if origin < 0 or self.options.set_of_origin[origin] < 0:
-                        seen.slot = none
-                        continue
-                    seen.slot = self.candidate_count
-                    candidate = &self.candidates[self.candidate_count]
-                    candidate.node = node
-                    candidate.group = <uint32_t>self.options.set_of_origin[origin]
-                    candidate.kind = 0
-                    candidate.key = 0
-                    memset(&self.stocks[self.candidate_count * D], 0, D * sizeof(int32_t))
-                    self.candidate_count += 1
-                elif seen.slot == none:
-                    continue
-                total += cells[i].ats
-                units = <int32_t>min(<int64_t>cells[i].ats, <int64_t>self.wanted[d])
-                self.stocks[seen.slot * D + d] = units
-                if self.stock_count:
-                    self.candidates[seen.slot].kind += self.strides[d] * <uint32_t>units
-            if total < self.wanted[d]:
-                return 0
-        return 1
+                    if origin >= 0 and self.options.set_of_origin[origin] >= 0:
+                        seen.slot = self.candidate_count
+                        memset(&self.stocks[seen.slot * D], 0, D * sizeof(int32_t))
+                        self.add_candidate(node, origin)
+                if seen.slot != none:
+                    self.stocks[seen.slot * D + d] = <int32_t>min(
+                        <int64_t>cells[i].ats, <int64_t>self.wanted[d]
+                    )
+        return 0
+
+    cdef Candidate* add_candidate(self, uint32_t node, int32_t origin) noexcept:
+        cdef Candidate* candidate = &self.candidates[self.candidate_count]
+        candidate.node = node
+        candidate.group = <uint32_t>self.options.set_of_origin[origin]
+        candidate.key = 0
+        self.candidate_count += 1
+        return candidate
 
     cdef int32_t origin_of(self, Seen* seen) noexcept:
         """The origin that a node is like: here a candidate is left out, or serves in other ways."""
@@ -455,9 +493,12 @@ cdef class CartSearch:
         mask = slot_count - 1
         cdef uint32_t* slots = <uint32_t*>self.arena.take(slot_count * sizeof(uint32_t))
         memset(slots, 0xFF, slot_count * sizeof(uint32_t))
+        if self.stock_count:
+            self.stocks = <int32_t*>self.arena.take(
+                (min(slot_count, self.candidate_count) + 1) * D * sizeof(int32_t)
+            )
         for i in range(self.candidate_count):
             candidate = &self.candidates[i]
-            stock = &self.stocks[i * D]
             number = group_of_set[candidate.group]
             if number == none:
                 number = group_of_set[candidate.group] = self.group_count
@@ -467,8 +508,15 @@ cdef class CartSearch:
                 group.first_kind = none
                 self.group_count += 1
             if self.stock_count:
+                stock = &self.stocks[self.kind_count * D]
                 slot = number * self.stock_count + candidate.kind
+                if slots[slot] == none:
+                    for d in range(D):
+                        stock[d] = <int32_t>(
+                            candidate.kind // self.strides[d] % (<uint32_t>self.wanted[d] + 1)
+                        )
             else:
+                stock = &self.stocks[i * D]
                 slot = hash_stock(number, stock, D) & mask
                 while slots[slot] != none:
                     if self.kinds[slots[slot]].group == number and equal(
@@ -488,6 +536,18 @@ cdef class CartSearch:
                 if self.kinds[i].stock[d]:
                     group.supply_counts[d] += self.kinds[i].count
         return 0
+
+    cdef bint enough(self) noexcept:
+        """Whether all that is wanted is there; more at one node than is wanted counts as that."""
+        cdef uint32_t d, i
+        cdef int64_t total
+        for d in range(self.demand_count):
+            total = 0
+            for i in range(self.kind_count):
+                total += <int64_t>self.kinds[i].stock[d] * self.kinds[i].count
+            if total < self.wanted[d]:
+                return False
+        return True
 
     cdef uint32_t new_kind(self, uint32_t group, int32_t* stock) noexcept:
         cdef Kind* kind = &self.kinds[self.kind_count]
