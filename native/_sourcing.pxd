@@ -8,7 +8,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from native._ats_table cimport AtsTable, Block
 
 cdef enum:
-    DEMANDS_MAX = 12  # of a plain cart; with more, the specification leaves no node out either
+    DEMANDS_MAX = 64  # of a plain cart
     SHIPMENTS_MAX = 20
 
 
@@ -151,6 +151,7 @@ cdef class CartSearch:
 
     # The cart.
     cdef list lines
+    cdef uint32_t* line_demands
     cdef uint32_t* lines_by_demand
     cdef uint32_t line_firsts[DEMANDS_MAX + 1]
     cdef int32_t* line_quantities
@@ -219,6 +220,7 @@ cdef class CartSearch:
     cdef int find_kinds(self) except -1
     cdef uint32_t new_kind(self, uint32_t group, int32_t* stock) noexcept
     cdef int choose_nearest(self) except -1
+    cdef bint compared(self, Group* group) noexcept
     cdef int take_members(self, Group* group, uint32_t number) except -1
     cdef int take_all_members(self, Group* group, uint32_t number) except -1
     cdef int make_offers(self) except -1

@@ -23,6 +23,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     STOCKS_COMPARED_MAX = 64  # as the specification's
+    DEMANDS_COMPARED_MAX = 12
     OFFERS_PER_STEP = 32
     COVERING_SLOTS = 256
     STOCKS_COUNTED_MAX = 4096  # kinds that are looked up without a hash
@@ -310,9 +311,11 @@ cdef class CartSearch:
         self.demand_count = <uint32_t>len(self.skus)
         memset(quantities, 0, sizeof(quantities))
         numbers = {sku: d for d, sku in enumerate(self.skus)}
-        for _, sku, quantity in self.lines:
+        self.line_demands = <uint32_t*>self.arena.take((len(self.lines) + 1) * sizeof(uint32_t))
+        for i, (_, sku, quantity) in enumerate(self.lines):
             d = numbers[sku]
             quantities[d] += <int64_t>quantity
+            self.line_demands[<uint32_t>i] = d
         self.weight_grams = 0
         self.stock_count = 1
         for d in range(self.demand_count):
@@ -341,22 +344,22 @@ cdef class CartSearch:
     cdef int read_lines(self) except -1:
         """The lines of each demand, in order."""
         cdef uint32_t d, i
-        cdef uint32_t count = 0
-        cdef uint32_t line_count = <uint32_t>len(self.lines)
-        cdef uint32_t* numbers = <uint32_t*>self.arena.take(3 * line_count * sizeof(uint32_t))
+        cdef uint32_t place = 0
+        cdef uint32_t count = <uint32_t>len(self.lines)
+        cdef uint32_t* numbers = <uint32_t*>self.arena.take(3 * count * sizeof(uint32_t))
         self.lines_by_demand = numbers
-        self.line_quantities = <int32_t*>(numbers + line_count)
-        self.line_missing = <int32_t*>(numbers + 2 * line_count)
+        self.line_quantities = <int32_t*>(numbers + count)
+        self.line_missing = <int32_t*>(numbers + 2 * count)
         for d in range(self.demand_count):
-            self.line_firsts[d] = count
-            sku = self.skus[d]
-            for i in range(line_count):
-                _, line_sku, quantity = self.lines[i]
-                if line_sku == sku:
-                    self.lines_by_demand[count] = i
-                    self.line_quantities[count] = quantity
-                    count += 1
-        self.line_firsts[self.demand_count] = count
+            self.line_firsts[d] = place
+            for i in range(count):
+                if self.line_demands[i] == d:
+                    self.lines_by_demand[place] = i
+                    place += 1
+        self.line_firsts[self.demand_count] = place
+        for i in range(count):
+            _, _, quantity = self.lines[self.lines_by_demand[i]]
+            self.line_quantities[i] = quantity
         return 0
 
     cdef int read_stock(self) except -1:
@@ -568,7 +571,7 @@ cdef class CartSearch:
         cdef Near near
         for i in range(self.kind_count):
             kind = &self.kinds[i]
-            if self.groups[kind.group].kind_count <= STOCKS_COMPARED_MAX:
+            if self.compared(&self.groups[kind.group]):
                 kind.nearest = <Near*>self.arena.take(self.most * sizeof(Near))
                 kind.keys = <double*>self.arena.take(self.most * sizeof(double))
                 kind.key_max = 5.0
@@ -594,11 +597,17 @@ cdef class CartSearch:
             near.distance = self.meters(candidate.node)
             put_near(kind, near, self.most)
         for i in range(self.group_count):
-            if self.groups[i].kind_count <= STOCKS_COMPARED_MAX:
+            if self.compared(&self.groups[i]):
                 self.take_members(&self.groups[i], i)
             else:
                 self.take_all_members(&self.groups[i], i)
         return 0
+
+    cdef bint compared(self, Group* group) noexcept:
+        """Whether nodes that others surpass are left out."""
+        return (
+            group.kind_count <= STOCKS_COMPARED_MAX and self.demand_count <= DEMANDS_COMPARED_MAX
+        )
 
     cdef int take_members(self, Group* group, uint32_t number) except -1:
         """The nearest of all kinds in order, less those that ``most`` others surpass."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from datetime import date, timedelta
 from typing import Any, NamedTuple
@@ -256,6 +257,34 @@ def test_the_plans_are_the_specifications(market: Market) -> None:
     assert market.specified() == market.compiled(search)
 
 
+def test_so_they_are_where_carts_are_too_wide_to_compare_nodes() -> None:
+    """With more than twelve SKUs the specification leaves no node out; around that number and
+    beyond it nothing changes."""
+    rng, found = random.Random(11), 0
+    for sku_count in (11, 12, 13, 14, 40) * 6:
+        names = [f"S{number:02}" for number in range(sku_count)]
+        rng.shuffle(names)
+        count = rng.randint(4, 12)
+        market = A_MARKET._replace(
+            lines=[(sku, sku, rng.randint(1, 2)) for sku in names],
+            weights={sku: rng.randint(0, 900) for sku in names},
+            sets=[[("A", 5, 3, 10), ("B", 3, 9, 1)], [("A", 4, 2, 10)]],
+            set_of_origin=[0, 1],
+            ship_days=[0, 1],
+            origins=[rng.randint(0, 1) for _ in range(count)],
+            places=[(rng.uniform(-9, 9), rng.uniform(-9, 9)) for _ in range(count)],
+            stock=[[rng.choice([0, 1, 2, 2]) for _ in names] for _ in range(count)],
+            place=(1.0, 1.0),
+            max_shipments=rng.randint(2, 6),
+            max_options=rng.randint(1, 4),
+        )
+        expected = market.specified()
+        found += expected is not None and bool(expected[0])
+
+        assert expected == market.compiled(CartSearch(market.table()))
+    assert found > 10
+
+
 @settings(max_examples=40, deadline=None)
 @given(markets(8), st.data())
 def test_a_cart_leaves_nothing_behind_for_the_next(market: Market, data: st.DataObject) -> None:
@@ -334,19 +363,19 @@ def test_nodes_of_many_kinds_of_stock_are_all_looked_at() -> None:
 
 
 def test_what_is_not_plain_is_left_to_the_specification() -> None:
-    """Thirteen SKUs, more units than a position may have, costs that fill 64 bits. Too little
+    """65 SKUs, more units than a position may have, costs that fill 64 bits. Too little
     stock, or no such SKU, is told as that."""
-    names = [f"S{n:02}" for n in range(12)]
+    names = [f"S{n:02}" for n in range(64)]
     market = A_MARKET._replace(
         lines=[(sku, sku, 1) for sku in names],
         weights=dict.fromkeys(names, 1),
         origins=[0],
         places=[(0.0, 0.0)],
-        stock=[[2**31 - 10] * 12],
+        stock=[[2**31 - 10] * 64],
     )
     search, nodes, options = CartSearch(market.table()), market.nodes(), market.options()
     wider = market._replace(
-        lines=[*market.lines, ("13", "S12", 1)], weights={**market.weights, "S12": 1}
+        lines=[*market.lines, ("65", "S64", 1)], weights={**market.weights, "S64": 1}
     )
     heavy = market._replace(lines=[("1", "S00", 2**31 - 10)], weights={"S00": 10_000_000})
     dear = market._replace(sets=[[("A", 5, 3, 10**12)]]).options()
