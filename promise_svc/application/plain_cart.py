@@ -1,7 +1,7 @@
 """Carts that need no exception, promised by the compiled search straight from the table.
 
-Answers are ``domain.cart.promise_cart``'s, or None: then that has its turn. It has it for pickups,
-for supply on its way, where a line is not in stock, and where no plan was found.
+Answers are ``domain.cart.promise_cart``'s, or None: then that has its turn. It has it for supply on
+its way, where a line is not in stock, and where no plan was found.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def promise_plain_cart(
 
     Cost: some 30 ns a node with stock, and a few microseconds an option.
     """
-    if wanted.address is None or wanted.arrivals:
+    if wanted.arrivals:
         return None
     items = snapshot.documents.items
     weights: dict[str, int] = {}
@@ -54,14 +54,19 @@ def promise_plain_cart(
     rules = OrderRules(snapshot, wanted)
     terms = snapshot.derived(_TermsByRules)
     costs = terms.of_costs(rules)
+    reach = Reach(snapshot, wanted)
+    if wanted.address is None:
+        options, others = costs.alone(reach, wanted.pickup_node_id)
+    else:
+        options, others = reach.derived(costs.options), _other_origins(costs.nodes, wanted)
     run = partial(
         search.plans,
         costs.nodes,
-        Reach(snapshot, wanted).derived(costs.options),
+        options,
         lines,
         weights,
         place=_place(wanted.address),
-        other_origins=_other_origins(costs.nodes, wanted),
+        other_origins=others,
         priorities=terms.priorities(rules, weights),
         max_shipments=rules.max_shipments(max_shipments),
         max_options=max_options,
@@ -98,8 +103,8 @@ _make_shipment = partial(tuple.__new__, Shipment)
 _make_line = partial(tuple.__new__, ShipmentLine)
 
 
-def _place(address: Address) -> tuple[float, float] | None:
-    if address.latitude is None or address.longitude is None:
+def _place(address: Address | None) -> tuple[float, float] | None:
+    if address is None or address.latitude is None or address.longitude is None:
         return None
     return address.latitude, address.longitude
 
@@ -107,12 +112,14 @@ def _place(address: Address) -> tuple[float, float] | None:
 def _other_origins(nodes: Nodes, wanted: Wanted) -> dict[int, int]:
     """Nodes that do not serve this order as others like them do: here a candidate is left out (-1),
     or is like another origin of ``Options``."""
-    found = {}
-    for node_id in wanted.excluded_node_ids:
-        number = bisect_left(nodes.node_ids, node_id)
-        if number < len(nodes.node_ids) and nodes.node_ids[number] == node_id:
-            found[number] = -1
-    return found
+    numbers = (_number(nodes, node_id) for node_id in wanted.excluded_node_ids)
+    return {number: -1 for number in numbers if number is not None}
+
+
+def _number(nodes: Nodes, node_id: str) -> int | None:
+    number = bisect_left(nodes.node_ids, node_id)
+    known = number < len(nodes.node_ids) and nodes.node_ids[number] == node_id
+    return number if known else None
 
 
 class _Costs:
@@ -139,11 +146,19 @@ class _Costs:
             options = tuple(_weighed(service.option, extra) for service in found)
             set_of_kind.append(sets.setdefault(options, len(sets)) if options else -1)
             services.append([_told(service) for service in found])
-        plain = [
-            [(name, day.toordinal(), base, kilogram) for name, day, base, kilogram in options]
-            for options in sets
-        ]
-        return sourcing.Options(plain, set_of_kind, services)
+        return sourcing.Options(list(map(_plain, sets)), set_of_kind, services)
+
+    def alone(self, reach: Reach, node_id: str) -> tuple[Options, dict[int, int]]:
+        """One node, of a kind that no other is of, where goods are collected; what its shipment
+        counts dearer is the same each way."""
+        found, number = reach.services(node_id), _number(self.nodes, node_id)
+        nobody = len(self._kinds)
+        if number is None or not isinstance(found, tuple):
+            return sourcing.Options([], [-1] * nobody, [()] * nobody), {}
+        options = _plain([service.option for service in found])
+        services = [_told(service) for service in found]
+        made = sourcing.Options([options], [-1] * nobody + [0], [()] * nobody + [services])
+        return made, {number: nobody}
 
 
 class _TermsByRules:
@@ -183,6 +198,10 @@ class _TermsByRules:
             found = rules.priorities_of(handling_class, self._node_ids)
             self._priorities[key] = found
         return found
+
+
+def _plain(options: Iterable[DeliveryOption]) -> list[tuple[str, int, int, int]]:
+    return [(name, day.toordinal(), base, kilogram) for name, day, base, kilogram in options]
 
 
 def _weighed(option: DeliveryOption, extra: int) -> DeliveryOption:

@@ -32,6 +32,7 @@ from promise_svc.domain.inventory import Protection, StockPosition
 from promise_svc.domain.network import (
     BundleComponent,
     Document,
+    FulfillmentMethod,
     Item,
     NetworkSnapshot,
     NodeGroup,
@@ -60,6 +61,7 @@ from tests.support.networks import (
 pytestmark = pytest.mark.skipif(not COMPILED, reason="pure mode has nothing compiled")
 
 FRIDAY = ms("2026-11-20T12:00", CHICAGO)
+CURBSIDE = FulfillmentMethod.CURBSIDE
 SHARD_COUNT = 4
 SKUS = ["A", "B", "C", "BUNDLE", "NO-ITEM"]
 CODES = ["94107", "94199", "10001", "94 1-07"]
@@ -80,7 +82,7 @@ class Shop:
         terms = [
             [a_method(SHIP, time(17))],
             [a_method(SHIP, time(10), days=2), a_method(PICKUP, time(18), minutes=60)],
-            [a_method(PICKUP, time(18), minutes=60)],
+            [a_method(PICKUP, time(18), minutes=60), a_method(CURBSIDE, time(9), minutes=5)],
         ]
         nodes = [
             a_node(
@@ -159,14 +161,18 @@ class Shop:
             postal_code=rng.choice(CODES),
             **(located if rng.random() < 0.8 else {}),
         )
-        to_store = rng.random() < 0.05
+        to_store = rng.random() < 0.15
         nodes = [f"N{number:02}" for number in range(28)]
+        methods: tuple[FulfillmentMethod, ...] = ()
+        if to_store and rng.random() < 0.5:
+            methods = (PICKUP, CURBSIDE)
         return PromiseCartRequest(
             lines=tuple(
                 Line(f"{i}", sku, rng.choice([1, 1, 2, 3, 7])) for i, sku in enumerate(skus)
             ),
             address=None if to_store else address,
-            pickup_node_id="N00" if to_store else "",
+            pickup_node_id=rng.choice(nodes) if to_store else "",
+            fulfillment_methods=methods,
             carrier_services=rng.choices([(), ("air",), ("ground",)], [8, 1, 1])[0],
             segment=rng.choices(["", "vip", "other"], [6, 3, 1])[0],
             order_ms=rng.choice([None, FRIDAY, FRIDAY + rng.randrange(10 * 86_400_000)]),
