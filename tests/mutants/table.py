@@ -411,8 +411,8 @@ MUTANTS = (
     Mutant(
         "search_forgets_who_was_left_out",
         "promise_svc/application/plain_cart.py",
-        "            found[number] = -1\n",
-        "            found[number] = 0\n",
+        "return {number: -1 for number in numbers if number is not None}",
+        "return {number: 0 for number in numbers if number is not None}",
         ("tests/property/test_plain_cart.py::test_the_compiled_search_changes_no_answer",),
         "A node that the caller ruled out would send the cart.",
     ),
@@ -423,6 +423,14 @@ MUTANTS = (
         "if segment and not skus:",
         ("tests/property/test_plain_cart.py::test_the_compiled_search_changes_no_answer",),
         "Members would be told that their own share is not theirs.",
+    ),
+    Mutant(
+        "search_collects_elsewhere",
+        "promise_svc/application/plain_cart.py",
+        "return made, {number: nobody}",
+        "return made, {0: nobody}",
+        ("tests/property/test_plain_cart.py::test_the_compiled_search_changes_no_answer",),
+        "A shopper would be sent to another store for the goods.",
     ),
     Mutant(
         "search_knows_no_priorities",

@@ -154,24 +154,26 @@ class Shop:
 
     def request(self) -> PromiseCartRequest:
         rng = self.rng
-        skus = rng.choices(SKUS, [9, 9, 9, 1, 0.2], k=rng.choice([1, 1, 2, 3, 4]))
+        to_store = rng.random() < 0.2
+        count = 1 if to_store else rng.choice([1, 1, 2, 3, 4])
+        skus = rng.choices(SKUS, [9, 9, 9, 1, 0.2], k=count)
         located = {"latitude": rng.uniform(25, 49), "longitude": rng.uniform(-124, -67)}
         address = Address(
             country=rng.choices(["US", "CA"], [20, 1])[0],
             postal_code=rng.choice(CODES),
             **(located if rng.random() < 0.8 else {}),
         )
-        to_store = rng.random() < 0.15
         nodes = [f"N{number:02}" for number in range(28)]
         methods: tuple[FulfillmentMethod, ...] = ()
         if to_store and rng.random() < 0.5:
             methods = (PICKUP, CURBSIDE)
         return PromiseCartRequest(
             lines=tuple(
-                Line(f"{i}", sku, rng.choice([1, 1, 2, 3, 7])) for i, sku in enumerate(skus)
+                Line(f"{i}", sku, 1 if to_store else rng.choice([1, 1, 2, 3, 7]))
+                for i, sku in enumerate(skus)
             ),
             address=None if to_store else address,
-            pickup_node_id=rng.choice(nodes) if to_store else "",
+            pickup_node_id=rng.choice(nodes[:12]) if to_store else "",
             fulfillment_methods=methods,
             carrier_services=rng.choices([(), ("air",), ("ground",)], [8, 1, 1])[0],
             segment=rng.choices(["", "vip", "other"], [6, 3, 1])[0],
