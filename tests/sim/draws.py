@@ -98,9 +98,10 @@ class Draws:
             # So that nodes have lanes, and the nearer one is not always the same.
             lanes = [a_calendar("carrier"), a_service()]
             lanes += [a_lane(node, transit=(1, 2 + at)) for at, node in enumerate(NODES)]
-        return [a_calendar(), *map(self._node, NODES), *lanes, *items]
+        return [a_calendar(), *map(self.node, NODES), *lanes, *items]
 
-    def _node(self, node_id: str) -> Node:
+    def node(self, node_id: str) -> Node:
+        """As it stands in the network at first."""
         methods = [a_method(), a_method(PICKUP)] if "pickup" in self.kinds else []
         node, orders = a_node(node_id, methods=methods), self.orders_per_day.get(node_id)
         if orders is None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from promise_svc.domain.inventory import PositionKey, StockPosition, ats, for_segment
 from promise_svc.domain.network import NodeStatus
 from promise_svc.domain.reservation import OPEN, CreateOutcome
 from promise_svc.errors import PromiseServiceError
+from tests.sim.draws import NODES
 from tests.sim.process import Gone, Worker
 from tests.support.reservation_world import a_cart
 
@@ -23,6 +25,9 @@ async def sell_out(world: World) -> None:
     buyer = _Buyer(world)
     if "network" in world.draws.kinds:
         await buyer.insist(lambda w: w.editor.set_node_status("n1", NodeStatus.ON, 3.0))
+    if world.draws.orders_per_day:
+        unbounded = [replace(world.draws.node(node), capacities=()) for node in NODES]
+        await buyer.insist(lambda w: w.editor.upsert("node", unbounded, 3.0))
     for sku in world.scarce:
         ledger, key = world.shard(sku).ledger, PositionKey(sku, "n1", "")
         soon = world.clock_max_ms() + 5_000
