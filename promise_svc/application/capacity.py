@@ -13,7 +13,7 @@ from datetime import date
 from typing import NamedTuple
 
 from promise_svc.application.ports import AtsReader
-from promise_svc.domain.capacity import WORK_DAYS_MAX, CapacityUse, account_of
+from promise_svc.domain.capacity import WORK_DAYS_MAX, CapacityUse, account_of, day_of
 from promise_svc.domain.delivery import DeliveryPromise, Shipment, WorkDay, work_day
 from promise_svc.domain.network import FulfillmentMethod, NetworkSnapshot, Node, NodeCapacity
 from promise_svc.domain.reach import NEVER, Arrival
@@ -165,6 +165,22 @@ class Capacity:
             for s in shipments
         )
 
+    def accounts(
+        self, node_ids: Iterable[str], method: FulfillmentMethod, order_ms: int
+    ) -> set[str]:
+        """Names of the accounts that ``work_date`` looks at for these nodes."""
+        found = set()
+        for node_id in node_ids:
+            at_ms, node = order_ms, self._bounded.nodes.get(node_id)
+            for _ in range(WORK_DAYS_MAX if node else 0):
+                assert node is not None
+                worked = self._bounded.day(node, method, at_ms)
+                if worked is None:
+                    break
+                found.add(account_of(method, worked.day, node_id))
+                at_ms = worked.cutoff_ms + 1
+        return found
+
     def placed_ms(self, shipment: Shipment, order_ms: int) -> int:
         """From ``order_ms`` on, when an order must be placed to be worked on the shipment's day, if
         it has one; ``order_ms`` where no order is worked then any more."""
@@ -196,6 +212,29 @@ class Capacity:
         capacity = self._bounded.nodes[node_id].capacity(method)
         assert capacity is not None, "asked of bounded nodes only"
         return capacity.on(day)
+
+    def uses(
+        self,
+        places: Iterable[tuple[str, str]],
+        method: FulfillmentMethod,
+        at_ms: int,
+        kept: Sequence[CapacityUse] = (),
+    ) -> tuple[CapacityUse, ...] | None:
+        """What units at these nodes and buckets take: of the days in ``kept``, where those have
+        them, under the limits of now; else of the first with room. None where there is none."""
+        known = {(use.node_id, bucket): use for use in kept for bucket in use.buckets}
+        found = []
+        for node_id, bucket in sorted(set(places)):
+            if not self.bounded(node_id, method):
+                continue
+            before = known.get((node_id, bucket))
+            day = (
+                self.work_date(node_id, method, at_ms) if before is None else day_of(before.account)
+            )
+            if day is None:
+                return None
+            found.append(self.use(node_id, method, day, (bucket,)))
+        return together(found)
 
     def _worked(
         self, node_id: str, method: FulfillmentMethod, order_ms: int, *, first: bool = False

@@ -18,6 +18,7 @@ _ABOUT_ALL = (
 )
 """Fewer units would not help."""
 _COUNTED = (
+    CreateOutcome.CAPACITY_FULL,
     CreateOutcome.EXCLUDED_BY_RULE,
     CreateOutcome.INSUFFICIENT_STOCK,
     CreateOutcome.CUSTOMER_LIMIT,

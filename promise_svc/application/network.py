@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from promise_svc.application.ports import AtsIndex, AtsReader, OrderStore
-from promise_svc.domain.network import Item, NodeStatus
+from promise_svc.domain.network import Item, Node, NodeStatus
 from promise_svc.errors import (
     FieldViolation,
     InvalidRequest,
@@ -78,7 +78,8 @@ class NetworkAdmin:
         ``expected_version``, PreconditionFailed unless the network is at that one.
 
         A node without ``status`` keeps the one it has, ON when it is new. InvalidRequest lists
-        everything wrong. OutcomeUnknown as of ``set_node_status``, when a node is OFF.
+        everything wrong. OutcomeUnknown as of ``set_node_status``, when a node is OFF or has a
+        capacity.
         """
         if kind not in KINDS:
             raise InvalidRequest(
@@ -132,10 +133,16 @@ class NetworkAdmin:
                 version = await self._store.upsert_network("node", texts, network.version)
             except PreconditionFailed:
                 continue
-            if any(_status(document) is NodeStatus.OFF for document in merged.values()):
+            if any(map(_binds, merged.values())):
                 await self._raise_floor(version, timeout)
             return version
         raise too_busy()
+
+    async def finish(self, documents: Iterable[Node], version: int, timeout: float) -> None:
+        """Nodes that are as they were asked for: whoever asked before may not have heard that all
+        shards know. OutcomeUnknown as of ``set_node_status``."""
+        if any(node.status is NodeStatus.OFF or node.capacities for node in documents):
+            await self._raise_floor(version, timeout)
 
     async def _raise_floor(self, version: int, timeout: float) -> None:
         slots = asyncio.Semaphore(_SHARDS_AT_ONCE)
@@ -159,6 +166,11 @@ class NetworkAdmin:
                 shards=shards,
                 network_version=version,
             )
+
+
+def _binds(document: Mapping[str, Any]) -> bool:
+    """Whether holds planned on another version of the node must be planned again."""
+    return _status(document) is NodeStatus.OFF or bool(document.get("capacities"))
 
 
 def _status(document: Mapping[str, Any]) -> NodeStatus:

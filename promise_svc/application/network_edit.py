@@ -176,12 +176,14 @@ class NetworkEditor:
     ) -> UpsertReply:
         async def once(snapshot: NetworkSnapshot) -> UpsertReply:
             results, changed = self._judge(kind, documents, kept, snapshot)
-            if not changed:
-                return UpsertReply(snapshot.version, results)
-            if kind == "node":
-                version = await self._admin.upsert(kind, changed, timeout, snapshot.version)
-            else:
-                version = await self._store.upsert_network(kind, changed, snapshot.version)
+            version = snapshot.version
+            if changed and kind == "node":
+                version = await self._admin.upsert(kind, changed, timeout, version)
+            elif changed:
+                version = await self._store.upsert_network(kind, changed, version)
+            told = zip(documents, results, strict=True)
+            same = [x for x, (outcome, _) in told if outcome is UpsertOutcome.UNCHANGED]
+            await self._admin.finish([x for x in same if isinstance(x, Node)], version, timeout)
             return UpsertReply(version, results)
 
         return await self._edited(once)

@@ -139,7 +139,7 @@ class PickupFinder:
         return FindPickupNodesReply(
             outcome=outcome,
             nodes=tuple(
-                _pickup_node(node, meters, (request.lines, counted), stock_at, ready.of(node))
+                _pickup_node(node, meters, (request.lines, counted), stock_at, ready)
                 for meters, node in islice(offering, request.limit)
             ),
             network_version=snapshot.version,
@@ -210,14 +210,21 @@ class _ReadyTimes:
         self._order_ms = order_ms
         self._known: dict[tuple[str, str, NodeMethod, int], PickupTimes | None] = {}
 
+    def has_room(self, node: Node) -> bool:
+        """Whether some day in sight has room for the order."""
+        return self._placed_ms(node) != NEVER
+
+    def _placed_ms(self, node: Node) -> int:
+        later = self._capacity.later(node.node_id, (self._fulfillment_method,), self._order_ms)
+        return later.get(self._fulfillment_method, self._order_ms)
+
     def of(self, node: Node) -> PickupTimes | None:
         """None where there is no such time, or no day with room in sight."""
         method = node.method(self._fulfillment_method)
         calendar = self._snapshot.calendar(node.calendar_id)
         if method is None or calendar is None:
             return None
-        later = self._capacity.later(node.node_id, (self._fulfillment_method,), self._order_ms)
-        order_ms = later.get(self._fulfillment_method, self._order_ms)
+        order_ms = self._placed_ms(node)
         if order_ms == NEVER:
             return None
         key = node.time_zone, node.calendar_id, method, order_ms
@@ -235,9 +242,9 @@ def _pickup_node(
     meters: float,
     asked: tuple[Sequence[Line], Sequence[Line]],
     stock_at: _StockAt,
-    ready: PickupTimes | None,
+    ready_times: _ReadyTimes,
 ) -> PickupNode:
-    lines, counted = asked
+    (lines, counted), ready = asked, ready_times.of(node)
     wanted: dict[str, int] = {}
     for line in counted:
         wanted[line.sku] = wanted.get(line.sku, 0) + line.quantity
@@ -257,7 +264,8 @@ def _pickup_node(
             )
             for line in lines
         ),
-        complete=all(at_node[sku] >= quantity for sku, quantity in wanted.items()),
+        complete=ready_times.has_room(node)
+        and all(at_node[sku] >= quantity for sku, quantity in wanted.items()),
         ready_ms=ready.ready_ms if ready else None,
         order_by_ms=ready.order_by_ms if ready else None,
     )

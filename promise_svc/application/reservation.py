@@ -6,9 +6,12 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
-from promise_svc.application.capacity import counted
+import msgspec
+
+from promise_svc.application.capacity import Capacity, counted
 from promise_svc.application.held_stock import look_behind_holds
 from promise_svc.application.hold_policy import reduced
 from promise_svc.application.own_writes import OwnWrites
@@ -47,6 +50,7 @@ from promise_svc.application.transition import (
     transition_outcome,
 )
 from promise_svc.domain.bundle import exploded
+from promise_svc.domain.capacity import WORK_DAYS_MAX
 from promise_svc.domain.network import NetworkSnapshot
 from promise_svc.domain.reservation import (
     LINES_MAX,
@@ -82,6 +86,9 @@ REACQUIRED_MS = 60_000
 
 _REDUCTIONS = 4
 """Times a command may ask for less, under its policy, before its first refusal is told."""
+
+_FULL_NODES_MAX = 8
+"""Nodes whose days are looked at once more before an order is refused for want of room."""
 
 _TRIES = 4
 """Plans one create call may try: the network changed, stock moved, an abort was in the way."""
@@ -143,6 +150,7 @@ class Reservations:
             own_writes=own_writes,
             tasks=tasks,
             snapshot=network.snapshot,
+            refresh=network.refresh,
             table=table,
         )
 
@@ -238,7 +246,9 @@ class Reservations:
         ordered = asked = False
         reply: HoldReply | None = None
         held: SourcedLines | None = None
-        for _ in range(_TRIES):
+        tries, full_days = _TRIES, WORK_DAYS_MAX
+        while tries > 0:
+            tries -= 1
             older = await self._older(command, deadline) if command.replaces else _NOBODY
             sourced = self._source(command, missing, older)
             if sourced.refusals:
@@ -266,6 +276,9 @@ class Reservations:
                     ordered = True
                 elif not self._may_replan(command, reply, missing, older):
                     break
+                # Each plan learns of one full day; in a crowd, of one after the other.
+                more = min(full_days, all(x.limit >= 0 for x, _ in reply.shortfalls))
+                tries, full_days = tries + more, full_days - more
                 await self._shards.settle_refused(hold, reply)
             elif reply.outcome not in (
                 Outcome.STALE_ATTEMPT,
@@ -374,10 +387,21 @@ class Reservations:
         snapshot = self._network.snapshot()
         wanted = tuple(line for line in command.lines if line.line_id in short)
         counted, _ = exploded(wanted, snapshot.bundles, LINES_MAX)
-        skus = {line.sku for line in counted}
+        skus = {line.sku for line in counted} | self._full_accounts(command, refusals)
         return await look_behind_holds(
             self._index, self._table, snapshot, skus, command.segment, missing, deadline
         )
+
+    def _full_accounts(self, command: CreateCommand, refusals: tuple[LineOutcome, ...]) -> set[str]:
+        """Accounts of nodes that have no room in sight, so that a look behind holds may find it."""
+        full = [x for x in refusals if x.outcome is CreateOutcome.CAPACITY_FULL]
+        if not full:
+            return set()
+        skus = {line.sku for line in command.lines for x in full if x.line_id == line.line_id}
+        places = (row.node_id for sku in skus for row in self._table.rows(sku) or ())
+        nodes = {x.node_id for x in full if x.node_id} or set(islice(places, _FULL_NODES_MAX))
+        capacity = Capacity(self._network.snapshot(), self._table)
+        return capacity.accounts(nodes, command.fulfillment_method, self._clock.now_ms())
 
     def _may_replan(
         self,
@@ -649,7 +673,10 @@ class Reservations:
             return True
         if not claim.settled and not await self._shards.finish(rid, home, claim):
             raise Unavailable("a shard of the reservation did not answer; it is unchanged")
-        body, snapshot = decode_body(claim), self._network.snapshot()
+        snapshot = self._network.snapshot()
+        body = self._as_of_now(decode_body(claim), snapshot)
+        if body is None:
+            return False
         legs = body.legs()
         nodes = {line.node_id for lines in legs.values() for line in lines}
         if not all(map(snapshot.switched_on, nodes)):
@@ -664,7 +691,7 @@ class Reservations:
             network_version=snapshot.version,
             legs=legs,
             segment=body.segment,
-            claim=ClaimDraft(claim.body_hash, 0, tuple(legs), claim.body, reacquires=1),
+            claim=ClaimDraft(claim.body_hash, 0, tuple(legs), encode_body(body), reacquires=1),
             owner_id=body.owner_id,
             limits=self._limits(legs),
         )
@@ -672,6 +699,22 @@ class Reservations:
         if reply.outcome == Outcome.NETWORK_CHANGED:
             await self._network.refresh()
         return reply.outcome not in (Outcome.INSUFFICIENT, Outcome.LIMITED)
+
+    def _as_of_now(self, body: Body, snapshot: NetworkSnapshot) -> Body | None:
+        """The body with what it takes of nodes' days if it is held now: of the days that were
+        promised, else of the first with room; None where a node has none."""
+        capacity = Capacity(snapshot, self._table, self._index.shard_count)
+        if not body.capacity and not capacity.bounds:
+            return body
+        places = (
+            (part.node_id, part.bucket)
+            for line in body.lines
+            for part in line.planned_units
+            if part.open_quantity
+        )
+        kept, now_ms = body.capacity if body.promised else (), self._clock.now_ms()
+        uses = capacity.uses(places, body.fulfillment_method, now_ms, kept)
+        return None if uses is None else msgspec.structs.replace(body, capacity=uses)
 
     # -- reads ------------------------------------------------------------------------------
 

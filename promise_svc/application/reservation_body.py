@@ -254,15 +254,14 @@ def legs_of(
                 leg = places[place]
                 open_quantity, fulfilled = leg.quantity + open_quantity, leg.fulfilled + fulfilled
             places[place] = LegLine(*place, open_quantity, fulfilled)
-    for use in capacity:
-        worked = (
-            (part.open_quantity, part.fulfilled)
-            for line in lines
-            for part in line.planned_units
-            if part.node_id == use.node_id and part.bucket in use.buckets
-        )
-        line = used_line(use, worked)
-        units.setdefault(use.shard, {})[line[:3]] = line
+    if capacity:
+        worked: dict[tuple[str, str], list[PlannedUnits]] = {}
+        for part in (part for line in lines for part in line.planned_units):
+            worked.setdefault((part.node_id, part.bucket), []).append(part)
+        for use in capacity:
+            parts = (part for b in use.buckets for part in worked.get((use.node_id, b), ()))
+            counted = used_line(use, ((part.open_quantity, part.fulfilled) for part in parts))
+            units.setdefault(use.shard, {})[counted[:3]] = counted
     return {
         shard: tuple(places[place] for place in sorted(places))
         for shard, places in sorted(units.items())

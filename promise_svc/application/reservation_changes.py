@@ -7,8 +7,10 @@ computed anew on what the other left.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -75,6 +77,10 @@ CHANGES_KEPT = 200
 _TRIES = 8
 """Times a change is computed anew because others changed the reservation meanwhile."""
 
+_WAITS = 3
+_WAIT_SECONDS = (0.005, 0.03)
+"""How often, and how long, a change of somebody else is given time to end: a few round trips."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeCommand:
@@ -123,9 +129,11 @@ class ReservationChanges:
         own_writes: OwnWrites,
         tasks: OwnedTasks,
         snapshot: Callable[[], NetworkSnapshot],
+        refresh: Callable[[], Awaitable[NetworkSnapshot]],
         table: AtsReader,
     ) -> None:
         self._snapshot = snapshot
+        self._refresh = refresh
         self._table = table
         self._index = index
         self._store = store
@@ -267,12 +275,20 @@ class ReservationChanges:
         them has no day with room. More for a day that is taken already costs nothing."""
         method = body.fulfillment_method
         capacity = Capacity(self._snapshot(), self._table, self._index.shard_count, taken)
-        uses = [
-            use._replace(limit=capacity.limit(use.node_id, method, day_of(use.account)))
-            if use.node_id in gaining and capacity.bounded(use.node_id, method)
-            else use
-            for use in body.capacity
-        ]
+        known = {line[:2]: line for legs in body.legs().values() for line in legs}
+
+        def as_of_now(use: CapacityUse) -> CapacityUse:
+            line = known[use.account, use.node_id]
+            if use.node_id not in gaining:
+                return use
+            if not line.quantity and not line.fulfilled:
+                return use._replace(buckets=())  # given back: what comes now may be worked later
+            if not capacity.bounded(use.node_id, method):
+                return use
+            limit = capacity.limit(use.node_id, method, day_of(use.account))
+            return use._replace(limit=limit)
+
+        uses = list(map(as_of_now, body.capacity))
         has = {(use.node_id, bucket) for use in uses for bucket in use.buckets}
         for node_id in sorted(gaining):
             # What a change puts aside is stock here now, or more of what the line has there.
@@ -361,9 +377,10 @@ class ReservationChanges:
             claim = read.claim
             assert claim
             body = decode_body(claim)
-            if body.growing:
+            if body.growing and claim.state in (State.HELD, State.CONFIRMED):
                 # Another change is under way, or died: what it asked of legs must not come later.
-                await self._shards.set_back(rid, home, deadline)
+                if not await self._comes_to_its_end(rid, home, claim.change, deadline):
+                    await self._shards.set_back(rid, home, deadline)
                 continue
             computed = compute(claim, body, read.time_ms)
             if revision and revision != claim.revision and not computed.replayed:
@@ -382,11 +399,24 @@ class ReservationChanges:
                 if mode is DurabilityMode.RECORDED:
                     await self._record(home, reply, reply.claim, points, deadline)
                 return _told(rid, reply.claim, computed, mode)
+            if reply.outcome == Outcome.NETWORK_CHANGED:
+                await self._refresh()
+                continue
             refused = None if short and learn(short) else _refused(reply, short)
             if refused is not None:
                 told = _told(rid, reply.claim or claim, _Computed(refused), mode)
                 return replace(told, short=_named(short))
         raise Unavailable("the reservation is being changed by others; try again")
+
+    async def _comes_to_its_end(self, rid: str, home: int, change: int, deadline: Deadline) -> bool:
+        """Whether who asks legs for more goes on within a moment: two that set each other back at
+        once would both come to nothing, again and again."""
+        for _ in range(_WAITS):
+            await asyncio.sleep(random.uniform(*_WAIT_SECONDS))
+            claim = (await self._shards.read(rid, home, deadline)).claim
+            if not claim or claim.change != change:
+                return True
+        return False
 
     async def _read(self, rid: str, home: int, deadline: Deadline) -> StepReply | None:
         """The claim once it is decided; None where the index no longer has it."""
@@ -437,8 +467,6 @@ def _refused(
     reply: StepReply, short: Sequence[tuple[LegLine, Shortfall]]
 ) -> TransitionOutcome | None:
     """Why a change was not made, for good; None where it is worth another try."""
-    if reply.outcome == Outcome.NETWORK_CHANGED:
-        raise Unavailable("the network is being edited; try again")
     if reply.outcome == Outcome.REFUSED and reply.state == State.EXPIRED:
         return TransitionOutcome.EXPIRED
     if short and all(line.limit >= 0 for line, _ in short):

@@ -565,7 +565,7 @@ class SeveralShards:
         step = ReviseStep(
             rid, claim.attempt, claim.change, claim.state, wanted.target, wanted.revision,
             wanted.expire_ms, wanted.body, wanted.legs.get(home, ()),
-            tuple(sorted({*claim.legs, *wanted.legs})) if joins else (),
+            tuple(sorted({*claim.legs, *wanted.legs})) if joins else (), wanted.network_version,
         )  # fmt: skip
         reply = (await self._index.revise(home, [step], deadline.left()))[0]
         if reply.outcome == Outcome.NEEDS_FOLLOW:
@@ -616,7 +616,7 @@ class SeveralShards:
                 return Revised(marked)
             claim = _claim(marked)
             asked = await asyncio.gather(
-                self._conform(rid, claim, growing, deadline, undecided=True),
+                self._conform(rid, claim, growing, deadline, plan=wanted.network_version),
                 self._join(rid, claim, joining, wanted.network_version, marked.time_ms, deadline),
             )
             replies, growing = asked[0] | asked[1], growing | joining
@@ -742,11 +742,12 @@ class SeveralShards:
         deadline: Deadline,
         *,
         ttl_ms: int = 0,
-        undecided: bool = False,
+        plan: int = 0,
     ) -> dict[int, StepReply]:
-        """Replies of the legs that answered."""
+        """Replies of the legs that answered. ``plan`` is the network version of more units that
+        legs are asked for before home decides."""
         step = ConformStep(
-            rid, claim.attempt, claim.change, claim.state, ttl_ms, (), int(undecided)
+            rid, claim.attempt, claim.change, claim.state, ttl_ms, (), int(plan > 0), plan
         )
         replies = await asyncio.gather(
             *(

@@ -291,7 +291,7 @@ class _CartSourcing:
 
     def _refuse(self, line: Line, reason: UnfulfilledReason) -> None:
         # Earlier reasons say that no node could have served it: there is nothing to add up.
-        told = reason >= UnfulfilledReason.EXCLUDED_BY_RULE
+        told = reason >= UnfulfilledReason.CAPACITY_FULL
         self._refused[line.line_id] = UnfulfilledLine(
             line.line_id, reason, sum(self._served_stock(line.sku).values()) if told else None
         )

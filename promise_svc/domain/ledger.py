@@ -202,6 +202,8 @@ class ShardLedger:
         if self.shard in legs:
             if leg is None or leg.attempt != claim.attempt or not _may_conform(leg, wanted):
                 return self._reply(Outcome.REFUSED, rid)
+            if 0 < step.network_version < self.network_floor:
+                return self._reply(Outcome.NETWORK_CHANGED, rid)
             shortfalls = self._growth_limited(leg, wanted.lines)
             if shortfalls:
                 return self._reply(Outcome.LIMITED, rid, shortfalls)
@@ -254,6 +256,8 @@ class ShardLedger:
         expire_ms = self.time_ms + step.ttl_ms if step.ttl_ms else leg.expire_ms
         if leg == _conformed(leg, step, expire_ms):
             return self._leg_reply(Outcome.REPEATED, leg)
+        if 0 < step.network_version < self.network_floor:
+            return self._leg_reply(Outcome.NETWORK_CHANGED, leg)
         shortfalls = self._growth_limited(leg, wanted)
         if shortfalls:
             return self._leg_reply(Outcome.LIMITED, leg)._replace(shortfalls=shortfalls)
@@ -514,7 +518,8 @@ class ShardLedger:
         contended = 0
         # Units that drew on a segment's share go back there: no other segment gets them.
         ours = older is not None and older.segment in ("", step.segment)
-        own = {line[:3]: line.quantity for line in older.lines} if older and ours else {}
+        lines = older.lines if older else ()
+        own = {line[:3]: line.quantity for line in lines if ours or line.limit >= 0}
         for index, line in enumerate(step.lines):
             key = PositionKey(*line[:3])
             mine = own.get(key, 0)

@@ -268,6 +268,9 @@ def _of_node(node: Node) -> _Violations:
                 f"{path}.fulfillment_method", "REPEATED", "each method may stand once"
             )
         bounded.add(capacity.fulfillment_method)
+        if capacity.fulfillment_method not in seen:
+            text = "the node does not offer the method"
+            yield FieldViolation(f"{path}.fulfillment_method", "DOES_NOT_FIT", text)
         most = capacity.orders_per_day_max
         yield from _range(f"{path}.orders_per_day_max", most, 0, CAPACITY_MAX)
         yield from _count(f"{path}.exceptions", len(capacity.exceptions), CAPACITY_DAYS_MAX)

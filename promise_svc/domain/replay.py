@@ -108,6 +108,9 @@ class Replay:
             ends = (State.CANCELLED, State.FULFILLED, State.EXPIRED, State.ABORTED)
             return after.state in ends
         dead = before.state not in ALIVE
+        joins = before.attempt == after.attempt and after.change > before.change
+        if joins and dead and before.state != State.FULFILLED and after.state == State.HELD:
+            return True  # for a later change than the one that asked in vain
         if dead and after.state == State.HELD and after.attempt > before.attempt:
             return True
         # What follows a tombstone (no event) may be a hold of the same attempt elsewhere.

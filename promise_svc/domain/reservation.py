@@ -384,6 +384,8 @@ class ReviseStep(NamedTuple):
     """Home's own leg afterwards. Empty where home holds none."""
     legs: tuple[int, ...] = ()
     """Shards that hold a leg from now on, where the change added some; empty where it did not."""
+    network_version: int = 0
+    """Where more units are wanted, the network they were planned on; 0 where none are."""
 
 
 class ConformStep(NamedTuple):
@@ -405,6 +407,8 @@ class ConformStep(NamedTuple):
     keeps: int = 0
     """1 while home has not decided: the leg takes more, and gives nothing back yet. Then ``change``
     is the one that the claim is at."""
+    network_version: int = 0
+    """As of ``ReviseStep``."""
 
 
 class SupplyRow(NamedTuple):

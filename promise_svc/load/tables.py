@@ -183,6 +183,9 @@ def read_capacity_days(path: Path, parts: Parts, refusals: Refusals) -> None:
         except ValueError:
             row.refuse("date must be a date, such as 2026-12-24")
             continue
+        if any(known.date == day for known in capacity.exceptions):
+            row.refuse(f"{row.text('date')} stands for this node and method before")
+            continue
         capacity.exceptions.add(date=day, orders_max=row.integer("orders_max"))
 
 

@@ -1202,7 +1202,9 @@ class PickupNode(_message.Message):
     distance_meters: _builtins.int
     """Distance from the origin along the great circle, in meters."""
     complete: _builtins.bool
-    """True when the node alone has every line, quantities of a repeated SKU summed."""
+    """True when the node alone has every line, quantities of a repeated SKU summed, and room for the
+    order on one of its next 14 working days.
+    """
     time_zone: _builtins.str
     """IANA time zone of the node, such as `America/Chicago`: show the two instants in it."""
     @_builtins.property
@@ -1216,7 +1218,8 @@ class PickupNode(_message.Message):
     @_builtins.property
     def ready_time(self) -> _timestamp_pb2.Timestamp:
         """When goods ordered at `order_time` can be collected, if the node has them. Left out when the
-        node's calendar has no business day within the next 366 days.
+        node's calendar has no business day within the next 366 days, or its capacity is taken on all of
+        its next 14 working days.
         """
 
     @_builtins.property

@@ -16,6 +16,7 @@ import pytest
 
 from promise_svc.application.changed_lines import ChangeLine, TransferLine
 from promise_svc.application.node_capacity import NodeCapacities
+from promise_svc.application.pickup import FindPickupNodesRequest, PickupFinder, PickupNode
 from promise_svc.application.promise import CartPromiser, PromiseCartReply, PromiseCartRequest
 from promise_svc.application.quote import Quote, Quotes
 from promise_svc.application.reservation import CreateResult
@@ -142,6 +143,17 @@ async def promised(world: World, *skus: str, **other: Any) -> PromiseCartReply:
     return await promiser.promise_cart(request, timeout=TIMEOUT)
 
 
+async def near(world: World) -> PickupNode:
+    """n1, as a search for where to collect one unit of A tells of it."""
+    snapshot = world.network.snapshot
+    stock = StockSource(table=world.table, index=world.index, network=snapshot, clock=world.clock)
+    finder = PickupFinder(stock=stock, network=snapshot, clock=world.clock)
+    origin = replace(CHICAGO, latitude=41.9, longitude=-87.6)
+    request = FindPickupNodesRequest(origin=origin, lines=(Line("l0", "A", 1),))
+    reply = await finder.find(request, timeout=TIMEOUT)
+    return next(found for found in reply.nodes if found.node.node_id == "n1")
+
+
 async def quoted(world: World, *skus: str, **other: Any) -> Quote:
     reply = await promised(world, *skus, **other)
     request = PromiseCartRequest(
@@ -168,7 +180,7 @@ def with_token(quote: Quote) -> CreateCommand:
 
 async def test_a_day_takes_no_more_orders_than_its_capacity_however_many_ask(world: World) -> None:
     """Twelve carts at once, three a day: three for today, three tomorrow and so on, one order a
-    cart whatever is in it; nothing is taken twice."""
+    cart whatever is in it; nothing is taken twice. Then ten at once, one a day: ten days."""
     await opened(world, a_day(3))
 
     results = await asyncio.gather(
@@ -184,7 +196,13 @@ async def test_a_day_takes_no_more_orders_than_its_capacity_however_many_ask(wor
     assert max(taken.values()) <= 3
     assert await counts(world) == [taken[today(world) + timedelta(n)] for n in range(3)]
     assert taken[today(world)] == 3
-    assert len(held) >= 9, [result.outcome.name for result in results]
+    assert len(held) == 12
+    world.network.now = bounded(a_day(1), nodes=("n2",))
+    crowd = await asyncio.gather(
+        *(take(world, cart(f"t{n}", "A", node_id="n2"), seen=False) for n in range(10))
+    )
+    assert [result.outcome for result in crowd] == [HELD] * 10
+    assert len({day for result in crowd for _, day, _ in days(result)}) == 10
     await world.check()
 
 
@@ -315,7 +333,8 @@ async def test_the_day_that_was_quoted_is_the_day_that_is_held(world: World) -> 
 
 
 async def test_the_hour_told_of_a_pickup_is_of_the_day_that_is_taken(world: World) -> None:
-    """Today is full at the counter: it is promised, and held with the quote, for tomorrow."""
+    """Today is full at the counter: it is promised, and held with the quote, for tomorrow; a search
+    for pickup nodes then tells the day after, and of no room in sight."""
     capacity = NodeCapacity(fulfillment_method=PICKUP, orders_per_day_max=1)
     await opened(world, capacity)
     await take(world, cart("first", fulfillment_method=PICKUP, address=None))
@@ -323,8 +342,15 @@ async def test_the_hour_told_of_a_pickup_is_of_the_day_that_is_taken(world: Worl
     quote = await quoted(world, "A", pickup_node_id="n1", address=None)
     held = await take(world, with_token(quote))
 
+    found = [await near(world), None]
+    world.network.now = bounded(replace(capacity, orders_per_day_max=0))
+    found[1] = await near(world)
+
     (shipment,) = quote.plan.shipments
     tomorrow = today(world) + timedelta(1)
+    assert [(node.complete, node.ready_ms) for node in found if node] == [
+        (True, shipment.ready_ms + DAY_MS if shipment.ready_ms else None), (False, None),
+    ]  # fmt: skip
     assert shipment.work_date == tomorrow
     assert shipment.ready_ms is not None
     assert local_date(shipment.ready_ms, zone_of("America/Chicago")) == tomorrow
@@ -528,4 +554,147 @@ async def test_in_one_step_the_promise_held_is_for_a_day_with_room(world: World)
         assert result.reservation.promised is not None
         (shipment,) = result.reservation.promised.shipments
         assert days(result) == [(shipment.node_id, shipment.work_date, True)]
+    await world.check()
+
+
+async def test_a_hold_that_is_taken_again_takes_a_day_as_it_is_now(world: World) -> None:
+    """Expired, then confirmed with the money taken: under the limit of now, on a day with room; one
+    that was promised on its day or not at all; without a bound, no day."""
+    await opened(world, a_day(1))
+    terms = PromiseTerms(frozenset(), 1)
+    for name, other in (("plain", {}), ("promised", {"terms": terms, "node_id": ""})):
+        world.network.now = bounded(a_day(1), nodes=NODES)
+        await take(world, cart(name, "A", ttl_ms=1_000, **other))
+        world.advance(1_001)
+        await world.resolve_everything()
+        await follow(world)
+    await take(world, cart("rival", "B"))
+    worker = world.worker()
+
+    async def again(name: str) -> tuple[TransitionOutcome, tuple[WorkDay, ...]]:
+        result = await worker.reservations.confirm(name, 0, None, TIMEOUT, reacquire=True)
+        await worker.rest()
+        await follow(world)
+        return result.outcome, result.reservation.work_days
+
+    promised, plain = await again("promised"), await again("plain")
+    world.network.now = bounded()
+    free = await again("promised")
+
+    assert promised[0] is TransitionOutcome.EXPIRED
+    assert plain[0] is TransitionOutcome.CONFIRMED
+    assert [day.date for day in plain[1]] == [today(world) + timedelta(1)]
+    assert free == (TransitionOutcome.CONFIRMED, ())
+    await world.check()
+
+
+async def test_the_owners_own_day_counts_once_whatever_the_segment(world: World) -> None:
+    """A share is a matter of stock: a hold for another segment takes the older one's day over."""
+    await opened(world, a_day(1))
+    await take(world, cart("old", "A", segment="gold"))
+
+    new = await take(world, cart("new", "A", replaces="old"))
+
+    assert new.outcome is HELD
+    assert days(new) == [("n1", today(world), True)]
+    assert await counts(world) == [1, 0, 0]
+    await world.check()
+
+
+async def test_a_change_planned_on_an_older_network_is_planned_again(world: World) -> None:
+    """n2 is closed while a worker that has not heard of it transfers there, and grows what is there
+    already: the shards know, whichever of them has the account, and the worker hears of it."""
+    await opened(world, a_day(9), nodes=NODES)
+    skus = [*"ABCDEF"]
+    for n in range(12):
+        await take(
+            world, cart(f"r{n}", *skus[: 1 + n % 5], node_id="n1" if n % 2 else "n2"), seen=False
+        )
+    heard = world.network.now
+    closed = bounded(a_day(0), nodes=("n2",), version=4)
+    floors = range(world.index.shard_count)
+    await asyncio.gather(*(world.index.raise_network_floor(s, 4, TIMEOUT) for s in floors))
+    before = await counts(world, "n2")
+    outcomes = Counter[TransitionOutcome]()
+    for n in range(12):
+        world.network.now, world.network.next = heard, closed
+        changes = world.worker().reservations.changes
+        command = ChangeCommand(reservation_id=f"r{n}", idempotency_key="k")
+        if n % 2:
+            result = await changes.transfer(command, (TransferLine("l0", 1, "n1", "n2"),), TIMEOUT)
+        else:
+            result = await changes.amend(replace(command, lines=(ChangeLine("l0", 3),)), TIMEOUT)
+        outcomes[result.outcome] += 1
+
+    assert set(outcomes) <= {TransitionOutcome.CAPACITY_FULL, TransitionOutcome.AMENDED}
+    assert outcomes[TransitionOutcome.CAPACITY_FULL] >= 6
+    assert await counts(world, "n2") == before
+
+
+async def test_an_expired_order_frees_its_day_at_once_where_there_is_no_other(
+    world: World,
+) -> None:
+    """All days but today are closed, and the hold of today has just run out, unswept."""
+    await opened(world, a_day(1))
+    only = NodeCapacity(fulfillment_method=SHIP, orders_per_day_max=0, exceptions={today(world): 1})
+    world.network.now = bounded(only)
+    await take(world, cart("first", ttl_ms=1_000))
+    refused = await take(world, cart("early"))
+    world.advance(1_001)
+
+    named = await take(world, cart("late", ttl_ms=1_000))
+    world.advance(1_001)
+    world.network.now = bounded(only, nodes=NODES)
+    for node in ("n2", "n3"):
+        await take(world, cart(f"at-{node}", node_id=node))
+    free = await take(world, cart("free", node_id=""))
+
+    assert refused.outcome is FULL
+    assert days(named) == [("n1", today(world), True)]
+    assert days(free) == [("n1", today(world), True)]
+    await world.check()
+
+
+async def test_a_full_node_is_no_reason_to_hold_nothing_of_the_others(world: World) -> None:
+    """PARTIAL, nodes chosen by the service: what nodes with room have of it is held."""
+    await opened(world, a_day(0), nodes=("n1", "n2"))
+    lines = (RequestedLine("l0", "A", 120),)
+
+    result = await take(
+        world, replace(cart("part", node_id=""), lines=lines, policy=HoldPolicy.PARTIAL)
+    )
+
+    assert result.outcome is CreateOutcome.PARTLY_HELD
+    assert result.reservation is not None
+    assert [
+        (line.quantity, line.planned_units[0].node_id) for line in result.reservation.lines
+    ] == [(50, "n3")]
+    assert [(x.quantity, x.outcome) for x in result.reservation.unheld] == [(70, FULL)]
+    await world.check()
+
+
+async def test_units_that_come_back_to_a_node_are_worked_on_a_day_that_is_to_come(
+    world: World,
+) -> None:
+    """There and back again after the cutoff: the day that was given back is over."""
+    await opened(world, a_day(5), nodes=NODES)
+    await take(world, cart("r", "A"))
+    worker = world.worker()
+
+    async def moved(key: str, source: str, target: str) -> None:
+        command = ChangeCommand(reservation_id="r", idempotency_key=key)
+        transfers = (TransferLine("l0", 1, source, target),)
+        result = await worker.reservations.changes.transfer(command, transfers, TIMEOUT)
+        assert result.outcome is TransitionOutcome.TRANSFERRED
+        await worker.rest()
+
+    await worker.reservations.confirm("r", 0, None, TIMEOUT)
+    await moved("there", "n1", "n2")
+    world.advance(12 * 3_600_000)
+    await moved("back", "n2", "n1")
+
+    tomorrow = today(world) + timedelta(1)
+    told = (await worker.reservations.get("r", TIMEOUT)).work_days
+    assert [day for day in told if day.counts] == [WorkDay("n1", tomorrow, counts=True)]
+    assert await counts(world) == [0, 1, 0]
     await world.check()

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from promise_svc.application.changed_lines import ChangeLine, TransferLine
+from promise_svc.application.reservation_body import decode_body
 from promise_svc.application.reservation_changes import ChangeCommand
 from promise_svc.application.transition import TransitionResult
 from promise_svc.domain.network import NodeStatus
@@ -428,3 +430,34 @@ async def test_random_amendments_at_once_keep_the_books(world: World, rng: rando
         await world.resolve_everything()
 
     await agree(world, rids)
+
+
+async def test_a_change_that_an_end_overtook_is_told_of_the_end(world: World) -> None:
+    """A worker dies with the claim marked, then the hold is released, or runs out: who changes it
+    later is told so, not that others are changing it."""
+    await world.stock(A=9, B=9, C=9)
+    for rid, ttl_ms in (("released", 60_000), ("expired", 1_000)):
+        await world.worker().reservations.create(a_cart(rid, "ABC", ttl_ms=ttl_ms), TIMEOUT)
+        await world.resolve_everything()
+        lines = tuple(ChangeLine(f"l{i}", 3) for i in range(3))
+        command = ChangeCommand(reservation_id=rid, idempotency_key="k", lines=lines)
+        marked = False
+        for dies_at in range(2, 12):
+            mortal = world.worker(dies_at, after=True)
+            with contextlib.suppress(Died):
+                await mortal.reservations.changes.amend(command, TIMEOUT)
+            reply = (await world.index.read_claims(world.shard(rid), [rid], TIMEOUT))[0]
+            marked = bool(reply.claim) and decode_body(reply.claim).growing
+            if marked:
+                break
+        assert marked
+    await world.worker().reservations.release("released", 0, None, TIMEOUT)
+    world.advance(1_001)
+    changes = world.worker().reservations.changes
+
+    told = [
+        (await changes.amend(replace(command, reservation_id=rid), TIMEOUT)).outcome
+        for rid in ("released", "expired")
+    ]
+
+    assert told == [TransitionOutcome.ALREADY_RELEASED, TransitionOutcome.EXPIRED]

@@ -128,6 +128,8 @@ def creates(draw: st.DrawFn) -> CreateStep:
 
 targets = st.sampled_from(list(State))
 kept = st.sampled_from([State.HELD, State.CONFIRMED])
+plans = st.sampled_from([0, 0, 1, 2])
+"""Network versions of changes; 0 where nothing grows."""
 ends = st.sampled_from([State.HELD, State.CONFIRMED, State.FULFILLED, State.CANCELLED])
 
 
@@ -251,8 +253,8 @@ class Steps(RuleBasedStateMachine):
         else:
             self.both("settle", [SettleStep(rid, 3, State.PENDING)])
 
-    @rule(owner=owners, node=nodes, most=st.integers(1, 2), alone=st.booleans())
-    def grow(self, owner: str, node: str, most: int, alone: bool) -> None:
+    @rule(owner=owners, node=nodes, most=st.integers(1, 2), alone=st.booleans(), plan=plans)
+    def grow(self, owner: str, node: str, most: int, alone: bool, plan: int) -> None:
         """A hold that then wants a unit more than its owner may have, or than there is."""
         rid = f"g{len(self.ledger.claims)}"
         limits = (CustomerLimit("A", "s:A", most, 0),)
@@ -264,16 +266,20 @@ class Steps(RuleBasedStateMachine):
         more, expire_ms = (line._replace(quantity=2),), self.now_ms + 5_000
         if alone:
             args = (State.HELD, State.HELD, 2, expire_ms, "{}", more)
-            self.both("revise", [ReviseStep(rid, 1, 0, *args)])
+            self.both("revise", [ReviseStep(rid, 1, 0, *args, (), plan)])
         else:
-            self.both("conform", [ConformStep(rid, 1, 1, State.HELD, 5_000, more)])
+            self.both("conform", [ConformStep(rid, 1, 1, State.HELD, 5_000, more, 0, plan)])
 
-    @rule(line=accounts(), rest=st.integers(0, 1), node=nodes)
-    def work(self, line: LegLine, rest: int, node: str) -> None:
-        """An order that counts and leaves, mostly; what left counts on."""
+    @rule(line=accounts(), rest=st.integers(0, 1), node=nodes, plan=plans)
+    def work(self, line: LegLine, rest: int, node: str, plan: int) -> None:
+        """An order that counts, and perhaps would for more, and leaves, mostly; what left counts
+        on."""
         rid, line = f"w{len(self.ledger.claims)}", line._replace(node_id=node)
         draft = ClaimDraft("x", 0, (SHARD,), "{}")
         self.both("create", [CreateStep(rid, 1, "p", 5_000, 2, 0, (line,), draft)])
+        if plan:
+            more = (line._replace(quantity=line.quantity + 1),)
+            self.both("conform", [ConformStep(rid, 1, 1, State.HELD, 5_000, more, 1, plan)])
         self.both("resolve", [ResolveStep(rid, State.CONFIRMED)])
         gone = line._replace(quantity=rest, fulfilled=max(0, line.quantity - rest))
         to = State.CONFIRMED if rest else State.FULFILLED
@@ -311,7 +317,8 @@ class Steps(RuleBasedStateMachine):
         lines = self.changed_lines(data, rid, to)
         ttl_ms = data.draw(st.sampled_from([0, 1_500, 9_000]))
         keeps = data.draw(st.integers(0, 1))
-        step = ConformStep(rid, attempt, max(0, change), to, ttl_ms, lines, keeps)
+        plan = data.draw(plans)
+        step = ConformStep(rid, attempt, max(0, change), to, ttl_ms, lines, keeps, plan)
         self.both("conform", [step])
 
     @precondition(lambda self: self.ledger.claims)
@@ -324,7 +331,10 @@ class Steps(RuleBasedStateMachine):
         change = claim.change if data.draw(st.integers(0, 3)) else 1
         lines = self.changed_lines(data, rid, to)
         expire_ms = self.now_ms + data.draw(st.sampled_from([0, 1_500, 9_000]))
-        step = ReviseStep(rid, claim.attempt, change, source, to, 7, expire_ms, "{}", lines)
+        plan = data.draw(plans)
+        step = ReviseStep(
+            rid, claim.attempt, change, source, to, 7, expire_ms, "{}", lines, (), plan
+        )
         self.both("revise", [step])
 
     def living_legs(self) -> list[str]:
@@ -739,6 +749,8 @@ PATHS = {
     "change DONE paid",
     "replace DONE by own units",
     "replaced",
+    "conform NETWORK_CHANGED",
+    "revise NETWORK_CHANGED",
     "create LIMITED",
     "conform LIMITED",
     "revise LIMITED",

@@ -133,7 +133,9 @@ class StockLaws:
             for share in row.protected
             if share.segment != segment
         )
-        ours = older.state == State.HELD and older.segment in ("", segment)
+        # Shares are of stock: a day is the owner's own, whoever it was for.
+        unshared = is_account(key.sku) or older.segment in ("", segment)
+        ours = older.state == State.HELD and unshared
         own = sum(line.quantity for line in older.lines if ours and line[:3] == key)
         if row.committed + row.held - own > row.on_hand - row.safety_stock - kept:
             self._broken(f"{key} sold {segment!r} what is kept for others: {row}")

@@ -11,9 +11,11 @@ from promise_svc.domain.geography import EARTH_RADIUS_M, distance_m
 from promise_svc.domain.network import (
     CarrierService,
     Document,
+    FulfillmentMethod,
     Item,
     ItemLimit,
     Lane,
+    NodeCapacity,
     NodeGroup,
     NodeMethod,
     NodeStatus,
@@ -27,6 +29,8 @@ from promise_svc.domain.network_validation import (
     violations,
 )
 from tests.support.networks import (
+    PICKUP,
+    SHIP,
     a_calendar,
     a_lane,
     a_method,
@@ -57,6 +61,10 @@ def method(**changes: int) -> NodeMethod:
     return replace(a_method(), **changes)
 
 
+def _capacity(fulfillment_method: FulfillmentMethod, orders: int = 5) -> NodeCapacity:
+    return NodeCapacity(fulfillment_method=fulfillment_method, orders_per_day_max=orders)
+
+
 @pytest.mark.parametrize(
     ("document", "field", "reason"),
     [
@@ -85,6 +93,21 @@ def method(**changes: int) -> NodeMethod:
             replace(a_node(), methods=(method(handling_minutes=1441),)),
             "methods[0].handling_duration",
             "OUT_OF_RANGE",
+        ),
+        (
+            replace(a_node(), capacities=(_capacity(PICKUP),)),
+            "capacities[0].fulfillment_method",
+            "DOES_NOT_FIT",
+        ),
+        (
+            replace(a_node(), capacities=(_capacity(SHIP, 1_000_001),)),
+            "capacities[0].orders_per_day_max",
+            "OUT_OF_RANGE",
+        ),
+        (
+            replace(a_node(), capacities=(_capacity(SHIP), _capacity(SHIP))),
+            "capacities[1].fulfillment_method",
+            "REPEATED",
         ),
         (
             replace(a_node(), methods=(method(), method())),

@@ -108,6 +108,17 @@ async def test_a_node_upserted_off_is_known_to_every_shard(world: World) -> None
     assert world.index.floors == dict.fromkeys(range(4), version)
 
 
+async def test_a_capacity_is_known_to_every_shard_on_return(world: World) -> None:
+    """Who has not heard of it plans again; to bound a node no more is not urgent."""
+    bounded = {"n1": '{"id": "n1", "capacities": [{"orders_per_day_max": 1}]}'}
+    version = await world.admin.upsert("node", bounded, 1.0)
+    floors = dict(world.index.floors)
+    await world.admin.upsert("node", {"n1": '{"id": "n1", "capacities": []}'}, 1.0)
+
+    assert floors == dict.fromkeys(range(4), version)
+    assert world.index.floors == floors
+
+
 async def test_other_edits_leave_the_shards_alone(world: World) -> None:
     """Lanes and open nodes change answers, not what may be held."""
     await world.admin.upsert("lane", {"l1": "{}"}, 1.0)

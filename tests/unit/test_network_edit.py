@@ -16,16 +16,17 @@ from promise_svc.domain.network import (
     Document,
     Item,
     NetworkDocuments,
+    NodeCapacity,
     NodeGroup,
     NodeStatus,
     SourcingRule,
 )
 from promise_svc.domain.sharding import shard_of
-from promise_svc.errors import NotFound
+from promise_svc.errors import NotFound, OutcomeUnknown, Unavailable
 from tests.support.fake_ats_reader import FakeAtsReader, FakeClock
 from tests.support.fake_order_store import FakeOrderStore
 from tests.support.fake_outbox import FakeOutbox
-from tests.support.networks import a_calendar, a_lane, a_node, a_service
+from tests.support.networks import SHIP, a_calendar, a_lane, a_node, a_service
 
 Outcome = UpsertOutcome
 TIMEOUT = 5.0
@@ -172,6 +173,23 @@ async def test_an_upsert_keeps_the_status_it_does_not_name(world: World) -> None
 async def test_a_status_that_is_named_is_set_on_every_shard(world: World) -> None:
     """The floor rises when an upsert brings a node that is OFF."""
     await world.upsert("node", a_node("n1", status=NodeStatus.OFF))
+
+    version = world.source.snapshot().version
+    assert world.index.floors == dict.fromkeys(range(4), version)
+
+
+async def test_a_capacity_asked_for_again_reaches_the_shards_that_had_not_heard(
+    world: World,
+) -> None:
+    """The first call could not tell all shards: the same call again finishes, changing nothing."""
+    capacity = NodeCapacity(fulfillment_method=SHIP, orders_per_day_max=5)
+    node = replace(a_node("n1"), capacities=(capacity,))
+    world.index.floor_errors = {1: Unavailable("away")}
+    with pytest.raises(OutcomeUnknown):
+        await world.upsert("node", node)
+    world.index.floor_errors.clear()
+
+    assert await world.upsert("node", node) == [(Outcome.UNCHANGED, "")]
 
     version = world.source.snapshot().version
     assert world.index.floors == dict.fromkeys(range(4), version)

@@ -16,6 +16,7 @@ from promise_svc.domain.audit import FindingKind, Verdict, judge
 from promise_svc.domain.events import PositionImage, StoredEvent
 from promise_svc.domain.inventory import PositionKey, StockPosition
 from promise_svc.domain.ledger import ShardLedger
+from promise_svc.domain.replay import Replay
 from promise_svc.domain.reservation import (
     AdjustRow,
     ClaimDraft,
@@ -24,6 +25,7 @@ from promise_svc.domain.reservation import (
     FollowStep,
     LegLine,
     LegRecord,
+    Outcome,
     ResolveStep,
     SettleStep,
     State,
@@ -537,3 +539,27 @@ def test_a_leg_taken_for_a_change_that_is_not_decided_is_fine() -> None:
     ]
 
     assert told == [Verdict.UNSETTLED, Verdict.FINE, Verdict.WRONG, Verdict.WRONG]
+
+
+def test_a_leg_that_joins_again_for_a_later_change_is_a_legal_move() -> None:
+    """Asked for in vain and given up, then taken for another change; not for an earlier one."""
+    ledger, now_ms = ShardLedger(1), 1_000_000
+    ledger.take_over(now_ms)
+    line = LegLine("~C", "n1", "", 1, limit=3)
+    join = CreateStep("r", 5, "p", 5_000, 2, 1, (line,), change=1)
+    outcomes = [Outcome(ledger.create(join._replace(change=n), now_ms).outcome) for n in (1, 3)]
+    ledger.sweep(9, now_ms + 5_001)
+    outcomes.append(Outcome(ledger.create(join._replace(change=4), now_ms + 5_001).outcome))
+    ledger.sweep(9, now_ms + 99_001)
+    replay = Replay(1, WINDOW_MS)
+    found = [x for at, e in ledger.events for x in replay.apply(StoredEvent(1, at, e, b""))]
+    at, ended = ledger.events[-1]
+    assert ended.leg
+    taken = ended._replace(leg=ended.leg._replace(state=State.HELD, change=2))
+    after = at._replace(sequence=at.sequence + 1)
+
+    assert outcomes == [Outcome.DONE] * 3
+    assert found == []
+    assert [x.kind for x in replay.apply(StoredEvent(1, after, taken, b""))] == [
+        FindingKind.ILLEGAL_MOVE
+    ]

@@ -45,8 +45,10 @@ end
 
 local function own_units(leg, segment)
   local own, drew_for = {}, leg[L_SEGMENT] or ''
-  if drew_for ~= '' and drew_for ~= segment then return own end
-  for _, line in ipairs(leg[L_LINES]) do own[row_id(line[1], line[2], line[3])] = line[4] end
+  local ours = drew_for == '' or drew_for == segment
+  for _, line in ipairs(leg[L_LINES]) do
+    if ours or limit_of(line) then own[row_id(line[1], line[2], line[3])] = line[4] end
+  end
   return own
 end
 

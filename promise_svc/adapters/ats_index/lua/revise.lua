@@ -150,6 +150,7 @@ verb('revise', each(function(step)
       or not may_conform(leg, target, lines) then
       return reply(REFUSED, rid)
     end
+    if step[11] > 0 and step[11] < S.floor then return reply(NETWORK_CHANGED, rid) end
     local limited = growth_limited(leg, lines)
     if limited then return reply(LIMITED, rid, limited) end
     local shortfalls = growth_refused(leg, lines)
@@ -190,6 +191,7 @@ verb('conform', each(function(step)
   if step[7] == 1 then lines = with_what_goes(leg, wanted) end
   if not may_conform(leg, target, lines) then return leg_reply(REFUSED, leg) end
   if conforms(leg, target, change, expire, lines) then return leg_reply(REPEATED, leg) end
+  if step[8] > 0 and step[8] < S.floor then return leg_reply(NETWORK_CHANGED, leg) end
   local limited = growth_limited(leg, wanted)
   if limited then return leg_reply(LIMITED, leg, limited) end
   local shortfalls = growth_refused(leg, lines)
