@@ -340,12 +340,15 @@ class Guard:
         self._work.add(task)
         waited_for = True
 
-        def ended(task: asyncio.Task[Message | bytes]) -> None:
-            self._work.discard(task)
-            self._admission.leave()
+        def tell_if_unheard(task: asyncio.Task[Message | bytes]) -> None:
             if not waited_for and not task.cancelled() and (error := task.exception()):
                 code, reason = code_of(error).name, reason_of(error)
                 self._observer.failed(name, code, reason, call.trace_id, error)
+
+        def ended(task: asyncio.Task[Message | bytes]) -> None:
+            self._work.discard(task)
+            self._admission.leave()
+            tell_if_unheard(task)
             _finish(over)
 
         task.add_done_callback(ended)
@@ -355,6 +358,8 @@ class Guard:
             await over
         except asyncio.CancelledError:
             waited_for = False
+            if task.done():  # it ended as the caller went
+                tell_if_unheard(task)
             raise
         finally:
             timer.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import grpc
@@ -272,6 +273,32 @@ async def test_a_caller_who_goes_while_waiting_gives_place_and_turn_back(rule) -
     assert handler.calls == []
     assert guard.in_flight == 0
     assert log.finishes[-1].code == "CANCELLED"
+
+
+async def test_a_write_that_fails_in_the_very_turn_in_which_its_caller_goes_is_logged() -> None:
+    """Its outcome is there, and nobody has read it yet: it is not left for the interpreter."""
+    guard, log = a_guard()
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def fails(request, call):
+        entered.set()
+        await go_on.wait()
+        raise Unavailable("the shard is away")
+
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    serve = asyncio.ensure_future(guarded(guard, fails, WRITE)(b"", Context()))
+    await entered.wait()
+    go_on.set()
+    while guard.in_flight:  # the work has ended; who waits for it has not been woken yet
+        await asyncio.sleep(0)
+    serve.cancel()
+    await asyncio.wait({serve})
+    del serve
+    gc.collect()
+
+    assert [failed.code for failed in log.failures] == ["UNAVAILABLE"]
+    assert told == []
 
 
 async def test_a_write_whose_caller_went_away_ends_and_its_failure_is_logged() -> None:
