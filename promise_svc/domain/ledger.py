@@ -785,7 +785,11 @@ class ShardLedger:
 
     def _bar(self, rid: str, attempt: int) -> None:
         """Leave a tombstone: this attempt can never have this leg. No event: what it bars is
-        on its way over a connection that does not outlive the process."""
+        on its way over a connection that does not outlive the process. Where units have left, their
+        leg bars every attempt, and must stay: limits of a window count it."""
+        before = self.legs.get(rid)
+        if before is not None and before.state == State.FULFILLED:
+            return
         tombstone = LegRecord(
             RECORD_LAYOUT, State.ABORTED, attempt, "", 0, 1, (), 0, self._ended(rid)
         )
@@ -1166,6 +1170,8 @@ def _may_conform(leg: LegRecord, step: ConformStep) -> bool:
             return False
         if (target is State.HELD and left_with) or (target in _CLOSED and line.quantity):
             return False
+        if target is State.CANCELLED and line.fulfilled:
+            return False  # what left in part is FULFILLED
     return True
 
 
@@ -1173,11 +1179,13 @@ def _with_what_goes(leg: LegRecord, wanted: tuple[LegLine, ...]) -> tuple[LegLin
     """The lines wanted, first, and whatever the leg has beyond them."""
     before = {line[:3]: line for line in leg.lines}
     named = {line[:3] for line in wanted}
-    most = (
-        line._replace(quantity=max(line.quantity, before.get(line[:3], line).quantity))
-        for line in wanted
-    )
-    return (*most, *(line for line in leg.lines if line[:3] not in named))
+
+    def most(line: LegLine) -> LegLine:
+        old = before.get(line[:3], line)
+        kept = old.quantity - (line.fulfilled - old.fulfilled)
+        return line._replace(quantity=max(line.quantity, kept))
+
+    return (*map(most, wanted), *(line for line in leg.lines if line[:3] not in named))
 
 
 def _conformed(leg: LegRecord, step: ConformStep, expire_ms: int) -> LegRecord:

@@ -14,6 +14,7 @@ from promise_svc.application.reservation_changes import ChangeCommand
 from promise_svc.domain.network import Item, ItemLimit
 from promise_svc.domain.reservation import (
     CreateOutcome,
+    FollowStep,
     HoldPolicy,
     State,
     SupplyRow,
@@ -127,6 +128,28 @@ async def test_what_left_counts_whatever_is_asked_again(world: World) -> None:
     assert (first.outcome, retry.outcome, retry.replayed) == (HELD, HELD, True)
     assert again.outcome is LIMIT
     assert world.shard("A") != world.shard("first") != world.shard("C")
+
+
+async def test_what_left_counts_whatever_a_later_attempt_is_probed_for(world: World) -> None:
+    """The resolver looks for legs of an attempt that never came: its tombstone takes no place of
+    a leg under which units left."""
+    await limited(world, 2, window_ms=DAY_MS)
+    worker = world.worker()
+    await take(world, "first", 2)
+    await worker.reservations.confirm("first", 0, None, TIMEOUT)
+    await worker.reservations.changes.fulfill(ChangeCommand(reservation_id="first"), TIMEOUT)
+    await worker.rest()
+    shard = world.shard("A")
+    leg = (await world.index.read_legs(shard, ["first"], TIMEOUT))[0]
+    assert leg
+
+    for target in (State.PENDING, State.ABORTED):
+        step = FollowStep("first", leg.attempt + 1, target)
+        await world.index.follow(shard, [step], TIMEOUT)
+    again = await take(world, "again")
+
+    assert again.outcome is LIMIT
+    assert await world.index.read_legs(shard, ["first"], TIMEOUT) == [leg]
 
 
 async def test_more_by_an_amendment_counts_and_another_node_does_not(world: World) -> None:

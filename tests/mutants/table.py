@@ -161,6 +161,14 @@ MUTANTS = (
         ("tests/unit/test_verify.py::test_a_leg_taken_for_a_change_that_is_not_decided_is_fine",),
         "An audit beside transfers would cry wolf.",
     ),
+    Mutant(
+        "a_tombstone_forgets_what_left",
+        f"{LUA}/prelude.lua",
+        "  if before and before[L_STATE] == FULFILLED then return end\n",
+        "",
+        (f"{LIMITS}test_what_left_counts_whatever_a_later_attempt_is_probed_for",),
+        "Who has bought as many as they may could buy as many again.",
+    ),
     # -- due lists
     Mutant(
         "sku_keeps_a_leg_that_gave_it_up",

@@ -317,7 +317,9 @@ end
 
 -- A tombstone: this attempt can never have this leg. No event.
 local function bar(rid, attempt)
-  set_leg(rid, {1, ABORTED, attempt, '', 0, 1, {}, 0, ended(get_leg(rid))})
+  local before = get_leg(rid)
+  if before and before[L_STATE] == FULFILLED then return end
+  set_leg(rid, {1, ABORTED, attempt, '', 0, 1, {}, 0, ended(before)})
 end
 
 local function due(state, expire)

@@ -34,6 +34,7 @@ local function may_conform(leg, target, lines)
     local gone = moved_units(old, line)
     if gone < 0 or gone > old[4] then return false end
     if target == HELD and gone > 0 or CLOSED[target] and line[4] > 0 then return false end
+    if target == CANCELLED and (line[5] or 0) > 0 then return false end
   end
   return true
 end
@@ -111,7 +112,8 @@ local function with_what_goes(leg, wanted)
   for i = 1, #wanted do
     local line, place = copy(wanted[i]), place_of(wanted[i])
     local old = before[place]
-    if old and old[4] > line[4] then line[4] = old[4] end
+    local kept = old and old[4] - (line[5] - (old[5] or 0)) or 0
+    if kept > line[4] then line[4] = kept end
     lines[i], before[place] = line, nil
   end
   for _, old in ipairs(leg[L_LINES]) do
