@@ -120,7 +120,7 @@ class CartPromiser:
         )
         lines, bundles = exploded(request.lines, snapshot.bundles, LINES_MAX)
         capacity = Capacity(snapshot, self._stock.copy)
-        plain = None if capacity.crowded else self._plain(snapshot, request, lines, wanted)
+        plain = self._plain(snapshot, request, lines, wanted)
         if plain is not None and capacity.fits(plain[0].options, order_ms):
             promised, freshness = _dated(plain[0], capacity, order_ms), plain[1]
             return PromiseCartReply(
@@ -253,7 +253,7 @@ def plan(snapshot: NetworkSnapshot, table: AtsReader, request: PlanRequest) -> P
     )
     capacity = Capacity(snapshot, table, taken=request.taken)
     searched = table.search is not None and not request.taken and _unshared(table, request)
-    if table.search is not None and searched and not capacity.crowded:
+    if table.search is not None and searched:
         promised = promise_plain_cart(
             table.search,
             snapshot,
@@ -422,6 +422,7 @@ def _promised(
     if not capacity.bounds:
         return cart, searched(cart, full=False)
     if not capacity.crowded:
+        # Full nodes look better than they are: plans without any of them stand.
         promised = searched(cart, full=False)
         if capacity.fits(promised.options, order_ms):
             return cart, _dated(promised, capacity, order_ms)
