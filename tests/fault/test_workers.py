@@ -165,7 +165,7 @@ async def test_confirms_wait_out_the_death_of_the_background_process(service: Su
 
 async def test_a_rolling_restart_fails_no_call(service: Supervised) -> None:
     """SIGHUP replaces every child while calls go on, over old connections and new ones: not one
-    fails, though no client tries twice."""
+    fails, though no client sends again what was sent."""
     before = service.children()
 
     async def call_and_hang_up() -> None:

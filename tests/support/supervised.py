@@ -136,14 +136,14 @@ class Supervised:
 
 
 class Caller:
-    """One channel with a connection of its own, which tries nothing twice by itself."""
+    """One channel with a connection of its own. It tries nothing twice that a server has seen: only
+    a call that waited to be sent as a connection's end was announced, as every channel does."""
 
     def __init__(self, target: str) -> None:
         self.channel = grpc.aio.insecure_channel(
             target,
             options=[
                 ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.enable_retries", 0),
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.min_reconnect_backoff_ms", 100),
             ],
