@@ -8,7 +8,7 @@ cart planned once more.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import NamedTuple
 
@@ -169,30 +169,19 @@ class Capacity:
         self, node_ids: Iterable[str], method: FulfillmentMethod, order_ms: int
     ) -> set[str]:
         """Names of the accounts that ``work_date`` looks at for these nodes."""
-        found = set()
-        for node_id in node_ids:
-            at_ms, node = order_ms, self._bounded.nodes.get(node_id)
-            for _ in range(WORK_DAYS_MAX if node else 0):
-                assert node is not None
-                worked = self._bounded.day(node, method, at_ms)
-                if worked is None:
-                    break
-                found.add(account_of(method, worked.day, node_id))
-                at_ms = worked.cutoff_ms + 1
-        return found
+        return {
+            account_of(method, worked.day, node_id)
+            for node_id in node_ids
+            for worked in self._days(node_id, method, order_ms)
+        }
 
     def placed_ms(self, shipment: Shipment, order_ms: int) -> int:
         """From ``order_ms`` on, when an order must be placed to be worked on the shipment's day, if
         it has one; ``order_ms`` where no order is worked then any more."""
-        at_ms, day = order_ms, shipment.work_date
-        node = self._bounded.nodes.get(shipment.node_id)
-        for _ in range(WORK_DAYS_MAX if node and day else 0):
-            assert node is not None
-            found = self._bounded.day(node, shipment.fulfillment_method, at_ms)
-            if found is None or found.day == day:
-                return order_ms if found is None else at_ms
-            at_ms = found.cutoff_ms + 1
-        return order_ms
+        if shipment.work_date is None:
+            return order_ms
+        days = self._days(shipment.node_id, shipment.fulfillment_method, order_ms)
+        return next((x.order_ms for x in days if x.day == shipment.work_date), order_ms)
 
     def use(
         self,
@@ -241,17 +230,22 @@ class Capacity:
     ) -> _Worked | None:
         node = self._bounded.nodes.get(node_id)
         capacity = node.capacity(method) if node else None
-        if node is None or capacity is None:
+        if capacity is None:
             return None
-        at_ms = order_ms
-        for _ in range(WORK_DAYS_MAX):
-            found = self._bounded.day(node, method, at_ms)
-            if found is None:
-                return None
-            if first or self.left(node_id, capacity, found.day) > 0:
-                return _Worked(found.day, at_ms)
-            at_ms = found.cutoff_ms + 1
+        for worked in self._days(node_id, method, order_ms):
+            if first or self.left(node_id, capacity, worked.day) > 0:
+                return worked
         return None
+
+    def _days(self, node_id: str, method: FulfillmentMethod, order_ms: int) -> Iterator[_Worked]:
+        """The working days in sight of a node that has capacities, from an order of then on."""
+        node, at_ms = self._bounded.nodes.get(node_id), order_ms
+        for _ in range(WORK_DAYS_MAX):
+            found = self._bounded.day(node, method, at_ms) if node else None
+            if found is None:
+                return
+            yield _Worked(found.day, at_ms)
+            at_ms = found.cutoff_ms + 1
 
 
 class _Worked(NamedTuple):
