@@ -2,7 +2,7 @@
 
 One round trip opens the claim and takes all legs; success needs all of them. Every later move is
 decided at home, once, and the legs follow; the resolver finishes what a dead worker left. The
-steps' rules are in ``domain/ledger.py``; here is only their order, and why each crash is safe:
+steps' rules are in ``domain/ledger``; here is only their order, and why each crash is safe:
 
 - before any reply to the caller, a claim is PENDING and in its home's open list. The resolver
   probes the legs, which tombstones those that never came, and then completes or aborts.

@@ -1,7 +1,7 @@
 """Reservation states, their only legal moves, and the records and steps the shards exchange.
 
 A reservation lives in two kinds of records. The *claim*, at the reservation's home shard, decides.
-A *leg*, one per shard that holds some of its stock, follows. ``domain/ledger.py`` says what each
+A *leg*, one per shard that holds some of its stock, follows. ``domain/ledger`` says what each
 step does to them; the Functions in ``adapters/ats_index/lua`` are its twins.
 
 Everything here crosses to the shards as arrays, in field order: adding a field means adding it last

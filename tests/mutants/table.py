@@ -639,7 +639,7 @@ MUTANTS = (
     ),
     Mutant(
         "limit_past_its_window",
-        "promise_svc/domain/ledger.py",
+        "promise_svc/domain/ledger/limits.py",
         "                left = line.fulfilled if limit.window_ms else 0\n",
         "                left = 0\n",
         (LIMITS + "test_in_a_window_units_count_until_it_is_over_also_once_they_left",),
@@ -674,9 +674,9 @@ MUTANTS = (
     ),
     Mutant(
         "confirmed_while_it_replaces",
-        "promise_svc/domain/ledger.py",
-        "        if _is_replacing(claim) and target is not State.ABORTED:\n"
-        "            return self._reply(Outcome.UNSETTLED, rid)\n",
+        "promise_svc/domain/ledger/resolve.py",
+        "    if is_replacing(claim) and target is not State.ABORTED:\n"
+        "        return shard.reply(Outcome.UNSETTLED, rid)\n",
         "",
         (REPLACEMENTS + "test_whatever_else_happens_to_either_meanwhile_one_of_the_two_stands",),
         "Whoever releases or confirms the new hold too early would leave both, or neither.",
@@ -742,7 +742,7 @@ MUTANTS = (
     # -- the reference ledger
     Mutant(
         "ledger_takes_no_safety_stock",
-        "promise_svc/domain/ledger.py",
+        "promise_svc/domain/ledger/state.py",
         "    return row.on_hand - row.safety_stock - row.committed - row.held - kept\n",
         "    return row.on_hand - row.committed - row.held - kept\n",
         (LEDGER,),
@@ -873,7 +873,7 @@ MUTANTS = (
     ),
     Mutant(
         "ended_leg_forgotten",
-        "promise_svc/domain/ledger.py",
+        "promise_svc/domain/ledger/state.py",
         "        return leg.attempt if leg.state == State.EXPIRED else leg.ended\n",
         "        return leg.ended\n",
         (
@@ -942,8 +942,8 @@ MUTANTS = (
     ),
     Mutant(
         "share_not_given_back",
-        "promise_svc/domain/ledger.py",
-        "            if target in _GIVING_BACK:\n",
+        "promise_svc/domain/ledger/state.py",
+        "            if target in GIVING_BACK:\n",
         "            if target in ():\n",
         (PROTECTION + "test_what_a_segment_gives_back_returns_to_its_share", KINDS),
         "A share would melt away with every hold that was let go.",
@@ -1132,9 +1132,9 @@ MUTANTS = (
     ),
     Mutant(
         "confirmed_home_leg_taken_for_lost",
-        "promise_svc/domain/ledger.py",
-        "        standing = OPEN if claim.state != State.PINNED else OPEN | {State.CONFIRMED}\n",
-        "        standing = OPEN\n",
+        "promise_svc/domain/ledger/resolve.py",
+        "    standing = OPEN if claim.state != State.PINNED else OPEN | {State.CONFIRMED}\n",
+        "    standing = OPEN\n",
         ("tests/contract/test_reservation_at_home.py",),
         "Home would expire what it has just pinned, and no confirm over shards would come through.",
     ),
@@ -1685,7 +1685,7 @@ MUTANTS = (
     # -- noticed by the simulator: rules that only crashes and lost messages put to the test
     Mutant(
         "tombstone_not_left",
-        "promise_svc/domain/ledger.py",
+        "promise_svc/domain/ledger/state.py",
         "        self.legs[rid] = tombstone\n",
         "",
         (SIMULATOR,),
@@ -1693,17 +1693,17 @@ MUTANTS = (
     ),
     Mutant(
         "claim_expires_by_the_workers_clock",
-        "promise_svc/domain/ledger.py",
-        "else self.time_ms,\n                self.time_ms + step.ttl_ms,\n",
-        "else self.time_ms,\n                step.attempt // 1000 + step.ttl_ms,\n",
+        "promise_svc/domain/ledger/create.py",
+        "else shard.time_ms,\n            shard.time_ms + step.ttl_ms,\n",
+        "else shard.time_ms,\n            step.attempt // 1000 + step.ttl_ms,\n",
         (SIMULATOR,),
         "Hosts with wrong clocks would grant holds that are over, or outlive their units.",
     ),
     Mutant(
         "body_ignored",
-        "promise_svc/domain/ledger.py",
-        "        if claim.body_hash != draft.body_hash:\n",
-        '        if claim.body_hash == "":\n',
+        "promise_svc/domain/ledger/create.py",
+        "    if claim.body_hash != draft.body_hash:\n",
+        '    if claim.body_hash == "":\n',
         (SIMULATOR,),
         "Another cart under a used key would be told that it is held.",
     ),
@@ -1855,17 +1855,17 @@ MUTANTS = (
     # -- what only schedules show, by the simulator's draws
     Mutant(
         "limits_ignored",
-        "promise_svc/domain/ledger.py",
-        "            if more > 0 and self._have(",
-        "            if more > 99 and self._have(",
+        "promise_svc/domain/ledger/state.py",
+        "            if more > 0 and self.have(",
+        "            if more > 99 and self.have(",
         (LIMITS + "test_one_owner_gets_what_the_limit_allows_however_many_carts", KINDS),
         "A reseller would empty the shelf in one cart.",
     ),
     Mutant(
         "floor_not_heard",
-        "promise_svc/domain/ledger.py",
-        "        if step.network_version < self.network_floor:\n",
-        "        if False:\n",
+        "promise_svc/domain/ledger/create.py",
+        "    if step.network_version < shard.network_floor:\n",
+        "    if False:\n",
         (KINDS,),
         "A store that closed would go on selling by plans made a second before.",
     ),

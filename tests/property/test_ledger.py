@@ -539,7 +539,7 @@ class LedgerMachine(Steps):
 
     def creates(self, step: CreateStep) -> None:
         """Of a hold that replaces another: whether it needed that one's units, and got them."""
-        fits = all(self.ledger._left(x, step.segment) >= x.quantity for x in step.lines)
+        fits = all(self.ledger.left(x, step.segment) >= x.quantity for x in step.lines)
         before = len(self.ledger.events)
         outcome = Outcome(self.on_ledger("create", [step])[0].outcome)
         self.reached[f"create {outcome.name}"] += 1

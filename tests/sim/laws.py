@@ -94,8 +94,8 @@ class Laws:
             self._broken(f"{rid}: resolved twice: {moved}")
 
     def _balanced(self, ledger: ShardLedger) -> None:
-        for finding in unbalanced(ledger.shard, _records(ledger)):
-            self._broken(f"shard {ledger.shard}: {finding.detail}")
+        for finding in unbalanced(ledger.number, _records(ledger)):
+            self._broken(f"shard {ledger.number}: {finding.detail}")
 
 
 def restless(

@@ -284,7 +284,7 @@ async def test_a_shortage_is_told_with_the_count(world: World) -> None:
     await world.sync(count("sku-0", 9))
     ledger = world.index.ledgers[shard_of("sku-0", SHARDS)]
     line = LegLine("sku-0", "n1", "", 7)
-    draft = ClaimDraft("body", 0, (ledger.shard,), "{}")
+    draft = ClaimDraft("body", 0, (ledger.number,), "{}")
     step = CreateStep("r", 1, "plan", 600_000, 0, 0, (line,), draft)
     ledger.create(step, world.index.now_ms)
 

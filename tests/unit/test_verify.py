@@ -371,8 +371,8 @@ async def test_a_reservation_that_resolved_twice_is_found(books: Books) -> None:
     rid = books.hold()
     books.move(rid, State.RELEASED)
     ledger = books.index.ledgers[HOME]
-    ledger._set_claim(rid, ledger.claims[rid]._replace(state=State.CONFIRMED))
-    ledger._emit(rid)
+    ledger.set_claim(rid, ledger.claims[rid]._replace(state=State.CONFIRMED))
+    ledger.emit(rid)
     await books.relay()
 
     assert FindingKind.ILLEGAL_MOVE in kinds(await books.audit())
@@ -383,8 +383,8 @@ async def test_a_leg_that_came_alive_again_is_found(books: Books) -> None:
     rid = books.hold()
     books.move(rid, State.RELEASED)
     ledger = books.index.ledgers[OTHER]
-    ledger._set_leg(rid, ledger.legs[rid]._replace(state=State.HELD))
-    ledger._emit(rid)
+    ledger.set_leg(rid, ledger.legs[rid]._replace(state=State.HELD))
+    ledger.emit(rid)
     await books.relay()
 
     assert FindingKind.ILLEGAL_MOVE in kinds(await books.audit())

@@ -1,5 +1,5 @@
 -- Shared by all verbs: constants, the fence, the overlay, the commit.
--- Twin of promise_svc/domain/ledger.py; rules are explained there and not again here.
+-- Twin of promise_svc/domain/ledger; rules are explained there and not again here.
 --
 -- A Function is isolated, not rolled back. So a verb works on an overlay (S): it reads and checks
 -- everything there, and commit() then writes, outbox first, with commands that cannot fail.
