@@ -38,7 +38,7 @@ from loadtest.told import (
     read_logs,
 )
 from promise_svc.application.verify_report import VerifyReport
-from promise_svc.bootstrap import open_audit
+from promise_svc.bootstrap.books import open_audit
 from promise_svc.config import ClusterConfig
 
 

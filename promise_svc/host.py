@@ -23,17 +23,16 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from promise_svc import __version__, hotpath
-from promise_svc.bootstrap import (
-    Service,
-    collect_later,
-    collect_seldom,
+from promise_svc.bootstrap.collector import collect_later, collect_seldom
+from promise_svc.bootstrap.engines import open_engines
+from promise_svc.bootstrap.listening import (
     front,
     metrics_page,
     not_to_be_had,
-    open_engines,
     refuse_early,
     serving,
 )
+from promise_svc.bootstrap.service import Service
 from promise_svc.config import UNIX, ClusterConfig, ProcessConfig, address_text, environment_of
 from promise_svc.errors import ConfigError, PromiseServiceError
 from promise_svc.rpc.listeners import Door, connections_move

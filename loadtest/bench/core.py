@@ -17,7 +17,8 @@ import uvloop
 from loadtest.bodies import read_bodies
 from promise_svc.application.reservation import Reservations
 from promise_svc.application.reservation_body import CreateCommand
-from promise_svc.bootstrap import Service, collect_seldom
+from promise_svc.bootstrap.collector import collect_seldom
+from promise_svc.bootstrap.service import Service
 from promise_svc.config import ClusterConfig, ProcessConfig
 from promise_svc.rpc.convert.reservation import TtlLimits, create_from
 from promise_svc.rpc.reservation import ReservationServicer

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from loadtest.catalog import SHARD_COUNT, sku_name
 from promise_svc.adapters.ats_table.table import AtsTable
-from promise_svc.bootstrap import Service
+from promise_svc.bootstrap.service import Service
 from promise_svc.cli import main
 from promise_svc.domain.events import PositionImage
 from promise_svc.domain.inventory import StockPosition

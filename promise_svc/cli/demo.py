@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from promise_svc.bootstrap import open_audit
+from promise_svc.bootstrap.books import open_audit
 from promise_svc.config import ClusterConfig
 from promise_svc.demo.run import DemoOptions, run_demo
 from promise_svc.demo.story import Story

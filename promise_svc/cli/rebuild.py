@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from promise_svc.bootstrap import open_books
+from promise_svc.bootstrap.books import open_books
 from promise_svc.cli.options import IndexUrls, OrderStoreUrl, engines_of
 from promise_svc.config import ClusterConfig
 from promise_svc.errors import ConfigError

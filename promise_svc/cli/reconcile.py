@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from promise_svc.application.reconcile import Reconciliation
-from promise_svc.bootstrap import open_books
+from promise_svc.bootstrap.books import open_books
 from promise_svc.cli.options import AsJson, IndexUrls, OrderStoreUrl, engines_of
 from promise_svc.config import ClusterConfig
 

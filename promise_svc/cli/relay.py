@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from promise_svc import bootstrap
+from promise_svc.bootstrap import run
 from promise_svc.cli.settings import load_settings
 from promise_svc.errors import ConfigError
 
@@ -40,4 +40,4 @@ def relay(
     if not process.index_urls or not process.order_store_url:
         raise ConfigError("relay needs --index-url and --order-store-url, those of the servers")
     console = Console(highlight=False)
-    bootstrap.relay(cluster, process, on_running=lambda: console.print("relaying; Ctrl-C to stop"))
+    run.relay(cluster, process, on_running=lambda: console.print("relaying; Ctrl-C to stop"))

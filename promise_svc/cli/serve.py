@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from promise_svc import bootstrap, host
+from promise_svc import host
+from promise_svc.bootstrap.run import serve as serve_alone
 from promise_svc.cli.options import ShardCount
 from promise_svc.cli.settings import load_settings
 from promise_svc.config import address_text
@@ -73,5 +74,5 @@ def serve(
     def listening(port: int) -> None:
         console.print(f"serving gRPC on {address_text(process.listen, port)}; Ctrl-C to stop")
 
-    run = bootstrap.serve if process.workers == 1 else host.serve
+    run = serve_alone if process.workers == 1 else host.serve
     run(cluster, process, on_listening=listening, progress=console.print)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from promise_svc.application.verify_report import VerifyReport
-from promise_svc.bootstrap import open_audit
+from promise_svc.bootstrap.books import open_audit
 from promise_svc.cli.options import (
     AsJson,
     CaFile,

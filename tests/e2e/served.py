@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from promise_svc.bootstrap import serve
+from promise_svc.bootstrap.run import serve
 from promise_svc.config import ClusterConfig, ProcessConfig
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from promise_svc.bootstrap import serve
+from promise_svc.bootstrap.run import serve
 from promise_svc.config import ClusterConfig, ProcessConfig
 
 

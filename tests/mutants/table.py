@@ -1372,7 +1372,7 @@ MUTANTS = (
     ),
     Mutant(
         "quote_key_of_each_host",
-        "promise_svc/bootstrap.py",
+        "promise_svc/bootstrap/service.py",
         "        keys = keys or (await self.store.quote_key(secrets.token_bytes(32)),)\n",
         "        keys = keys or (secrets.token_bytes(32),)\n",
         ("tests/e2e/test_quotes.py::test_a_token_of_one_host_is_held_by_another",),

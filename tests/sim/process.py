@@ -13,13 +13,13 @@ from functools import cache, partial
 from typing import Any
 from unittest import mock
 
-from promise_svc import bootstrap
 from promise_svc.adapters.ats_index import index
 from promise_svc.application.network_edit import NetworkEditor
 from promise_svc.application.promise import CartPromiser
 from promise_svc.application.quote import Quotes
 from promise_svc.application.reservation import Reservations
 from promise_svc.application.supply import SupplyWriter
+from promise_svc.bootstrap import service as composition
 from promise_svc.config import ClusterConfig, ProcessConfig
 from promise_svc.errors import PromiseServiceError, Unavailable
 from promise_svc.rpc.network import NetworkServicer
@@ -62,8 +62,8 @@ class Worker:
 
     def __init__(self, loop: VirtualLoop, name: str, cluster: ClusterConfig, weather: Weather):
         self.process = Process(name)
-        self.service: bootstrap.Service | None = None
-        self.services: list[bootstrap.Service] = []
+        self.service: composition.Service | None = None
+        self.services: list[composition.Service] = []
         self._loop = loop
         self._cluster = cluster
         self._weather = weather
@@ -72,7 +72,7 @@ class Worker:
 
     async def _run(self) -> None:
         while True:
-            service = bootstrap.Service(self._cluster, CONFIG)
+            service = composition.Service(self._cluster, CONFIG)
             self.services.append(service)
             try:
                 async with service:
@@ -151,7 +151,7 @@ def composed(loop: VirtualLoop, cluster: Cluster, store: StoreServer) -> Iterato
     """Let ``Service`` find simulated engines, clocks and chance where it looks for real ones."""
     chance, stems = cluster.chance, itertools.count()
 
-    relay = partial(bootstrap.RelayLoop, concurrency=2, poll_seconds=0.7)
+    relay = partial(composition.RelayLoop, concurrency=2, poll_seconds=0.7)
 
     class Pool:
         @staticmethod
@@ -167,7 +167,7 @@ def composed(loop: VirtualLoop, cluster: Cluster, store: StoreServer) -> Iterato
 
     with (
         mock.patch.multiple(
-            bootstrap, PostgresOrderStore=Pool, SystemClock=clock, RelayLoop=relay, **_PACES
+            composition, PostgresOrderStore=Pool, SystemClock=clock, RelayLoop=relay, **_PACES
         ),
         # redis-py looks its own version up for every connection, in the file system.
         mock.patch.object(importlib.metadata, "version", cache(importlib.metadata.version)),

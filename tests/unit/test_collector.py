@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from promise_svc.bootstrap import YOUNG_OBJECTS_MAX, collect_later, collect_seldom
+from promise_svc.bootstrap.collector import YOUNG_OBJECTS_MAX, collect_later, collect_seldom
 
 
 def test_the_collector_runs_again_once_all_is_loaded() -> None:

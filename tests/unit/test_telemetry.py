@@ -15,8 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
-from promise_svc.bootstrap import Service
-from promise_svc.config import ClusterConfig, ProcessConfig
+from promise_svc.bootstrap.observers import TakeoverLog
 from promise_svc.domain.sharding import Position
 from promise_svc.errors import Fork, NotFound
 from promise_svc.rpc.observer import CallRecorder
@@ -266,15 +265,15 @@ def test_a_library_that_repeats_itself_is_heard_once_and_without_a_traceback(
     assert other["event"] == "something else"
 
 
-def test_a_start_that_fills_a_lost_index_says_how_much_came_from_where(
+async def test_a_start_that_fills_a_lost_index_says_how_much_came_from_where(
     log_lines: io.StringIO,
 ) -> None:
     """One line of those that had lost something, after that of all that were taken over."""
-    service = Service(ClusterConfig(), ProcessConfig())
-    service._new_epochs[0] = 1  # as if told of already within this crowd: no timer, no loop
-    service._taken_over(3, Position(2, 0), 40)
-    service._taken_over(5, Position(2, 0), 2)
-    service._tell_taken_over()
+    crowd = TakeoverLog()
+    crowd.taken_over(0, Position(1, 0), 0)
+    crowd.taken_over(3, Position(2, 0), 40)
+    crowd.taken_over(5, Position(2, 0), 2)
+    crowd.tell()
 
     taken_over, filled = map(json.loads, log_lines.getvalue().splitlines())
     assert taken_over["epochs"] == "0:1 3:2 5:2"
