@@ -1,0 +1,257 @@
+"""Breaks of the protocol over several shards."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import (
+    AMENDS,
+    CAPACITY,
+    CHANGES,
+    RACES,
+    REPLACEMENTS,
+    RESERVATIONS,
+    RIVALS,
+    SIMULATOR,
+    Mutant,
+)
+
+MUTANTS = (
+    Mutant(
+        "a_day_asked_for_in_vain_is_kept",
+        "promise_svc/application/several_shards.py",
+        "            elif not decode_body(claim).growing:\n",
+        "            elif False:\n",
+        (f"{CAPACITY}test_a_transfer_may_die_at_any_message",),
+        "A worker that dies in a transfer would keep a place of a node's day for hours.",
+    ),
+    Mutant(
+        "extended_legs_keep_their_end",
+        "promise_svc/application/several_shards.py",
+        "no_lines, deadline, ttl_ms=wanted.ttl_ms)",
+        "no_lines, deadline)",
+        (RACES + "test_a_leg_whose_clock_is_ahead_lives_as_long_after_a_change_too",),
+        "A shopper who was given more time would lose a line before it.",
+    ),
+    Mutant(
+        "replacement_given_up_without_a_bar",
+        "promise_svc/application/several_shards.py",
+        "            stands = not await self._barred_successor(rid, claim.attempt,",
+        "            stands = stands and await self._barred_successor(rid, claim.attempt,",
+        (
+            REPLACEMENTS
+            + "test_a_replacement_that_ended_before_it_was_decided_takes_nothings_place",
+        ),
+        "A late message of a dead attempt would end the old hold for a new one that never stood.",
+    ),
+    Mutant(
+        "resolver_aborts_home_first",
+        "promise_svc/application/several_shards.py",
+        "        probes = await self._each(rid, claim.attempt, State.PENDING,"
+        " claim.legs, deadline)\n",
+        "        legs = await self._each(rid, claim.attempt, State.HELD, claim.legs, deadline)\n"
+        "        if any(leg.outcome == Outcome.MISSING for leg in legs):\n"
+        "            step = ResolveStep(rid, State.ABORTED, claim.attempt)\n"
+        "            await self._index.resolve(home, [step], deadline.left())\n"
+        "        probes = await self._each(rid, claim.attempt, State.PENDING,"
+        " claim.legs, deadline)\n",
+        (RACES + "test_a_leg_that_comes_while_the_resolver_works_never_makes_a_false_answer",),
+        "A worker would acknowledge what home has just aborted.",
+    ),
+    Mutant(
+        "confirm_without_legs",
+        "promise_svc/application/several_shards.py",
+        "claim.attempt, State.CONFIRMED, others, deadline)\n        if any(",
+        "claim.attempt, State.CONFIRMED, (others := []), deadline)\n        if any(",
+        (
+            RACES + "test_a_confirm_whose_legs_expired_before_they_were_pinned_confirms_nothing",
+            RESERVATIONS + "test_confirming_keeps_units_that_would_expire_meanwhile",
+        ),
+        "A sale would be decided whose units have expired and been sold to somebody else.",
+    ),
+    Mutant(
+        "release_ignores_confirm",
+        "promise_svc/application/several_shards.py",
+        "        if reply.outcome == Outcome.REFUSED and reply.state == State.PINNED:\n",
+        "        if False:\n",
+        (RIVALS + "test_a_release_after_a_confirm_began_comes_second",),
+        "A shopper would hear nothing true of an order that stands.",
+    ),
+    Mutant(
+        "extension_of_home_alone",
+        "promise_svc/application/several_shards.py",
+        "        longer = others if wanted.ttl_ms else []\n",
+        "        longer: list[int] = []\n",
+        (CHANGES + "test_a_hold_near_its_end_is_extended_in_every_shard_or_not_at_all",),
+        "A hold would be told as extended of which a leg has ended.",
+    ),
+    Mutant(
+        "one_shard_in_order",
+        "promise_svc/application/several_shards.py",
+        "        in_order = ordered and multi\n",
+        "        in_order = ordered\n",
+        (RACES + "test_a_cart_of_one_shard_that_met_a_young_hold_is_not_told_held",),
+        "A shopper would be told HELD and hold nothing.",
+    ),
+    Mutant(
+        "begun_confirm_told_as_nothing_done",
+        "promise_svc/application/several_shards.py",
+        "        except (Unavailable, DeadlineExceeded) as error:\n            # Of the step",
+        "        except DeadlineExceeded as error:\n            # Of the step",
+        (RACES + "test_a_confirm_that_cannot_reach_a_leg_does_not_say_that_nothing_was_done",),
+        "An order given up as not placed would be placed all the same.",
+    ),
+    Mutant(
+        "expired_taken_for_aborted",
+        "promise_svc/application/several_shards.py",
+        "        elif not all(reply.outcome in _GRANTED or reply.state in _ENDED for reply in"
+        " replies):\n",
+        "        elif not all(reply.outcome in _GRANTED for reply in replies):\n",
+        (
+            "tests/contract/test_reservation_found.py::"
+            "test_a_hold_that_ended_while_a_confirm_lay_unfinished_is_expired_not_lost",
+        ),
+        "A hold that ran out would be told as one that never was.",
+    ),
+    Mutant(
+        "refused_legs_kept",
+        "promise_svc/application/several_shards.py",
+        "            let_go = await self._end(rid, at_home, hold.attempt, hold.legs, target,"
+        " deadline)\n",
+        "            let_go = True\n",
+        (RESERVATIONS + "test_a_cart_that_does_not_fit_holds_nothing_and_says_what_is_left",),
+        "The other lines of a refused cart would stay held.",
+    ),
+    Mutant(
+        "refused_claim_settled_blindly",
+        "promise_svc/application/several_shards.py",
+        "        if hold.multi and reply.let_go:\n",
+        "        if hold.multi:\n",
+        (
+            "tests/contract/test_reservation_found.py::"
+            "test_a_refused_claim_is_not_settled_while_a_leg_of_it_may_stand",
+        ),
+        "Units of a leg that nobody could reach would be gone for ever.",
+    ),
+    Mutant(
+        "confirm_does_not_bar_another_plans_leg",
+        "promise_svc/application/several_shards.py",
+        "        if any(reply.outcome in (Outcome.MISSING, Outcome.OTHER_PLAN) for reply in"
+        " replies):\n",
+        "        if any(reply.outcome == Outcome.MISSING for reply in replies):\n",
+        (
+            "tests/contract/test_reservation_found.py::"
+            "test_a_confirm_bars_a_leg_before_it_gives_up_on_it_for_another_plan",
+        ),
+        "A shopper who was told HELD would find nothing.",
+    ),
+    Mutant(
+        "expiry_told_but_not_written",
+        "promise_svc/application/several_shards.py",
+        "        if reply.time_ms - claim.expire_ms > WRITTEN_MS:\n",
+        "        if reply.time_ms > WRITTEN_MS:\n",
+        (
+            "tests/contract/test_reservation_found.py::"
+            "test_an_expiry_is_written_down_before_it_is_told",
+        ),
+        "A hold told EXPIRED would stand again after a clock was set back.",
+    ),
+    Mutant(
+        "growing_without_a_mark",
+        "promise_svc/application/several_shards.py",
+        "        if claim.change and decode_body(claim).growing and",
+        "        if False and",
+        (AMENDS + "test_a_late_message_makes_no_leg_grow_again",),
+        "Units asked for by a worker that died would be held by an order that does not name them.",
+    ),
+    Mutant(
+        "home_leg_not_asked_for",
+        "promise_svc/application/several_shards.py",
+        "            if stopped:\n",
+        "            if not hold.legs.keys() <= answers.keys():\n",
+        (
+            "tests/contract/test_reservation_found.py::"
+            "test_a_hold_taken_shard_by_shard_has_its_leg_at_home_too",
+        ),
+        "Two clicks on the last units, and a cart would be told as held that lacks one of them.",
+    ),
+    Mutant(
+        "ended_legs_agree",
+        "promise_svc/application/several_shards.py",
+        "and (joins or r.state in _STANDING)",
+        "and True",
+        (
+            "tests/contract/test_reservation_found.py::"
+            "test_a_leg_that_has_ended_neither_grows_nor_lives_longer",
+        ),
+        "A shopper would be told of more units, or of more time, on a cart that had run out.",
+    ),
+    Mutant(
+        "units_move_before_it_is_decided",
+        "promise_svc/application/several_shards.py",
+        "ttl_ms, (), int(plan > 0), plan\n",
+        "ttl_ms, (), 0, plan\n",
+        (AMENDS + "test_units_that_are_to_move_stay_until_that_is_decided",),
+        "A transfer that comes to nothing would leave an order without its units.",
+    ),
+    Mutant(
+        "orphan_not_barred_at_home",
+        "promise_svc/application/several_shards.py",
+        " and not await self._barred_at_home(rid, home, shard, leg, deadline):\n",
+        " and False:\n",
+        (
+            "tests/contract/test_reservation_orphans.py::"
+            "test_a_claim_that_comes_after_its_leg_was_let_go_is_refused",
+        ),
+        "A shopper would be told HELD by a worker whose leg was just let go.",
+    ),
+    Mutant(
+        "end_told_as_confirm",
+        "promise_svc/application/several_shards.py",
+        "        if step.target != State.CONFIRMED and reply.outcome in _GRANTED:\n",
+        "        if False:\n",
+        (RIVALS + "test_an_end_that_another_worker_decided_is_no_confirm",),
+        "A shopper would be told CONFIRMED of an order that does not stand.",
+    ),
+    Mutant(
+        "replaced_leg_waited_for",
+        "promise_svc/application/several_shards.py",
+        "        fine = (*_GRANTED, Outcome.OTHER_PLAN) if claim.state in _CLOSED else _GRANTED\n",
+        "        fine = _GRANTED\n",
+        (CHANGES + "test_a_leg_whose_place_a_refused_retry_took_counts_as_followed",),
+        "An order that has left would be looked after for ever.",
+    ),
+    Mutant(
+        "late_note_forgotten",
+        "promise_svc/application/several_shards.py",
+        "            notes, self._notes, self._noting = self._notes, {}, False\n",
+        "            notes, self._notes, self._noting = {}, {}, False\n",
+        ("tests/contract/test_reservation_notes.py",),
+        "Every hold would be looked at by the resolver, leg by leg.",
+    ),
+    Mutant(
+        "settled_before_its_legs",
+        "promise_svc/application/several_shards.py",
+        "        if not refused:\n            if stopped:",
+        "        if opened and hold.multi:\n"
+        "            await self._settle(hold.reservation_id, hold.home, hold.attempt)\n"
+        "        if not refused:\n            if stopped:",
+        (SIMULATOR,),
+        "A cart would be noted as held whole while a leg of it was refused.",
+    ),
+    Mutant(
+        "overtaken_confirm_told_already",
+        "promise_svc/application/several_shards.py",
+        "            if reply.outcome == Outcome.OTHER_PLAN:\n",
+        "            if False:\n",
+        ("tests/contract/test_reservation_found.py",),
+        "A confirm that others overtook would be told as done before it is recorded.",
+    ),
+    Mutant(
+        "resolver_never_probes",
+        "promise_svc/application/several_shards.py",
+        "        probes = await self._each(rid, claim.attempt, State.PENDING, claim.legs",
+        "        return await self._settle(rid, home, claim.attempt)\n"
+        "        probes = await self._each(rid, claim.attempt, State.PENDING, claim.legs",
+        (SIMULATOR,),
+        "What a dead worker left half done would be noted as held.",
+    ),
+)
