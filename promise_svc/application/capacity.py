@@ -1,8 +1,8 @@
 """What nodes' capacity leaves of their days, as the table shows it, and what shipments take of it.
 
 The table may be behind: the shard of an account decides. A promise is made without a look at any
-account first; only where a node of it turns out full are all nodes of the cart looked at, and the
-cart planned once more.
+account first; only where a node of it turns out full is the cart planned once more, knowing of that
+one (the compiled search, which is fast enough to meet them one by one) or of all its nodes.
 """
 
 from __future__ import annotations
@@ -94,6 +94,10 @@ class Capacity:
         """Whether to look at all nodes of a cart at once, because some were full last time."""
         return self._bounded.crowded
 
+    @crowded.setter
+    def crowded(self, found: bool) -> None:
+        self._bounded.crowded = found
+
     def left(self, node_id: str, capacity: NodeCapacity, day: date) -> int:
         """Orders that a node may still take of a day, below zero where more were taken than it may
         now. Holds that ran out count until they are swept."""
@@ -123,13 +127,19 @@ class Capacity:
         """As ``Arrival.worked``, for methods whose next working day is full."""
         node, found = self._bounded.nodes.get(node_id), {}
         for method in methods if node else ():
-            if not self.bounded(node_id, method):
-                continue
-            first = self._worked(node_id, method, order_ms, first=True)
-            fits = self._worked(node_id, method, order_ms)
-            if first and (fits is None or fits.day != first.day):
-                found[method] = fits.order_ms if fits else NEVER
+            capacity = node.capacity(method) if node else None
+            full = False
+            for worked in self._days(node_id, method, order_ms) if capacity else ():
+                if capacity and self.left(node_id, capacity, worked.day) > 0:
+                    if full:
+                        found[method] = worked.order_ms
+                    break
+                full, found[method] = True, NEVER
         return found
+
+    def stocked(self, skus: Iterable[str]) -> set[str]:
+        """Nodes that the table knows any of these of."""
+        return {row.node_id for sku in skus for row in self._table.rows(sku) or ()}
 
     def full_nodes(
         self, node_ids: Iterable[str], methods: Iterable[FulfillmentMethod], order_ms: int
@@ -141,7 +151,6 @@ class Capacity:
             worked = self.later(node_id, methods, order_ms)
             if worked:
                 found[node_id] = Arrival(node_id, 0, worked)
-        self._bounded.crowded = bool(found)
         return found
 
     def fits(self, options: Iterable[DeliveryPromise], order_ms: int) -> bool:

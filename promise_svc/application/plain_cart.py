@@ -1,32 +1,82 @@
 """Carts that need no exception, promised by the compiled search straight from the table.
 
 Answers are ``domain.cart.promise_cart``'s, or None: then that has its turn. It has it for supply on
-its way, where a line is not in stock, and where no plan was found.
+its way, where a line is not in stock, where no plan was found, and in a crowd without end.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING
 
+from promise_svc.application.capacity import Capacity
 from promise_svc.domain.cart import PromisedCart
 from promise_svc.domain.delivery import DeliveryPromise, Shipment, ShipmentLine
-from promise_svc.domain.network import NetworkSnapshot
-from promise_svc.domain.reach import Address, Line, Reach, Service, Wanted
+from promise_svc.domain.network import FulfillmentMethod, NetworkSnapshot
+from promise_svc.domain.reach import Address, Arrival, Line, Reach, Service, Wanted
 from promise_svc.domain.routes import Routes
 from promise_svc.domain.rules import OrderRules
 from promise_svc.domain.sourcing import WORK_MAX, DeliveryOption
 from promise_svc.hotpath import sourcing
 
 if TYPE_CHECKING:
-    from promise_svc.hotpath import CartSearch, Nodes, Options
+    from promise_svc.hotpath import CartSearch, Options
 
 RULES_KEPT_MAX = 256
 """Kept kinds of orders: sets of rules that fit together, and classes of items; a byte a node each,
 some 80 where the rules are of costs."""
+
+FULL_ROUNDS_MAX = 40
+"""Searches of one cart, each of which knows of more full nodes, before all its nodes are looked
+at."""
+
+FULL_KINDS_MAX = 4096
+"""Kept kinds of full nodes a destination; about 1 KiB each."""
+
+
+def promise_in_crowd(
+    search: CartSearch,
+    snapshot: NetworkSnapshot,
+    lines: Sequence[Line],
+    wanted: Wanted,
+    capacity: Capacity,
+    *,
+    max_shipments: int,
+    max_options: int,
+) -> PromisedCart | None:
+    """As ``promise_plain_cart``, each shipment on a day with room for it.
+
+    A full node that is not known as one looks better than it is: plans without any such stand. So
+    only nodes that would be chosen are looked at. Cost: a search more for each round that met some.
+    """
+    methods, order_ms = wanted.fulfillment_methods, wanted.order_ms
+    arrivals: dict[str, Arrival] = {}
+    for rounds in range(FULL_ROUNDS_MAX + 1):
+        if rounds == FULL_ROUNDS_MAX:
+            skus = {line.sku for line in lines}
+            arrivals = capacity.full_nodes(capacity.stocked(skus), methods, order_ms)
+        promised = promise_plain_cart(
+            search,
+            snapshot,
+            lines,
+            replace(wanted, arrivals=arrivals) if arrivals else wanted,
+            max_shipments=max_shipments,
+            max_options=max_options,
+        )
+        if promised is None or not capacity.bounds:
+            return promised
+        chosen = {s.node_id for option in promised.options for s in option.shipments}
+        full = capacity.full_nodes(chosen - arrivals.keys(), methods, order_ms)
+        if not full:
+            return promised
+        if not all(option.exact for option in promised.options):
+            return None
+        arrivals |= full
+    return None
 
 
 def promise_plain_cart(
@@ -39,11 +89,10 @@ def promise_plain_cart(
     max_options: int,
 ) -> PromisedCart | None:
     """What ``promise_cart`` makes of the stock in the search's table as it stands for no segment.
+    ``wanted.arrivals`` are of full nodes only.
 
     Cost: some 30 ns a node with stock, and a few microseconds an option.
     """
-    if wanted.arrivals:
-        return None
     items = snapshot.documents.items
     weights: dict[str, int] = {}
     for line in lines:
@@ -58,7 +107,8 @@ def promise_plain_cart(
     if wanted.address is None:
         options, others = costs.alone(reach, wanted.pickup_node_id)
     else:
-        options, others = reach.derived(costs.options), _other_origins(costs.nodes, wanted)
+        others = costs.left_out(wanted.excluded_node_ids)
+        options = reach.derived(costs.kinds).options_of(reach, wanted.arrivals, others)
     run = partial(
         search.plans,
         costs.nodes,
@@ -109,19 +159,6 @@ def _place(address: Address | None) -> tuple[float, float] | None:
     return address.latitude, address.longitude
 
 
-def _other_origins(nodes: Nodes, wanted: Wanted) -> dict[int, int]:
-    """Nodes that do not serve this order as others like them do: here a candidate is left out (-1),
-    or is like another origin of ``Options``."""
-    numbers = (_number(nodes, node_id) for node_id in wanted.excluded_node_ids)
-    return {number: -1 for number in numbers if number is not None}
-
-
-def _number(nodes: Nodes, node_id: str) -> int | None:
-    number = bisect_left(nodes.node_ids, node_id)
-    known = number < len(nodes.node_ids) and nodes.node_ids[number] == node_id
-    return number if known else None
-
-
 class _Costs:
     """The network's nodes where some count as dearer than they are: like each other are those of
     one origin with one extra cost."""
@@ -129,29 +166,39 @@ class _Costs:
     def __init__(self, routes: Routes, node_ids: list[str], extra: Mapping[str, int]) -> None:
         origins = {origin_id: number for number, origin_id in enumerate(routes.nodes_of)}
         self._kinds: dict[tuple[int, int], int] = {}
-        numbers = []
+        self._numbers = []
         for node_id in node_ids:
             kind = origins[routes.origin_ids[node_id]], extra.get(node_id, 0)
-            numbers.append(self._kinds.setdefault(kind, len(self._kinds)))
+            self._numbers.append(self._kinds.setdefault(kind, len(self._kinds)))
         places = [routes.places[node_id] for node_id in node_ids]
-        self.nodes = sourcing.Nodes(node_ids, places, numbers)
+        self.nodes = sourcing.Nodes(node_ids, places, self._numbers)
+        self._extras = [extra for _, extra in self._kinds]
 
-    def options(self, reach: Reach) -> Options:
+    def left_out(self, node_ids: Iterable[str]) -> dict[int, int]:
+        """Nodes that are not to serve, as the search takes them."""
+        numbers = map(self.number, node_ids)
+        return {number: -1 for number in numbers if number is not None}
+
+    def number(self, node_id: str) -> int | None:
+        """Of a node of the network."""
+        number = bisect_left(self.nodes.node_ids, node_id)
+        known = number < len(self.nodes.node_ids) and self.nodes.node_ids[number] == node_id
+        return number if known else None
+
+    def kind(self, number: int) -> tuple[int, int]:
+        """The number of a node's kind, and what it counts dearer."""
+        kind = self._numbers[number]
+        return kind, self._extras[kind]
+
+    def kinds(self, reach: Reach) -> _Kinds:
         """Of each kind what the search needs and what a shipment says."""
-        sets: dict[tuple[DeliveryOption, ...], int] = {}
-        set_of_kind, services = [], []
         by_origin = reach.services_by_origin()
-        for origin, extra in self._kinds:
-            found = by_origin[origin]
-            options = tuple(_weighed(service.option, extra) for service in found)
-            set_of_kind.append(sets.setdefault(options, len(sets)) if options else -1)
-            services.append([_told(service) for service in found])
-        return sourcing.Options(list(map(_plain, sets)), set_of_kind, services)
+        return _Kinds(self, [(by_origin[origin], extra) for origin, extra in self._kinds])
 
     def alone(self, reach: Reach, node_id: str) -> tuple[Options, dict[int, int]]:
         """One node, of a kind that no other is of, where goods are collected; what its shipment
         counts dearer is the same each way."""
-        found, number = reach.services(node_id), _number(self.nodes, node_id)
+        found, number = reach.services(node_id), self.number(node_id)
         nobody = len(self._kinds)
         if number is None or not isinstance(found, tuple):
             return sourcing.Options([], [-1] * nobody, [()] * nobody), {}
@@ -159,6 +206,55 @@ class _Costs:
         services = [_told(service) for service in found]
         made = sourcing.Options([options], [-1] * nobody + [0], [()] * nobody + [services])
         return made, {number: nobody}
+
+
+class _Kinds:
+    """Kinds of nodes as they serve one destination; those of full nodes are added as they are met,
+    up to FULL_KINDS_MAX."""
+
+    def __init__(self, costs: _Costs, found: Iterable[tuple[Sequence[Service], int]]) -> None:
+        self._costs = costs
+        self._sets: dict[tuple[DeliveryOption, ...], int] = {}
+        self._set_of_kind: list[int] = []
+        self._services: list[list[_Told]] = []
+        for services, extra in found:
+            self._add(services, extra)
+        self._known_count = len(self._services)
+        self._full: dict[tuple[int, tuple[tuple[FulfillmentMethod, int], ...]], int] = {}
+        self._options = self._made()
+
+    def options_of(
+        self, reach: Reach, arrivals: Mapping[str, Arrival], others: dict[int, int]
+    ) -> Options:
+        """For the search; ``others`` learns which kinds full nodes are of now."""
+        if len(self._full) > FULL_KINDS_MAX:
+            self._full.clear()
+            del self._set_of_kind[self._known_count :], self._services[self._known_count :]
+        before = len(self._full)
+        for node_id, arrival in arrivals.items():
+            number = self._costs.number(node_id)
+            if number is None or number in others:
+                continue
+            kind, extra = self._costs.kind(number)
+            key = kind, tuple(sorted(arrival.worked.items()))
+            full = self._full.get(key)
+            if full is None:
+                full = self._full[key] = len(self._services)
+                found = reach.services(node_id)
+                self._add(found if isinstance(found, tuple) else (), extra)
+            others[number] = full
+        if len(self._full) != before:
+            self._options = self._made()
+        return self._options
+
+    def _add(self, services: Sequence[Service], extra: int) -> None:
+        options = tuple(_weighed(service.option, extra) for service in services)
+        number = self._sets.setdefault(options, len(self._sets)) if options else -1
+        self._set_of_kind.append(number)
+        self._services.append([_told(service) for service in services])
+
+    def _made(self) -> Options:
+        return sourcing.Options(list(map(_plain, self._sets)), self._set_of_kind, self._services)
 
 
 class _TermsByRules:
@@ -208,9 +304,10 @@ def _weighed(option: DeliveryOption, extra: int) -> DeliveryOption:
     return option._replace(base_cost_micros=option.base_cost_micros + extra) if extra else option
 
 
-def _told(
-    service: Service,
-) -> tuple[str, str, date, date, date, int, int | None, int, int]:
+_Told = tuple[str, str, date, date, date, int, int | None, int, int]
+
+
+def _told(service: Service) -> _Told:
     """What a shipment says of its service, and what that costs."""
     method, carrier_service, dates, ready_ms, base, kilogram = service
     ship_date, earliest, latest, order_by_ms = dates

@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from promise_svc.application.capacity import Capacity
-from promise_svc.application.plain_cart import promise_plain_cart
+from promise_svc.application.plain_cart import promise_in_crowd
 from promise_svc.application.ports import AtsReader, AtsRow, Clock
 from promise_svc.application.stock import (
     Consistency,
@@ -120,8 +120,8 @@ class CartPromiser:
         )
         lines, bundles = exploded(request.lines, snapshot.bundles, LINES_MAX)
         capacity = Capacity(snapshot, self._stock.copy)
-        plain = self._plain(snapshot, request, lines, wanted)
-        if plain is not None and capacity.fits(plain[0].options, order_ms):
+        plain = self._plain(snapshot, request, lines, wanted, capacity)
+        if plain is not None:
             promised, freshness = _dated(plain[0], capacity, order_ms), plain[1]
             return PromiseCartReply(
                 outcome=PromiseOutcome.COMPLETE,
@@ -163,6 +163,7 @@ class CartPromiser:
         request: PromiseCartRequest,
         lines: Sequence[Line],
         wanted: Wanted,
+        capacity: Capacity,
     ) -> tuple[PromisedCart, Freshness] | None:
         """What the compiled search has, and how fresh; an explanation needs every node's stock."""
         search = self._stock.search
@@ -172,11 +173,12 @@ class CartPromiser:
         freshness = self._stock.fresh(skus, request.consistency, request.segment)
         if freshness is None:
             return None
-        promised = promise_plain_cart(
+        promised = promise_in_crowd(
             search,
             snapshot,
             lines,
             wanted,
+            capacity,
             max_shipments=request.max_shipments,
             max_options=request.max_options,
         )
@@ -254,15 +256,16 @@ def plan(snapshot: NetworkSnapshot, table: AtsReader, request: PlanRequest) -> P
     capacity = Capacity(snapshot, table, taken=request.taken)
     searched = table.search is not None and not request.taken and _unshared(table, request)
     if table.search is not None and searched:
-        promised = promise_plain_cart(
+        promised = promise_in_crowd(
             table.search,
             snapshot,
             request.lines,
             wanted,
+            capacity,
             max_shipments=request.max_shipments,
             max_options=1,
         )
-        if promised is not None and capacity.fits(promised.options, request.order_ms):
+        if promised is not None:
             promised = _dated(promised, capacity, request.order_ms)
             return _plan_of(promised.options[0].shipments, snapshot)
     rows = {line.sku: rows_of(table, line.sku, request.segment) for line in request.lines}
@@ -428,6 +431,7 @@ def _promised(
             return cart, _dated(promised, capacity, order_ms)
     node_ids = {node_id for units in cart.stock.values() for node_id in units}
     full = capacity.full_nodes(node_ids, methods, order_ms)
+    capacity.crowded = bool(full)
     cart = replace(cart, wanted=replace(cart.wanted, arrivals=full))
     return cart, _dated(searched(cart, full=True), capacity, order_ms)
 

@@ -2,227 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections import Counter
 from dataclasses import replace
-from datetime import time
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promise_svc.adapters.ats_table.table import AtsTable
 from promise_svc.application import plain_cart
 from promise_svc.application import promise as use_case
-from promise_svc.application.plain_cart import promise_plain_cart
-from promise_svc.application.promise import (
-    CartPromiser,
-    Plan,
-    PlanRequest,
-    PromiseCartReply,
-    PromiseCartRequest,
-    plan,
-)
-from promise_svc.application.stock import Consistency, StockSource
+from promise_svc.application.capacity import Capacity
+from promise_svc.application.plain_cart import promise_in_crowd
 from promise_svc.domain import cart
-from promise_svc.domain.events import PositionImage
-from promise_svc.domain.inventory import Protection, StockPosition
 from promise_svc.domain.network import (
-    BundleComponent,
-    Document,
-    FulfillmentMethod,
     Item,
-    NetworkSnapshot,
-    NodeGroup,
-    NodeStatus,
-    SourcingRule,
     build_snapshot,
     with_items,
 )
-from promise_svc.domain.reach import Address, Line
-from promise_svc.domain.sharding import Position
 from promise_svc.hotpath import COMPILED
-from tests.support.fake_ats_reader import FakeClock
-from tests.support.fake_stock_index import FakeStockIndex
-from tests.support.networks import (
-    CHICAGO,
-    PICKUP,
-    SHIP,
-    a_lane,
-    a_method,
-    a_node,
-    a_service,
-    a_snapshot,
-    ms,
-)
+from tests.support.shop import Shop
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="pure mode has nothing compiled")
-
-FRIDAY = ms("2026-11-20T12:00", CHICAGO)
-CURBSIDE = FulfillmentMethod.CURBSIDE
-SHARD_COUNT = 4
-SKUS = ["A", "B", "C", "BUNDLE", "NO-ITEM"]
-CODES = ["94107", "94199", "10001", "94 1-07"]
-
-
-class Shop:
-    """A network and stock drawn from ``rng``, asked with and without the compiled search."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self.rng = rng
-        self.clock = FakeClock(FRIDAY)
-        self.snapshot = a_snapshot(*self._documents())
-        self.table = AtsTable(SHARD_COUNT)
-        self.stock_up()
-
-    def _documents(self) -> list[Document]:
-        rng = self.rng
-        terms = [
-            [a_method(SHIP, time(17))],
-            [a_method(SHIP, time(10), days=2), a_method(PICKUP, time(18), minutes=60)],
-            [a_method(PICKUP, time(18), minutes=60), a_method(CURBSIDE, time(9), minutes=5)],
-        ]
-        nodes = [
-            a_node(
-                f"N{number:02}",
-                methods=rng.choice(terms),
-                latitude=rng.choice([rng.uniform(25, 49), 37.0]),
-                longitude=rng.choice([rng.uniform(-124, -67), -122.0]),
-                status=rng.choices([NodeStatus.ON, NodeStatus.OFF], [9, 1])[0],
-            )
-            for number in range(rng.randint(1, 25))
-        ]
-        ids = [node.node_id for node in nodes]
-        half = NodeGroup(node_group_id="half", node_ids=tuple(ids[::2]))
-        everything = NodeGroup(node_group_id="all", node_ids=tuple(ids))
-        lanes = [
-            a_lane("all", "ground", (1, rng.randint(2, 5)), from_group=True),
-            a_lane("all", "ground", (1, 2), postal_prefix="941", from_group=True),
-            a_lane("half", "air", (1, 1), postal_prefix="9", base=9_000_000, from_group=True),
-            a_lane(rng.choice(ids), "ground", (0, 1), postal_prefix="1", base=1),
-        ]
-        services = [
-            a_service("ground", kilogram=rng.choice([0, 7])),
-            a_service("air", base=8_000_000, kilogram=rng.choice([0, 3, 10**12])),
-        ]
-        parts = (BundleComponent("A", 1), BundleComponent("B", 2))
-        items = [
-            Item(
-                sku=sku,
-                weight_grams=rng.choice([0, 1, 333, 1500]),
-                handling_class=rng.choice(["", "cold"]),
-            )
-            for sku in "ABC"
-        ]
-        half_of = {"node_group_id": "half"}
-        rules = [
-            SourcingRule(rule_id="few", max_shipments=2),
-            SourcingRule(rule_id="half", priority=2, **half_of),
-            SourcingRule(rule_id="one", priority=1, node_group_id="one"),
-            SourcingRule(rule_id="rest", priority=7, country="US", postal_prefix="9"),
-            SourcingRule(rule_id="no-cold", excluded=True, handling_class="cold", **half_of),
-            SourcingRule(rule_id="dear", cost_micros=5_000_000, **half_of),
-            SourcingRule(rule_id="dearer", cost_micros=1, postal_prefix="941", country="US"),
-        ]
-        fit = rng.sample(rules, rng.choice([0, 0, 1, 2, 3]))
-        one = NodeGroup(node_group_id="one", node_ids=tuple(ids[:1]))
-        bundle = Item(sku="BUNDLE", components=parts)
-        return [*nodes, half, one, everything, *lanes, *services, *items, bundle, *fit]
-
-    def stock_up(self) -> None:
-        """Some stock of each SKU somewhere, some on its way, some kept for a segment."""
-        rng = self.rng
-        shared = rng.choice([0, 0.4])
-        for sku in ("A", "B", "C", "NO-ITEM"):
-            images = []
-            for number in range(27):
-                if rng.random() < 0.6:
-                    shares = (Protection("vip", 2),) if rng.random() < shared else ()
-                    position = StockPosition(
-                        on_hand=rng.choice([0, 1, 2, 3, 9]), held=rng.choice([0, 0, 1]),
-                        protected=shares,
-                    )  # fmt: skip
-                    images.append(PositionImage(sku, f"N{number:02}", "", position))
-                if rng.random() < 0.1:
-                    later = StockPosition(on_hand=50, arrival_ms=FRIDAY + 86_400_000)
-                    images.append(PositionImage(sku, f"N{number:02}", "later", later))
-            self.table.apply(SKUS.index(sku) % SHARD_COUNT, Position(1, 1), FRIDAY - 10, images)
-        for shard in range(SHARD_COUNT):
-            self.table.apply(shard, self.table.at(shard), FRIDAY - 10, [])
-
-    def request(self) -> PromiseCartRequest:
-        rng = self.rng
-        to_store = rng.random() < 0.2
-        count = 1 if to_store else rng.choice([1, 1, 2, 3, 4])
-        skus = rng.choices(SKUS, [9, 9, 9, 1, 0.2], k=count)
-        located = {"latitude": rng.uniform(25, 49), "longitude": rng.uniform(-124, -67)}
-        address = Address(
-            country=rng.choices(["US", "CA"], [20, 1])[0],
-            postal_code=rng.choice(CODES),
-            **(located if rng.random() < 0.8 else {}),
-        )
-        nodes = [f"N{number:02}" for number in range(28)]
-        methods: tuple[FulfillmentMethod, ...] = ()
-        if to_store and rng.random() < 0.5:
-            methods = (PICKUP, CURBSIDE)
-        return PromiseCartRequest(
-            lines=tuple(
-                Line(f"{i}", sku, 1 if to_store else rng.choice([1, 1, 2, 3, 7]))
-                for i, sku in enumerate(skus)
-            ),
-            address=None if to_store else address,
-            pickup_node_id=rng.choice(nodes[:12]) if to_store else "",
-            fulfillment_methods=methods,
-            carrier_services=rng.choices([(), ("air",), ("ground",)], [8, 1, 1])[0],
-            segment=rng.choices(["", "vip", "other"], [6, 3, 1])[0],
-            order_ms=rng.choice([None, FRIDAY, FRIDAY + rng.randrange(10 * 86_400_000)]),
-            max_options=rng.choice([1, 1, 2, 3, 4]),
-            max_shipments=rng.choice([1, 2, 3, 20]),
-            excluded_node_ids=frozenset(rng.sample(nodes, rng.choice([0, 0, 0, 2, 8]))),
-            consistency=Consistency(strong=rng.random() < 0.02),
-            explain=rng.random() < 0.05,
-            allow_backorder=rng.random() < 0.1,
-        )
-
-    def asked(self, request: PromiseCartRequest, *, compiled: bool) -> PromiseCartReply:
-        def network() -> NetworkSnapshot:
-            return self.snapshot
-
-        search, self.table.search = self.table.search, self.table.search if compiled else None
-        stock = StockSource(
-            table=self.table, index=FakeStockIndex(FRIDAY, SHARD_COUNT), network=network,
-            clock=self.clock,
-        )  # fmt: skip
-        self.table.search = search
-        promiser = CartPromiser(stock=stock, network=network, clock=self.clock)
-        return asyncio.run(promiser.promise_cart(request, timeout=5.0))
-
-    def plan_request(self) -> PlanRequest:
-        """A reservation's lines; now and then units at nodes are gone to other lines of it."""
-        asked = self.request()
-        gone = self.rng.sample(range(25), 12) if self.rng.random() < 0.3 else []
-        taken = {(sku, f"N{number:02}"): 9 for sku in "ABC" for number in gone}
-        return PlanRequest(
-            lines=asked.lines,
-            fulfillment_method=PICKUP if asked.address is None else SHIP,
-            address=asked.address,
-            pickup_node_id=asked.pickup_node_id,
-            carrier_services=frozenset(asked.carrier_services),
-            segment=asked.segment,
-            excluded_node_ids=asked.excluded_node_ids,
-            order_ms=FRIDAY,
-            taken=taken,
-            max_shipments=asked.max_shipments,
-            allow_backorder=asked.allow_backorder,
-        )
-
-    def planned(self, request: PlanRequest, *, compiled: bool) -> Plan:
-        search, self.table.search = self.table.search, self.table.search if compiled else None
-        found = plan(self.snapshot, self.table, request)
-        self.table.search = search
-        return found
 
 
 @settings(max_examples=40, deadline=None)
@@ -268,11 +70,11 @@ def test_most_carts_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: Counter[bool] = Counter()
 
     def counted(*args: Any, **options: Any) -> Any:
-        found = promise_plain_cart(*args, **options)
+        found = promise_in_crowd(*args, **options)
         seen[found is not None] += 1
         return found
 
-    monkeypatch.setattr(use_case, "promise_plain_cart", counted)
+    monkeypatch.setattr(use_case, "promise_in_crowd", counted)
     for seed in range(20):
         shop = Shop(random.Random(seed))
         for _ in range(10):
@@ -280,3 +82,57 @@ def test_most_carts_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert seen[True] > 50
     assert seen[False] > 20
+
+
+@pytest.mark.parametrize("rounds_max", [0, 1, plain_cart.FULL_ROUNDS_MAX])
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_in_a_crowd_it_changes_no_answer_either(rounds_max: int, seed: int) -> None:
+    """Nodes are bounded, and full on some days or on all: shipments still are the specification's,
+    and so are their days of work; days fill on the way. Full nodes are met one by one, or all are
+    looked at."""
+    shop = Shop(random.Random(seed), crowd=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plain_cart, "FULL_ROUNDS_MAX", rounds_max)
+        for _ in range(6):
+            shop.fill_days()
+            request = shop.request()
+            Capacity(shop.snapshot, shop.table).crowded = shop.rng.random() < 0.5
+
+            assert shop.asked(request, compiled=False) == shop.asked(request, compiled=True)
+            wanted = shop.plan_request()
+            assert shop.planned(wanted, compiled=False) == shop.planned(wanted, compiled=True)
+
+
+def test_whole_carts_in_a_crowd_are_plain_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many best plans need a full node, and the compiled search takes them: else a cart at a peak
+    would cost a hundred times as much."""
+    taken: list[bool] = []
+    met_full = 0
+    at_all = Capacity.full_nodes
+
+    def counted(*args: Any, **options: Any) -> Any:
+        found = promise_in_crowd(*args, **options)
+        taken.append(found is not None)
+        return found
+
+    def full_nodes(self: Capacity, *args: Any) -> Any:
+        nonlocal met_full
+        found = at_all(self, *args)
+        met_full += bool(found)
+        return found
+
+    monkeypatch.setattr(use_case, "promise_in_crowd", counted)
+    monkeypatch.setattr(Capacity, "full_nodes", full_nodes)
+    whole: Counter[bool] = Counter()
+    for seed in range(30):
+        shop = Shop(random.Random(seed), crowd=True)
+        for _ in range(6):
+            shop.fill_days()
+            taken.clear()
+            reply = shop.asked(replace(shop.request(), segment=""), compiled=True)
+            if reply.outcome is use_case.PromiseOutcome.COMPLETE and taken:
+                whole[taken[0]] += 1
+
+    assert met_full > 20
+    assert whole[True] > 20 * whole[False]

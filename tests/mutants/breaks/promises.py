@@ -41,6 +41,22 @@ MUTANTS = (
         "A shopper would be sent to another store for the goods.",
     ),
     Mutant(
+        "search_takes_full_nodes_for_free_ones",
+        "promise_svc/application/plain_cart.py",
+        "            others[number] = full\n",
+        "            others[number] = kind\n",
+        ("tests/property/test_plain_cart.py::test_in_a_crowd_it_changes_no_answer_either",),
+        "At a peak shoppers would be offered stores that are full, a day later than others'.",
+    ),
+    Mutant(
+        "search_stops_at_the_first_full_nodes",
+        "promise_svc/application/plain_cart.py",
+        "        if not full:\n            return promised\n",
+        "        if arrivals or not full:\n            return promised\n",
+        ("tests/property/test_plain_cart.py::test_in_a_crowd_it_changes_no_answer_either",),
+        "A cart would come from a full node, days late, though the next one has room.",
+    ),
+    Mutant(
         "search_knows_no_priorities",
         "promise_svc/application/plain_cart.py",
         "        priorities=terms.priorities(rules, weights),\n",
