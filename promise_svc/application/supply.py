@@ -62,6 +62,7 @@ class SupplyOutcome(IntEnum):
     UNKNOWN_NODE = 30
     STALE_SEQUENCE = 40
     ALREADY_ARRIVED = 45
+    MORE_THAN_ORDERED = 48
     BELOW_ZERO = 50
     QUANTITY_TOO_LARGE = 60
     TOO_MANY_SEGMENTS = 70
@@ -77,6 +78,8 @@ class SupplyCount(NamedTuple):
     safety_stock: int = KEEP_SAFETY_STOCK
     """KEEP_SAFETY_STOCK leaves it as it is."""
     arrival_ms: int = 0
+    """As in ``SupplyRow``."""
+    included: int = -1
     """As in ``SupplyRow``."""
 
 
@@ -133,6 +136,7 @@ _OUTCOMES = {
     Outcome.BELOW_ZERO: SupplyOutcome.BELOW_ZERO,
     Outcome.ABOVE_MAXIMUM: SupplyOutcome.QUANTITY_TOO_LARGE,
     Outcome.ALREADY_ARRIVED: SupplyOutcome.ALREADY_ARRIVED,
+    Outcome.MORE_THAN_ORDERED: SupplyOutcome.MORE_THAN_ORDERED,
     Outcome.TOO_MANY_SEGMENTS: SupplyOutcome.TOO_MANY_SEGMENTS,
 }
 
@@ -197,7 +201,8 @@ class SupplyWriter:
         """
         counted = int(arrived_counted)
         sent = [
-            SupplyRow(*row[:5], source, source_sequence, row.arrival_ms, counted) for row in rows
+            SupplyRow(*row[:5], source, source_sequence, row.arrival_ms, counted, row.included)
+            for row in rows
         ]
         return await self._tasks.shielded(self._apply(sent, self._index.sync_supply, timeout))
 

@@ -6,6 +6,7 @@ them as arrays without a copy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 QUANTITY_MAX = 2**31 - 1
@@ -85,6 +86,24 @@ def passed_on(bucket: StockPosition, here: StockPosition) -> tuple[StockPosition
         committed=here.committed - paid,
         sold_short=here.sold_short - paid,
     )
+
+
+def stock_here(figure: int, included: int, counted: Sequence[StockPosition]) -> tuple[int, int]:
+    """On hand of stock here now, and units owed, by a figure that speaks of these positions of a
+    SKU at a node and has taken off ``included`` units of their orders; -1 where it does not say.
+
+    What it took off was ordered, and of what was ordered some has left: the units in the building
+    are the figure, with what it took off, without what left by now. Those of arrived buckets for
+    their holds and orders are not here; what such buckets have beyond the building is owed.
+    """
+    there = figure
+    if included >= 0:
+        there += included - sum(row.fulfilled_total for row in counted)
+    arrived = [row for row in counted if row.arrival_ms == ARRIVED]
+    had = sum(row.on_hand for row in arrived)
+    # More than they have, where less came than was sold.
+    wanted = sum(max(row.on_hand, row.committed + row.held) for row in arrived)
+    return max(0, there - wanted), min(max(0, had - there), QUANTITY_MAX)
 
 
 def protected_units(row: StockPosition, segment: str) -> int:

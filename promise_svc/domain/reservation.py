@@ -256,6 +256,7 @@ class Outcome(IntEnum):
     ALREADY_ARRIVED = 23
     LIMITED = 24
     TOO_MANY_SEGMENTS = 25
+    MORE_THAN_ORDERED = 26
 
 
 class ClaimDraft(NamedTuple):
@@ -427,6 +428,9 @@ class SupplyRow(NamedTuple):
     arrived_counted: int = 0
     """Of stock here now: 1 where ``on_hand`` includes what arrived buckets of the node still have
     for their holds and orders, which is taken off then."""
+    included: int = -1
+    """Of stock here now: units of orders that ``on_hand`` has taken off already, 0 or more, or -1
+    where it counts what is there and says no more; as in ``stock_here``."""
 
 
 class AdjustRow(NamedTuple):
@@ -459,8 +463,8 @@ class ProtectRow(NamedTuple):
 
 class SupplyReply(NamedTuple):
     """Outcome for one supply row: DONE, UNCHANGED, STALE_SEQUENCE, REPEATED, BODY_DIFFERS,
-    WINDOW_PASSED, BELOW_ZERO, ABOVE_MAXIMUM, ALREADY_ARRIVED or TOO_MANY_SEGMENTS, and the position
-    after it."""
+    WINDOW_PASSED, BELOW_ZERO, ABOVE_MAXIMUM, ALREADY_ARRIVED, MORE_THAN_ORDERED or
+    TOO_MANY_SEGMENTS, and the position after it."""
 
     outcome: int
     on_hand: int

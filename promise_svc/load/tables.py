@@ -68,9 +68,10 @@ _SOURCING_RULES = Columns(
     ("fulfillment_method", "country", "region", "postal_prefix", "handling_class",
      "node_group_id", "excluded", "priority", "cost", "max_shipments"),
 )  # fmt: skip
+_TOTALS = ("confirmed_total", "cancelled_total", "fulfilled_total")
 _SUPPLY = Columns(
     ("sku", "node_id", "on_hand"),
-    ("safety_stock",),
+    ("safety_stock", *_TOTALS),
     {"supply_id": "what is not here yet stands in inbound.csv",
      "segment": "shares of segments stand in protection_levels.csv"},
 )  # fmt: skip
@@ -368,9 +369,12 @@ def read_supply(path: Path, parts: Parts, refusals: Refusals) -> None:
         if row.text("safety_stock"):
             count.safety_stock = row.integer("safety_stock")
         else:
-            withheld = rules.units(count.sku, count.node_id, count.on_hand)
+            withheld = rules.units(count.sku, count.node_id, max(0, count.on_hand))
             if withheld is not None:
                 count.safety_stock = withheld
+        for total in _TOTALS:
+            if row.text(total):
+                setattr(count.included_totals, total, row.integer(total))
         part.add(count, Origin(path.name, row.line))
 
 

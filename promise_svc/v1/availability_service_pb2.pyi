@@ -782,7 +782,7 @@ class ExplainAvailabilityResponse(_message.Message):
         """How old that copy was."""
 
     @_builtins.property
-    def totals(self) -> Global___PositionTotals:
+    def totals(self) -> _types_pb2.PositionTotals:
         """Units confirmed, cancelled and fulfilled here since the beginning."""
 
     @_builtins.property
@@ -828,7 +828,7 @@ class ExplainAvailabilityResponse(_message.Message):
         table_freshness: _types_pb2.Freshness | None = ...,
         source: _builtins.str = ...,
         source_sequence: _builtins.int = ...,
-        totals: Global___PositionTotals | None = ...,
+        totals: _types_pb2.PositionTotals | None = ...,
         inbound: _abc.Iterable[Global___InboundSupply] | None = ...,
         reservations: _abc.Iterable[Global___StandingReservation] | None = ...,
         reservation_count: _builtins.int = ...,
@@ -904,36 +904,6 @@ class ComponentStock(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ComponentStock: _TypeAlias = ComponentStock  # noqa: Y015
-
-@_typing.final
-class PositionTotals(_message.Message):
-    """Monotone totals of a position."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CONFIRMED_TOTAL_FIELD_NUMBER: _builtins.int
-    CANCELLED_TOTAL_FIELD_NUMBER: _builtins.int
-    FULFILLED_TOTAL_FIELD_NUMBER: _builtins.int
-    confirmed_total: _builtins.int
-    """Units confirmed."""
-    cancelled_total: _builtins.int
-    """Units cancelled."""
-    fulfilled_total: _builtins.int
-    """Units fulfilled."""
-    def __init__(
-        self,
-        *,
-        confirmed_total: _builtins.int = ...,
-        cancelled_total: _builtins.int = ...,
-        fulfilled_total: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_total", b"cancelled_total", "confirmed_total", b"confirmed_total", "fulfilled_total", b"fulfilled_total"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PositionTotals: _TypeAlias = PositionTotals  # noqa: Y015
 
 @_typing.final
 class InboundSupply(_message.Message):

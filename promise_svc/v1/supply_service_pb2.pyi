@@ -53,12 +53,14 @@ class _SupplyOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SupplyO
     """The bucket was reported as arrived before: what is left of it is counted as stock here now, and
     this row is not applied (SyncSupply only).
     """
+    SUPPLY_OUTCOME_MORE_THAN_ORDERED: _SupplyOutcome.ValueType  # 48
+    """The figure has taken off more than was ever ordered here: its totals are of another position or
+    cluster, or of orders that were lost here. It is not applied (SyncSupply only).
+    """
     SUPPLY_OUTCOME_BELOW_ZERO: _SupplyOutcome.ValueType  # 50
     """The change would take more than is on hand (AdjustSupply only)."""
     SUPPLY_OUTCOME_QUANTITY_TOO_LARGE: _SupplyOutcome.ValueType  # 60
-    """The change would pass 2147483647; of a sale, the units owed would (AdjustSupply and RecordSale
-    only).
-    """
+    """On hand would pass 2147483647; of a sale, the units owed would."""
     SUPPLY_OUTCOME_TOO_MANY_SEGMENTS: _SupplyOutcome.ValueType  # 70
     """The position keeps shares for 16 other segments already (SetProtectionLevels only)."""
 
@@ -93,12 +95,14 @@ SUPPLY_OUTCOME_ALREADY_ARRIVED: SupplyOutcome.ValueType  # 45
 """The bucket was reported as arrived before: what is left of it is counted as stock here now, and
 this row is not applied (SyncSupply only).
 """
+SUPPLY_OUTCOME_MORE_THAN_ORDERED: SupplyOutcome.ValueType  # 48
+"""The figure has taken off more than was ever ordered here: its totals are of another position or
+cluster, or of orders that were lost here. It is not applied (SyncSupply only).
+"""
 SUPPLY_OUTCOME_BELOW_ZERO: SupplyOutcome.ValueType  # 50
 """The change would take more than is on hand (AdjustSupply only)."""
 SUPPLY_OUTCOME_QUANTITY_TOO_LARGE: SupplyOutcome.ValueType  # 60
-"""The change would pass 2147483647; of a sale, the units owed would (AdjustSupply and RecordSale
-only).
-"""
+"""On hand would pass 2147483647; of a sale, the units owed would."""
 SUPPLY_OUTCOME_TOO_MANY_SEGMENTS: SupplyOutcome.ValueType  # 70
 """The position keeps shares for 16 other segments already (SetProtectionLevels only)."""
 Global___SupplyOutcome: _TypeAlias = SupplyOutcome  # noqa: Y015
@@ -160,6 +164,7 @@ class SupplyRow(_message.Message):
     SAFETY_STOCK_FIELD_NUMBER: _builtins.int
     ARRIVAL_TIME_FIELD_NUMBER: _builtins.int
     ARRIVED_FIELD_NUMBER: _builtins.int
+    INCLUDED_TOTALS_FIELD_NUMBER: _builtins.int
     sku: _builtins.str
     """The SKU. Required."""
     node_id: _builtins.str
@@ -169,7 +174,7 @@ class SupplyRow(_message.Message):
     transfer), which ATS does not count.
     """
     on_hand: _builtins.int
-    """Sellable units physically at the node, 0 to 2147483647. Damaged and quarantined units are the
+    """Sellable units physically at the node, 0 to 2147483647 (but see `included_totals`). Damaged and quarantined units are the
     feed's to leave out, and so is what an arrived bucket still has for its holds and orders, unless
     `counts_include_arrived`. Of a
     bucket not here yet: the units expected, of which all but its `safety_stock` may be sold on
@@ -191,6 +196,23 @@ class SupplyRow(_message.Message):
         `bucket`, and with `arrived`.
         """
 
+    @_builtins.property
+    def included_totals(self) -> _types_pb2.PositionTotals:
+        """What the figure has taken off already of the orders of this service, in the terms of Explain's
+        totals, as they stood when the figure was made. Without it the count is taken for what stands
+        there now, with no order taken off. Set only what the figure does take off:
+        - net of open orders (an ERP that imports them): `confirmed_total`, and in `cancelled_total` what
+          it gave back. They are sums over the orders imported, so that no order is taken off twice,
+          however late the figure comes.
+        - a count of units in the building: `fulfilled_total`, the units it knows to have left. Those
+          that left since are taken off here.
+
+        On hand becomes `on_hand` + max(confirmed_total - cancelled_total, fulfilled_total) - units
+        fulfilled by now; what is below zero then is owed, as after RecordSale. With it `on_hand` may
+        itself be negative, -2147483647 at least. With `counts_include_arrived` the totals are sums
+        over the SKU's stock here now and its buckets at the node. Optional. Refused with `bucket`.
+        """
+
     def __init__(
         self,
         *,
@@ -201,10 +223,11 @@ class SupplyRow(_message.Message):
         safety_stock: _builtins.int | None = ...,
         arrival_time: _timestamp_pb2.Timestamp | None = ...,
         arrived: _builtins.bool = ...,
+        included_totals: _types_pb2.PositionTotals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_safety_stock", b"_safety_stock", "arrival_time", b"arrival_time", "safety_stock", b"safety_stock"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_safety_stock", b"_safety_stock", "arrival_time", b"arrival_time", "included_totals", b"included_totals", "safety_stock", b"safety_stock"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_safety_stock", b"_safety_stock", "arrival_time", b"arrival_time", "arrived", b"arrived", "bucket", b"bucket", "node_id", b"node_id", "on_hand", b"on_hand", "safety_stock", b"safety_stock", "sku", b"sku"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_safety_stock", b"_safety_stock", "arrival_time", b"arrival_time", "arrived", b"arrived", "bucket", b"bucket", "included_totals", b"included_totals", "node_id", b"node_id", "on_hand", b"on_hand", "safety_stock", b"safety_stock", "sku", b"sku"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__safety_stock: _TypeAlias = _typing.Literal["safety_stock"]  # noqa: Y015
     _WhichOneofArgType__safety_stock: _TypeAlias = _typing.Literal["_safety_stock", b"_safety_stock"]  # noqa: Y015

@@ -128,6 +128,68 @@ async def test_feeds_and_sales_at_once_never_block_each_other_nor_hide_a_sku(
     assert sum(100 - entry.ats for entry in await shop.look(*skus)) == 2 * 30
 
 
+async def test_orders_that_an_erp_has_netted_are_not_deducted_twice(
+    shop: Shop, rival: Shop
+) -> None:
+    """An ERP imports orders and cancels as they come, makes its figure net of them, and sends it
+    some orders later; it dies and sends an old report again. Pages show what is unsold each time.
+    The same figure without a word on what it took off shows the rival's double deduction."""
+    sku = await shop.stock(dc=100)
+    imported, sold = types_pb2.PositionTotals(), types_pb2.PositionTotals()
+    reports: list[supply_pb.SyncSupplyRequest] = []
+
+    async def buy(units: int, cancelled: int = 0) -> None:
+        order = a_hold((sku, units, "dc"))
+        assert (await shop.create(order)).outcome == HELD
+        await shop.confirm(order.reservation_id)
+        sold.confirmed_total += units
+        if cancelled:
+            back = pb.CancelReservationRequest(
+                reservation_id=order.reservation_id,
+                lines=[pb.LineUnits(line_id="0", quantity=cancelled, node_id="dc")],
+                idempotency_key=f"back-{order.reservation_id}",
+            )
+            await shop.client.reservation.CancelReservation(back, timeout=SECONDS)
+            sold.cancelled_total += cancelled
+
+    def figure() -> supply_pb.SyncSupplyRequest:
+        imported.CopyFrom(sold)
+        net = 100 - imported.confirmed_total + imported.cancelled_total
+        row = supply_pb.SupplyRow(sku=sku, node_id="dc", on_hand=net, included_totals=imported)
+        number = 2 + len(reports)
+        reports.append(
+            supply_pb.SyncSupplyRequest(source="erp", source_sequence=number, rows=[row])
+        )
+        return reports[-1]
+
+    async def send(report: supply_pb.SyncSupplyRequest) -> supply_pb.SupplyRowResult:
+        return (await rival.client.supply.SyncSupply(report, timeout=SECONDS)).results[0]
+
+    for cancelled in (0, 1, 2, 0):
+        await buy(4, cancelled)
+        report = figure()
+        # The pause: what is bought now, the ERP has not heard of.
+        told, *_ = await asyncio.gather(send(report), *(buy(2) for _ in range(4)))
+        unsold = 100 - sold.confirmed_total + sold.cancelled_total
+        assert told.on_hand == 100
+        assert (await rival.ats(sku), (await rival.figures(sku))[0]) == (unsold, 100)
+    late = await send(reports[0])
+    again = await send(reports[-1])
+    assert (late.outcome, again.outcome) == (
+        supply_pb.SUPPLY_OUTCOME_STALE_SEQUENCE,
+        supply_pb.SUPPLY_OUTCOME_UNCHANGED,
+    )
+    explained = await shop.client.availability.ExplainAvailability(
+        availability_pb.ExplainAvailabilityRequest(sku=sku, node_id="dc"), timeout=SECONDS
+    )
+    assert explained.totals == sold
+
+    silent = figure()
+    silent.rows[0].ClearField("included_totals")
+    twice = await send(silent)
+    assert twice.ats == 100 - 2 * (sold.confirmed_total - sold.cancelled_total)
+
+
 async def test_a_sku_with_hundreds_of_holds_is_read_by_as_few_commands_as_a_fresh_one(
     valkey: EmbeddedValkey, key_prefix: str
 ) -> None:

@@ -124,6 +124,9 @@ def draw(seed: int, scarce: list[str], plenty: list[str]) -> Draws:
     kinds = frozenset(kind for kind in KINDS if chance.random() < 0.3)
     later = random.Random(f"later kinds:{seed}")
     kinds |= {kind for kind, base in LATER_KINDS.items() if later.random() < 0.6 and base in kinds}
+    if "parts" in kinds and not kinds & {"counts", "inbound"}:
+        # Feeds that are net of orders, late; nothing else moves what is there.
+        kinds |= {"net figures"} if random.Random(f"net:{seed}").random() < 0.9 else set()
     items: dict[str, Item] = {}
     if "limits" in kinds:
         style = chance.choice(("", "style"))

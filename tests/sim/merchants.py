@@ -80,6 +80,26 @@ async def edit_a_limit(shopper: Shopper) -> None:
     await shopper.ask("edit a limit", lambda w: w.editor.upsert("item", documents, 2.0))
 
 
+@operation(6, "net figures")
+async def send_a_net_figure(shopper: Shopper) -> None:
+    """An ERP's, net of the orders in the order store, as it was some time before it is heard."""
+    world, chance = shopper.world, shopper.chance
+    places = [PositionKey(sku, node) for sku in world.scarce for node in world.node_ids]
+    rows = []
+    for place in places:
+        stored = world.store.store._positions.get(world.shard(place.sku).number, {})
+        if place in stored:
+            row = stored[place][1].row
+            taken = row.confirmed_total - row.cancelled_total
+            rows.append(
+                SupplyCount(*place, row.on_hand + row.fulfilled_total - taken, included=taken)
+            )
+    sequence = int(world.now() * 1_000)
+    await world.pause(1.0)
+    for _ in range(chance.choice((1, 2))):
+        await shopper.ask("net figure", lambda w: w.supply.sync("net", sequence, rows, 2.0))
+
+
 @operation(2, "counts of all")
 async def count_all(shopper: Shopper) -> None:
     """What stands at a node, what has arrived and is owed included; often fewer than that."""

@@ -79,6 +79,9 @@ class StockLaws:
                     old.committed - old.sold_short,
                 ):
                     self._broken(f"supply moved holds or orders of {image[:3]}: {now[:4]}")
+                stood = _there(old) + old.fulfilled_total
+                if now.source == "net" and _there(now) + now.fulfilled_total != stood:
+                    self._broken(f"a figure net of orders moved what is there: {image[:3]}: {now}")
             return
         left = sum(image.row.fulfilled_total - old.fulfilled_total for image, old in rows)
         gone = sum(_there(old) - _there(image.row) for image, old in rows)

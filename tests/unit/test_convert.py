@@ -335,6 +335,47 @@ def test_only_a_bucket_arrives_and_it_is_expected_or_here(
         assert decode(request).rows[0].arrival_ms == (ARRIVED if arrived else 5_000)
 
 
+@pytest.mark.parametrize(
+    ("totals", "included"),
+    [
+        ((7, 2, 0), 5),  # net of orders
+        ((7, 2, 3), 5),  # so is it of those that left
+        ((0, 0, 3), 3),  # a count of the building
+        ((0, 0, 0), 0),  # nothing was ordered yet, and the figure says so
+        (None, -1),
+    ],
+)
+def test_a_figure_names_the_orders_it_took_off(
+    totals: tuple[int, int, int] | None, included: int
+) -> None:
+    """What is net of orders may be below zero."""
+    request = a_sync()
+    if totals is not None:
+        request.rows[0].on_hand = -4
+        request.rows[0].included_totals.CopyFrom(_totals(*totals))
+
+    assert decode(request).rows[0].included == included
+
+
+def test_totals_are_of_stock_here_now_and_no_more_is_cancelled_than_ordered() -> None:
+    request = a_sync()
+    request.rows[0].included_totals.CopyFrom(_totals(1, 2, -1))
+    request.rows[0].bucket = "po-1"
+
+    at = "rows[0].included_totals"
+    assert complaints(request) == {
+        (at, "NOT_ALLOWED"),
+        (f"{at}.cancelled_total", "OUT_OF_RANGE"),
+        (f"{at}.fulfilled_total", "OUT_OF_RANGE"),
+    }
+
+
+def _totals(confirmed: int, cancelled: int, fulfilled: int) -> types_pb2.PositionTotals:
+    return types_pb2.PositionTotals(
+        confirmed_total=confirmed, cancelled_total=cancelled, fulfilled_total=fulfilled
+    )
+
+
 def test_the_same_sku_may_stand_on_several_lines() -> None:
     """They are summed later, by the use case."""
     request = a_create()

@@ -15,6 +15,7 @@ from promise_svc.domain.inventory import (
     ats,
     for_segment,
     shortage,
+    stock_here,
 )
 from promise_svc.domain.ledger.state import ShardState
 from promise_svc.domain.reservation import AdjustRow, Outcome, ProtectRow, SupplyReply, SupplyRow
@@ -59,10 +60,14 @@ def _sync_row(shard: ShardState, row: SupplyRow) -> SupplyReply:
     if row.source and row.source == old.source and behind == 0 and not arrives:
         # This report was counted before: what left since then has left.
         row, owed = row._replace(on_hand=old.on_hand), old.sold_short
-    elif row.arrived_counted and not row.bucket:
-        had, wanted = _arrived(shard, key)
-        owed = min(max(0, had - row.on_hand), QUANTITY_MAX)
-        row = row._replace(on_hand=max(0, row.on_hand - wanted))
+    elif not row.bucket:
+        counted = _counted_by(shard, row, key)
+        if row.included > sum(each.confirmed_total for each in counted):
+            return _supply_reply(shard, Outcome.MORE_THAN_ORDERED, key)
+        on_hand, owed = stock_here(row.on_hand, row.included, counted)
+        if on_hand > QUANTITY_MAX:
+            return _supply_reply(shard, Outcome.ABOVE_MAXIMUM, key)
+        row = row._replace(on_hand=on_hand)
     safety_stock = old.safety_stock if row.safety_stock < 0 else row.safety_stock
     new = old._replace(
         on_hand=row.on_hand,
@@ -83,16 +88,11 @@ def _sync_row(shard: ShardState, row: SupplyRow) -> SupplyReply:
     return _supply_reply(shard, Outcome.DONE, key)
 
 
-def _arrived(shard: ShardState, here: PositionKey) -> tuple[int, int]:
-    """Units that arrived buckets of a node have for their holds and orders, and that they owe
-    them: more, where less came than was sold."""
-    rows = [
-        row
-        for key, row in shard.positions.items()
-        if key[:2] == here[:2] and row.arrival_ms == ARRIVED
-    ]
-    wanted = sum(max(row.on_hand, row.committed + row.held) for row in rows)
-    return sum(row.on_hand for row in rows), wanted
+def _counted_by(shard: ShardState, row: SupplyRow, here: PositionKey) -> list[StockPosition]:
+    """The positions that a count of stock here now speaks of."""
+    if not row.arrived_counted:
+        return [shard.positions.get(here, StockPosition())]
+    return [each for key, each in shard.positions.items() if key[:2] == here[:2]]
 
 
 def _adjust_row(shard: ShardState, row: AdjustRow) -> SupplyReply:

@@ -170,7 +170,7 @@ def explain_to(story: Story) -> pb.ExplainAvailabilityResponse:
         table_freshness=freshness_to(story.table_freshness),
         source=row.source,
         source_sequence=row.source_sequence,
-        totals=pb.PositionTotals(
+        totals=types_pb2.PositionTotals(
             confirmed_total=row.confirmed_total,
             cancelled_total=row.cancelled_total,
             fulfilled_total=row.fulfilled_total,

@@ -253,4 +253,12 @@ MUTANTS = (
         ("tests/unit/test_sourcing.py::test_the_split_limit_holds_where_each_sku_alone_would_fit",),
         "A cart would come in more parcels than the caller allowed.",
     ),
+    Mutant(
+        "parcels_since_the_figure_stand_there_by_the_ledger",
+        "promise_svc/domain/inventory.py",
+        "included - sum(row.fulfilled_total for row in counted)",
+        "included",
+        (KINDS,),
+        "What left while a figure was on its way would be sold again.",
+    ),
 )

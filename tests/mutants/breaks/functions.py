@@ -7,6 +7,7 @@ from tests.mutants.mutant import (
     CAPACITY,
     CHANGES,
     COUNTERS,
+    INCLUDED,
     LIMITS,
     LUA,
     PROTECTION,
@@ -370,8 +371,8 @@ MUTANTS = (
     Mutant(
         "missing_units_forgotten",
         f"{LUA}/supply.lua",
-        "    owed = math.min(math.max(0, had - on_hand), QUANTITY_MAX)\n",
-        "",
+        "math.min(math.max(0, had - there), QUANTITY_MAX), ordered\n",
+        "0, ordered\n",
         (
             "tests/contract/test_inbound.py::"
             "test_what_a_count_of_all_does_not_find_is_sold_to_nobody",
@@ -381,8 +382,8 @@ MUTANTS = (
     Mutant(
         "owed_units_counted_twice",
         f"{LUA}/supply.lua",
-        "elseif step[9] == 1 and bucket == '' then",
-        "elseif step[9] == 2 and bucket == '' then",
+        "  if step[9] == 1 then\n",
+        "  if step[9] == 2 then\n",
         (
             "tests/contract/test_inbound.py::"
             "test_a_count_of_all_that_stands_at_a_node_leaves_out_what_is_owed",
@@ -435,9 +436,37 @@ MUTANTS = (
     Mutant(
         "arrives_twice",
         "promise_svc/adapters/ats_index/lua/supply.lua",
-        "  if row[ARRIVAL_MS] == ARRIVED then\n",
-        "  if false then\n",
+        "\n  if row[ARRIVAL_MS] == ARRIVED then\n",
+        "\n  if false then\n",
         ("tests/contract/test_inbound.py::test_a_bucket_arrives_once",),
         "A receipt sent again would sell one delivery twice.",
+    ),
+    Mutant(
+        "netted_orders_deducted_twice",
+        f"{LUA}/supply.lua",
+        "there = there + step[10] end",
+        "there = there end",
+        (
+            "tests/rivals/test_what_is_shown.py::"
+            "test_orders_that_an_erp_has_netted_are_not_deducted_twice",
+            INCLUDED + "test_orders_since_the_figure_still_count",
+        ),
+        "Each order would be taken off once by the ERP and once more here.",
+    ),
+    Mutant(
+        "parcels_since_the_figure_stand_there",
+        f"{LUA}/supply.lua",
+        "there = there - row[FULFILLED_TOTAL] end",
+        "there = there end",
+        (INCLUDED + "test_a_late_figure_that_names_what_it_took_off_moves_nothing",),
+        "What left while a figure was on its way would be sold again.",
+    ),
+    Mutant(
+        "another_positions_totals_taken",
+        f"{LUA}/supply.lua",
+        "if step[10] > ordered then",
+        "if step[10] > ordered + 9 then",
+        (INCLUDED + "test_a_figure_that_took_off_more_than_was_ordered_is_refused",),
+        "A feed that mixes up its nodes would make units that nobody has.",
     ),
 )

@@ -7,18 +7,27 @@ local function supply_reply(outcome, row)
   return {outcome, row and row[ON_HAND] or 0, units, S.epoch, S.sequence, shortage(row)}
 end
 
--- Units that arrived buckets of a node have for their holds and orders, and that they owe them: more,
--- where less came than was sold. O(positions of the SKU).
-local function arrived_units(sku, node)
-  local had, wanted = 0, 0
-  for _, field in ipairs(call('HKEYS', S.names.row .. sku)) do
-    local at, bucket = string.match(field, '^([^\t]*)\t(.*)$')
-    local row = at == node and get_row(sku, node, bucket)
-    if row and row[ARRIVAL_MS] == ARRIVED then
+-- Twin of stock_here, with the units ever ordered where the count speaks. A count of stock here now
+-- reads its own row only, unless it includes what arrived buckets have: then all of the SKU.
+local function stock_here(step, here)
+  local rows = {here}
+  if step[9] == 1 then
+    rows = {}
+    for _, field in ipairs(call('HKEYS', S.names.row .. step[1])) do
+      local at, bucket = string.match(field, '^([^\t]*)\t(.*)$')
+      if at == step[2] then rows[#rows + 1] = get_row(step[1], at, bucket) end
+    end
+  end
+  local there, had, wanted, ordered = step[4], 0, 0, 0
+  if step[10] >= 0 then there = there + step[10] end
+  for _, row in ipairs(rows) do
+    ordered = ordered + row[CONFIRMED_TOTAL]
+    if step[10] >= 0 then there = there - row[FULFILLED_TOTAL] end
+    if row[ARRIVAL_MS] == ARRIVED then
       had, wanted = had + row[ON_HAND], wanted + math.max(row[ON_HAND], row[COMMITTED] + row[HELD_UNITS])
     end
   end
-  return had, wanted
+  return math.max(0, there - wanted), math.min(math.max(0, had - there), QUANTITY_MAX), ordered
 end
 
 local function sync_row(step)
@@ -39,10 +48,11 @@ local function sync_row(step)
   -- This report was counted before: what left since then has left.
   if step[6] ~= '' and not moved and arrival ~= ARRIVED then
     on_hand, owed = row[ON_HAND], row[SOLD_SHORT]
-  elseif step[9] == 1 and bucket == '' then
-    local had, wanted = arrived_units(sku, node)
-    owed = math.min(math.max(0, had - on_hand), QUANTITY_MAX)
-    on_hand = math.max(0, on_hand - wanted)
+  elseif bucket == '' then
+    local ordered
+    on_hand, owed, ordered = stock_here(step, row)
+    if step[10] > ordered then return supply_reply(MORE_THAN_ORDERED, known) end
+    if on_hand > QUANTITY_MAX then return supply_reply(ABOVE_MAXIMUM, known) end
   end
   local same = known and row[ON_HAND] == on_hand and row[SAFETY] == safety and row[SOLD_SHORT] == owed
     and row[ARRIVAL_MS] == arrival
