@@ -213,26 +213,35 @@ class Capacity:
 
     def uses(
         self,
-        places: Iterable[tuple[str, str]],
+        places: Iterable[tuple[str, str, str]],
         method: FulfillmentMethod,
-        at_ms: int,
+        now_ms: int,
         kept: Sequence[CapacityUse] = (),
     ) -> tuple[CapacityUse, ...] | None:
-        """What units at these nodes and buckets take: of the days in ``kept``, where those have
-        them, under the limits of now; else of the first with room. None where there is none."""
+        """What units take by (SKU, node, bucket): of the days in ``kept``, where those have the
+        node and bucket, under the limits of now; else of the first with room, once the bucket is
+        there. None where there is none."""
         known = {(use.node_id, bucket): use for use in kept for bucket in use.buckets}
         found = []
-        for node_id, bucket in sorted(set(places)):
+        for sku, node_id, bucket in sorted(set(places)):
             if not self.bounded(node_id, method):
                 continue
             before = known.get((node_id, bucket))
-            day = (
-                self.work_date(node_id, method, at_ms) if before is None else day_of(before.account)
-            )
+            if before is not None:
+                day: date | None = day_of(before.account)
+            else:
+                arrival_ms = self._arrival_ms(sku, node_id, bucket) if bucket else 0
+                day = self.work_date(node_id, method, max(now_ms, arrival_ms))
             if day is None:
                 return None
             found.append(self.use(node_id, method, day, (bucket,)))
         return together(found)
+
+    def _arrival_ms(self, sku: str, node_id: str, bucket: str) -> int:
+        """When a bucket is expected; 0 where the table does not know it."""
+        rows = self._table.rows(sku) or ()
+        there = (row for row in rows if (row.node_id, row.bucket) == (node_id, bucket))
+        return next((row.arrival_ms for row in there), 0)
 
     def _worked(
         self, node_id: str, method: FulfillmentMethod, order_ms: int, *, first: bool = False

@@ -707,7 +707,7 @@ class Reservations:
         if not body.capacity and not capacity.bounds:
             return body
         places = (
-            (part.node_id, part.bucket)
+            (line.sku, part.node_id, part.bucket)
             for line in body.lines
             for part in line.planned_units
             if part.open_quantity

@@ -288,23 +288,15 @@ class ReservationChanges:
             limit = capacity.limit(use.node_id, method, day_of(use.account))
             return use._replace(limit=limit)
 
-        uses = list(map(as_of_now, body.capacity))
-        has = {(use.node_id, bucket) for use in uses for bucket in use.buckets}
-        for node_id in sorted(gaining):
-            # What a change puts aside is stock here now, or more of what the line has there.
-            buckets = {
-                part.bucket
-                for line in lines
-                for part in line.planned_units
-                if part.node_id == node_id and part.open_quantity
-            }
-            new = sorted(bucket for bucket in buckets if (node_id, bucket) not in has)
-            if new and capacity.bounded(node_id, method):
-                day = capacity.work_date(node_id, method, now_ms)
-                if day is None:
-                    return None
-                uses.append(capacity.use(node_id, method, day, new))
-        return together(uses)
+        uses = tuple(map(as_of_now, body.capacity))
+        places = (
+            (line.sku, part.node_id, part.bucket)
+            for line in lines
+            for part in line.planned_units
+            if part.node_id in gaining and part.open_quantity
+        )
+        gained = capacity.uses(places, method, now_ms, kept=uses)
+        return None if gained is None else together((*uses, *gained))
 
     def _offers(self, node_id: str, body: Body) -> bool:
         node = self._snapshot().node(node_id)

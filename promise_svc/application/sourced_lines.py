@@ -122,7 +122,8 @@ def source_lines(
     placed, refusals = _by_name(snapshot, table, command, named, taken if counts else None, now_ms)
     uses = list[CapacityUse]()
     for line in named if capacity.bounds and not refusals else ():
-        found = _named_uses(capacity, table, command, line.sku, placed[line.line_id], now_ms)
+        places = ((line.sku, part.node_id, part.bucket) for part in placed[line.line_id])
+        found = capacity.uses(places, command.fulfillment_method, now_ms)
         uses += found or ()
         if found is None:
             full = CreateOutcome.CAPACITY_FULL
@@ -178,12 +179,6 @@ def shipment_uses(capacity: Capacity, shipments: Iterable[Shipment]) -> Iterator
             )
 
 
-def _arrival_ms(table: AtsReader, sku: str, node_id: str, bucket: str) -> int:
-    """When a bucket is expected; 0 where the table does not know it."""
-    places = ((row.node_id, row.bucket, row.arrival_ms) for row in table.rows(sku) or ())
-    return next((at_ms for *place, at_ms in places if place == [node_id, bucket]), 0)
-
-
 def _by_name(
     snapshot: NetworkSnapshot,
     table: AtsReader,
@@ -210,27 +205,6 @@ def _by_name(
                 taken[place] = taken.get(place, 0) + part.quantity
         placed[line.line_id] = parts
     return placed, refusals
-
-
-def _named_uses(
-    capacity: Capacity,
-    table: AtsReader,
-    command: CreateCommand,
-    sku: str,
-    parts: Iterable[PlannedUnits],
-    now_ms: int,
-) -> list[CapacityUse] | None:
-    """What units at named nodes take of the first days with room; None where one has none."""
-    method = command.fulfillment_method
-    uses = []
-    for node_id, bucket, *_ in parts:
-        if capacity.bounded(node_id, method):
-            at_ms = max(now_ms, _arrival_ms(table, sku, node_id, bucket) if bucket else 0)
-            day = capacity.work_date(node_id, method, at_ms)
-            if day is None:
-                return None
-            uses.append(capacity.use(node_id, method, day, (bucket,)))
-    return uses
 
 
 def _refused(planned: Plan) -> Iterator[LineOutcome]:

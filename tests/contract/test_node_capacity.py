@@ -55,7 +55,7 @@ def bounded(*capacities: NodeCapacity, nodes: tuple[str, ...] = ("n1",), version
     methods = (a_method(SHIP), a_method(PICKUP))
     made = [a_node(node, methods=methods, calendar_id="daily") for node in NODES]
     made = [replace(n, capacities=capacities) if n.node_id in nodes else n for n in made]
-    items = [Item(sku=sku) for sku in "ABCDEF"]
+    items = [Item(sku=sku) for sku in "ABCDEFG"]
     lanes = [a_lane(node) for node in NODES]
     return a_snapshot(*made, *items, a_service(), *lanes, version=version)
 
@@ -585,6 +585,26 @@ async def test_a_hold_that_is_taken_again_takes_a_day_as_it_is_now(world: World)
     assert plain[0] is TransitionOutcome.CONFIRMED
     assert [day.date for day in plain[1]] == [today(world) + timedelta(1)]
     assert free == (TransitionOutcome.CONFIRMED, ())
+    await world.check()
+
+
+async def test_what_is_on_its_way_takes_a_day_on_which_it_is_there(world: World) -> None:
+    """Held by name, and taken again after it expired: the day begins when the supply arrives."""
+    await opened(world, a_day(1))
+    arrival_ms = world.clock.now + 24 * 3_600_000
+    row = SupplyRow("G", "n1", "po", 5, 0, "", 0, arrival_ms)
+    await world.index.sync_supply(world.shard("G"), [row], TIMEOUT)
+    world.table.put("G", "n1", 5, bucket="po", arrival_ms=arrival_ms)
+
+    held = await take(world, cart("late", "G", allow_backorder=True, ttl_ms=1_000))
+    world.advance(1_001)
+    await world.resolve_everything()
+    await follow(world)
+    again = await world.worker().reservations.confirm("late", 0, None, TIMEOUT, reacquire=True)
+
+    assert days(held) == [("n1", today(world) + timedelta(1), True)]
+    assert again.outcome is TransitionOutcome.CONFIRMED
+    assert again.reservation.work_days == held.reservation.work_days
     await world.check()
 
 

@@ -14,6 +14,14 @@ MUTANTS = (
         "A shopper would be shown a date that no checkout can give them.",
     ),
     Mutant(
+        "a_backorder_is_worked_before_it_is_there",
+        "promise_svc/application/capacity.py",
+        "day = self.work_date(node_id, method, max(now_ms, arrival_ms))\n",
+        "day = self.work_date(node_id, method, now_ms)\n",
+        (f"{CAPACITY}test_what_is_on_its_way_takes_a_day_on_which_it_is_there",),
+        "A store's day of today would be taken by goods that come tomorrow.",
+    ),
+    Mutant(
         "pickup_ignores_rules",
         "promise_svc/application/pickup.py",
         "all(self._rules.allowed(sku, {node_id: 0}, PRIORITY_MAX) for sku in skus)",

@@ -228,8 +228,8 @@ MUTANTS = (
     Mutant(
         "a_transfer_takes_no_day",
         "promise_svc/application/reservation_changes.py",
-        "            if new and capacity.bounded(node_id, method):\n",
-        "            if False:\n",
+        "            if part.node_id in gaining and part.open_quantity\n",
+        "            if False\n",
         (f"{CAPACITY}test_a_transfer_takes_the_new_nodes_day_and_gives_the_old_ones_back",),
         "A store that is full could be given more by transfer.",
     ),
