@@ -9,7 +9,7 @@ DATA ?= ../shared/data
 NATIVE := $(wildcard native/_*.pyx native/*.pxd)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo serve test check lint types contracts sanitize bench mutants soak protos replay build wheeltest lock clean
+.PHONY: help setup demo serve test check lint types contracts sanitize bench results mutants soak protos replay build wheeltest lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,12 @@ contracts: setup
 
 bench: setup ## measure; writes build/bench.json (ONLY=name,... runs a part)
 	@$(BIN)/python -m loadtest bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+results: setup ## measure all, soak, and write loadtest/RESULTS.md (RATES=50,100,... SECONDS=300)
+	@$(BIN)/python -m loadtest bench
+	@$(BIN)/python -m loadtest checkout_mix --client raw --seconds 30 --rates $(or $(RATES),50,100,200,300)
+	@set -o pipefail; $(BIN)/python -m loadtest.soak --seconds $(or $(SECONDS),300) | tee build/soak.log
+	@$(BIN)/python -m loadtest.results build/bench.json build/loadtest/checkout_mix.json build/soak.log
 
 mutants: setup ## break the product on purpose: every break must be noticed by a named test
 	@$(BIN)/python -m tests.mutants $(ARGS)

@@ -66,6 +66,7 @@ MEASURES: tuple[tuple[Measure, tuple[str, ...]], ...] = (
             "confirm_recorded_p99_ms",
             "reserve_fsync_p99_ms",
             "disk_fsync_p99_ms",
+            "disk_fsync_loaded_p99_ms",
             "sustained_reserve_s",
             "hot_sku_reserve_s",
             "postgres_alone_reserve_s",

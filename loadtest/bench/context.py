@@ -18,7 +18,7 @@ from loadtest.bodies import Session, write_bodies
 from loadtest.catalog import Catalog, CatalogSize
 from loadtest.channel import TOKEN_VARIABLE
 from loadtest.driver.process import BUILD_FOLDER, Load, drive
-from loadtest.host import SERVE, Cpu, ServiceHost, fsync_ms
+from loadtest.host import SERVE, Cpu, ServiceHost, fsync_ms, fsync_ms_meanwhile
 from loadtest.loader import load_catalog
 from loadtest.recorder import Histogram, RunRecord
 from loadtest.workload import Workload, WorkloadOptions
@@ -162,5 +162,14 @@ class Bench:
 
     def fsync_p99_ms(self) -> float:
         """Of the disk the shards write to, right now."""
-        found = fsync_ms(self.folder)
-        return found[int(len(found) * 0.99)]
+        return _p99(fsync_ms(self.folder))
+
+    def drive_with_fsync(self, path: Path, load: Load) -> tuple[Driven, float]:
+        """``drive``, and the p99 in ms of the same disk's fdatasync meanwhile."""
+        with fsync_ms_meanwhile(self.folder) as found:
+            driven = self.drive(path, load)
+        return driven, _p99(found)
+
+
+def _p99(ordered: list[float]) -> float:
+    return ordered[int(len(ordered) * 0.99)]
