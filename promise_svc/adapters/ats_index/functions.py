@@ -7,18 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-_FILES = (
-    "prelude",
-    "create",
-    "resolve",
-    "follow",
-    "settle",
-    "revise",
-    "sweep",
-    "supply",
-    "read",
-    "shard",
-)
+_SHARED = ("prelude", "positions", "limits", "records", "events", "moves", "commit")
+"""Each may use what those before it define."""
+
+_VERBS = ("create", "resolve", "follow", "settle", "revise", "sweep", "supply", "read", "shard")
 
 
 class Library(NamedTuple):
@@ -36,9 +28,10 @@ def library(window_ms: int) -> Library:
     an upgrade without replacing each other's functions.
     """
     folder = Path(__file__).parent / "lua"
-    prelude, *verbs = [(folder / f"{name}.lua").read_text() for name in _FILES]
+    shared = [(folder / f"{name}.lua").read_text() for name in _SHARED]
+    verbs = [(folder / f"{name}.lua").read_text() for name in _VERBS]
     # A block each: a chunk may have no more than 200 locals.
-    source = "\n".join([prelude, *(f"do\n{verb}\nend" for verb in verbs)])
+    source = "\n".join([*shared, *(f"do\n{verb}\nend" for verb in verbs)])
     source = source.replace("@WINDOW_MS@", str(window_ms))
     name = f"promise_{hashlib.sha256(source.encode()).hexdigest()[:10]}"
     return Library(name, f"#!lua name={name}\n{source.replace('@LIBRARY@', name)}")

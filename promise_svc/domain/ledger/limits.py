@@ -1,7 +1,4 @@
-"""How many units an owner has by a limit: what a leg counts for.
-
-Twins in ``lua/prelude.lua``.
-"""
+"""How many units an owner has by a limit: what a leg counts for. Twin: ``lua/limits.lua``."""
 
 from __future__ import annotations
 

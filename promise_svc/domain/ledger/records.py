@@ -1,6 +1,6 @@
 """What legs and claims are by themselves, and what they do to a position's counters.
 
-Twins in ``lua/prelude.lua``.
+Twins in ``lua/records.lua`` and ``lua/moves.lua``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The state of one shard's ledger, and the moves that all steps share.
 
-Twins in ``lua/prelude.lua``.
+Twins in ``lua/moves.lua``, ``lua/events.lua`` and ``lua/records.lua``.
 """
 
 from __future__ import annotations

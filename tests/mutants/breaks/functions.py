@@ -163,7 +163,7 @@ MUTANTS = (
     ),
     Mutant(
         "a_day_has_room_for_ever",
-        f"{LUA}/prelude.lua",
+        f"{LUA}/positions.lua",
         "local units = (limit or row[ON_HAND]) - row[SAFETY]",
         "local units = (limit and 1000 or row[ON_HAND]) - row[SAFETY]",
         (f"{CAPACITY}test_a_day_takes_no_more_orders_than_its_capacity_however_many_ask", TWIN),
@@ -171,7 +171,7 @@ MUTANTS = (
     ),
     Mutant(
         "a_tombstone_forgets_what_left",
-        f"{LUA}/prelude.lua",
+        f"{LUA}/records.lua",
         "  if before and before[L_STATE] == FULFILLED then return end\n",
         "",
         (f"{LIMITS}test_what_left_counts_whatever_a_later_attempt_is_probed_for",),
@@ -179,7 +179,7 @@ MUTANTS = (
     ),
     Mutant(
         "sku_keeps_a_leg_that_gave_it_up",
-        f"{LUA}/prelude.lua",
+        f"{LUA}/commit.lua",
         "for _, line in ipairs(was and before[L_LINES] or {}) do",
         "for _, line in ipairs(was and not is and before[L_LINES] or {}) do",
         (
@@ -190,7 +190,7 @@ MUTANTS = (
     ),
     Mutant(
         "share_takes_back_what_it_never_gave",
-        f"{LUA}/prelude.lua",
+        f"{LUA}/positions.lua",
         "if share[1] == segment and not older then",
         "if share[1] == segment then",
         (PROTECTION + "test_a_hold_older_than_the_share_gives_nothing_back_to_it",),
@@ -198,7 +198,7 @@ MUTANTS = (
     ),
     Mutant(
         "expiry_a_moment_late",
-        f"{LUA}/prelude.lua",
+        f"{LUA}/records.lua",
         "  return (state == HELD or state == PENDING) and S.time >= expire\n",
         "  return (state == HELD or state == PENDING) and S.time > expire\n",
         (RESERVATIONS + "test_a_hold_ends_at_its_very_instant",),
@@ -206,7 +206,7 @@ MUTANTS = (
     ),
     Mutant(
         "limit_not_given_back",
-        f"{LUA}/prelude.lua",
+        f"{LUA}/limits.lua",
         "  for key, units in pairs(counted_of(was)) do S.taken[key] = units_of(key) - units end\n",
         "",
         (LIMITS + "test_units_that_are_given_back_may_be_taken_again",),
@@ -214,7 +214,7 @@ MUTANTS = (
     ),
     Mutant(
         "refund_counted_twice",
-        f"{LUA}/prelude.lua",
+        f"{LUA}/moves.lua",
         "      row[COMMITTED] = row[COMMITTED] - quantity\n",
         "      row[COMMITTED] = math.max(0, row[COMMITTED] - 2 * quantity)\n",
         (
@@ -232,7 +232,7 @@ MUTANTS = (
     ),
     Mutant(
         "failed_confirm_keeps_legs",
-        f"{LUA}/prelude.lua",
+        f"{LUA}/moves.lua",
         "(target == CANCELLED or target == EXPIRED or target == ABORTED)",
         "target == CANCELLED",
         (RIVALS + "test_a_confirm_that_met_an_ended_leg_gives_back_what_it_had_confirmed",),
@@ -248,7 +248,7 @@ MUTANTS = (
     ),
     Mutant(
         "arrived_units_stay",
-        "promise_svc/adapters/ats_index/lua/prelude.lua",
+        "promise_svc/adapters/ats_index/lua/positions.lua",
         "  if row[ARRIVAL_MS] ~= ARRIVED then return end\n",
         "  if true then return end\n",
         (
