@@ -130,9 +130,11 @@ class Reservations:
         tasks: OwnedTasks,
         store_away: Callable[[], bool] = lambda: False,
         note_seconds: float = 0.0,
+        window_ms: int = 3_600_000,
     ) -> None:
         """``store_away`` tells whether the order store is known to be away: then nothing is begun
-        that would have to wait for it. ``note_seconds`` as of ``SeveralShards``."""
+        that would have to wait for it. ``note_seconds`` as of ``SeveralShards``; ``window_ms`` is
+        the index's idempotency window."""
         self._own_writes = own_writes
         self._index = index
         self._table = table
@@ -141,6 +143,7 @@ class Reservations:
         self._clock = clock
         self._durability = durability
         self._shards = SeveralShards(index, tasks, note_seconds)
+        self._window_ms = window_ms
         self._recorder = Recorder(watch, store_away)
         self.changes = ReservationChanges(
             index=index,
@@ -510,6 +513,8 @@ class Reservations:
         answer stands whatever the stock says today."""
         for _ in range(2):  # where its legs are found ended, the second look says so
             found = await self._read(command.reservation_id, deadline)
+            if not found.claim and self._late(command, found.time_ms):
+                return await self._other_body_or_late(command, digest, Outcome.WINDOW_PASSED, mode)
             if not found.claim or found.claim.state == State.ABORTED:
                 break
             if found.claim.body_hash != digest:
@@ -526,6 +531,10 @@ class Reservations:
         lines = all_outcomes(command, refusals)
         outcome = min(line.outcome for line in lines)
         return CreateResult(outcome=outcome, lines=lines, durability=mode)
+
+    def _late(self, command: CreateCommand, now_ms: int) -> bool:
+        """Whether a granted call of this key may have been forgotten."""
+        return 0 < command.create_ms < now_ms - self._window_ms
 
     async def _other_body_or_late(
         self, command: CreateCommand, digest: str, outcome: Outcome, mode: DurabilityMode

@@ -352,6 +352,7 @@ class Service:
             tasks=self._tasks,
             store_away=lambda: bool(self.network.problem),
             note_seconds=NOTE_SECONDS,
+            window_ms=self._cluster.idempotency_window_seconds * 1000,
         )
         ttl = TtlLimits(
             self._cluster.ttl_default_seconds * 1000, self._cluster.ttl_max_seconds * 1000

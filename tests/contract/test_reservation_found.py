@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from promise_svc.application.changed_lines import ChangeLine
 from promise_svc.application.ports import StoredReservation
+from promise_svc.application.reservation_body import body_hash
 from promise_svc.application.reservation_changes import ChangeCommand
 from promise_svc.application.several_shards import Hold
 from promise_svc.application.tasks import Deadline
@@ -27,11 +29,16 @@ from promise_svc.domain.reservation import (
     TransitionOutcome,
 )
 from promise_svc.domain.sharding import Position
-from promise_svc.errors import OutcomeUnknown, PromiseServiceError, Unavailable
+from promise_svc.errors import (
+    IdempotencyWindowPassed,
+    OutcomeUnknown,
+    PromiseServiceError,
+    Unavailable,
+)
 from tests.contract.test_reservation_rivals import CART, RID, hooked, outcome, state_of
 from tests.support.networks import a_node, a_snapshot
 from tests.support.reservation_world import NODES, Worker, World, a_cart
-from tests.support.shards import TIMEOUT
+from tests.support.shards import TIMEOUT, WINDOW_MS
 
 
 async def lost_leg(world: World, rid: str = RID) -> Worker:
@@ -424,3 +431,31 @@ async def test_a_confirm_overtaken_by_a_newer_attempt_confirms_that_one(world: W
 
     assert others[1:] == [CreateOutcome.HELD, TransitionOutcome.CONFIRMED]
     assert told is TransitionOutcome.CONFIRMED
+
+
+@pytest.mark.parametrize("gone", ["node", "older hold"])
+async def test_a_key_that_was_forgotten_is_answered_as_it_was_though_nothing_is_left(
+    world: World, gone: str
+) -> None:
+    """The hold was granted and is long over; its key has left the index. The node closed, or the
+    hold that it replaced gone: either would tell a shopper who has an order that they have none."""
+    await world.stock(A=2)
+    old = world.clock.now_ms() - WINDOW_MS - 1
+    asked = a_cart("r-2", ("A",), create_ms=old, replaces="gone" if gone == "older hold" else "")
+    await world.worker().reservations.create(a_cart(RID, ("A",)), TIMEOUT)
+    home = world.shard(RID)
+    claim = (await world.index.read_claims(home, [RID], TIMEOUT))[0].claim
+    claim = claim._replace(state=State.RELEASED, body_hash=body_hash(asked))
+    world.store._reservations["r-2"] = StoredReservation("r-2", claim, home, Position(1, 1), 0)
+    if gone == "node":
+        closed = [a_node(node_id, status=NodeStatus.OFF) for node_id in NODES]
+        world.network.now = a_snapshot(*closed)
+
+    again = await world.worker().reservations.create(asked, TIMEOUT)
+
+    assert (again.outcome, again.replayed) == (CreateOutcome.HELD, True)
+    with pytest.raises(IdempotencyWindowPassed):
+        await world.worker().reservations.create(replace(asked, reservation_id="r-3"), TIMEOUT)
+    young = replace(asked, reservation_id="r-4", create_ms=old + 10_000)
+    refused = await world.worker().reservations.create(young, TIMEOUT)
+    assert refused.outcome in (CreateOutcome.NODE_OFF, CreateOutcome.REPLACED_UNKNOWN)

@@ -24,6 +24,10 @@ TWIN = "tests/property/test_ledger.py::test_the_functions_do_exactly_what_the_le
 SUPERVISOR = "promise_svc/rpc/supervisor.py"
 SUPERVISED = "tests/integration/test_supervisor.py::"
 TAKEOVER = "tests/fault/test_takeover.py::"
+FORGOTTEN = (
+    "tests/sim/test_simulator.py::"
+    "test_whatever_is_asked_again_when_its_key_is_forgotten_has_no_second_effect"
+)
 KINDS = "tests/sim/test_simulator.py::test_forty_seeds_of_every_kind_break_no_promise_either"
 SIMULATOR = "tests/sim/test_simulator.py::test_forty_other_seeds_break_no_promise_either"
 

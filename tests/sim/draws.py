@@ -47,6 +47,9 @@ LATER_KINDS = {
 """Kinds of their own dice, so that older seeds stay what they are; and the kind that each goes on
 from."""
 
+RETENTION = "retention"
+"""Keys are forgotten, and then everything is asked once more; of its own dice too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Draws:
@@ -64,6 +67,8 @@ class Draws:
     inbound: tuple[SupplyRow, ...] = ()
     orders_per_day: dict[str, int] = field(default_factory=dict)
     """Node -> orders that it works a day; others work any number."""
+    window_ms: int = 3_600_000
+    """The idempotency window."""
 
     @property
     def bundles(self) -> list[str]:
@@ -124,9 +129,8 @@ def draw(seed: int, scarce: list[str], plenty: list[str]) -> Draws:
     kinds = frozenset(kind for kind in KINDS if chance.random() < 0.3)
     later = random.Random(f"later kinds:{seed}")
     kinds |= {kind for kind, base in LATER_KINDS.items() if later.random() < 0.6 and base in kinds}
-    if "parts" in kinds and not kinds & {"counts", "inbound"}:
-        # Feeds that are net of orders, late; nothing else moves what is there.
-        kinds |= {"net figures"} if random.Random(f"net:{seed}").random() < 0.9 else set()
+    kinds |= _later_still(seed, kinds)
+    window_ms = random.Random(f"window:{seed}").choice((1_000, 2_000, 4_000))
     items: dict[str, Item] = {}
     if "limits" in kinds:
         style = chance.choice(("", "style"))
@@ -170,4 +174,16 @@ def draw(seed: int, scarce: list[str], plenty: list[str]) -> Draws:
         shares=tuple(shares),
         inbound=tuple(inbound),
         orders_per_day=orders_per_day,
+        window_ms=window_ms if RETENTION in kinds else 3_600_000,
     )
+
+
+def _later_still(seed: int, kinds: frozenset[str]) -> set[str]:
+    """Kinds that hang on others, each of its own dice too."""
+    found = set()
+    if "parts" in kinds and not kinds & {"counts", "inbound"}:
+        # Feeds that are net of orders, late; nothing else moves what is there.
+        found |= {"net figures"} if random.Random(f"net:{seed}").random() < 0.9 else set()
+    if random.Random(f"retention:{seed}").random() < 0.08:
+        found |= {RETENTION}
+    return found

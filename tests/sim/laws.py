@@ -38,6 +38,7 @@ class Laws:
         self._time = [0] * len(cluster.shards)
         self._taken: dict[PositionKey, int] = {}
         self._claims: dict[str, ClaimRecord] = {}
+        self._keys: set[tuple[int, str]] = set()
         self._steps = 0
 
     def step(self, shard: Shard, verb: str, args: list[bytes]) -> None:
@@ -63,10 +64,18 @@ class Laws:
                 self._most[key] = max(self._most.get(key, 0), ever)
             if event.claim:
                 self._moves(event.subject, event.claim)
+            if event.type in (EventType.SUPPLY_ADJUSTED, EventType.SALE_RECORDED):
+                self._once(number, event.subject)
         self._seen[number] = len(ledger.events)
         self._steps += 1
         if self._steps % 16 == 0:
             self._balanced(ledger)
+
+    def _once(self, shard: int, key: str) -> None:
+        """A key of a change of stock has one effect, however old it is when it comes again."""
+        if (shard, key) in self._keys:
+            self._broken(f"shard {shard}: {key} took effect twice")
+        self._keys.add((shard, key))
 
     def _follows(
         self, number: int, at: Position, kind: int, previous: Position | tuple[()]
@@ -130,12 +139,13 @@ def _unspoken_for(
     cluster: Cluster, legs: dict[str, dict[int, LegRecord]], orders_per_day: dict[str, int]
 ) -> Iterator[str]:
     """Legs that no claim stands for, and claims without their legs."""
-    claims = {}
+    claims: dict[str, ClaimRecord | None] = {}
     for shard in cluster.shards:
         for rid in shard.ledger.claims:
             reply = shard.ledger.read_claim(rid, cluster.now_ms(shard.node))
             claims[rid] = reply.claim or None
-    yield from _replaced(claims)
+    forgotten = {rid: claim for shard in cluster.shards for rid, claim in shard.forgotten.items()}
+    yield from _replaced(forgotten | claims)
     yield from _without_a_day(claims, orders_per_day)
     for rid in legs.keys() | claims.keys():
         every = {

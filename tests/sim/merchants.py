@@ -189,6 +189,7 @@ async def hold_a_quote(shopper: Shopper) -> None:
         quote=quote,
         ttl_ms=asked.ttl_ms,
         allow_backorder=asked.allow_backorder,
+        create_ms=world.made_ms(),
     )
     world.carts.append(cart)
     await world.pause(0.5)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from promise_svc.application.changed_lines import ChangeLine, TransferLine
@@ -57,6 +58,12 @@ class Shopper:
             await self.chance.choices(works, weights)[0](self)
             await asyncio.sleep(self.chance.random() * self.world.pause_seconds)
 
+    async def ask_again(self, works: Sequence[Operation]) -> None:
+        """What was asked before."""
+        for work in works:
+            await work(self)
+            await asyncio.sleep(self.chance.random() * self.world.pause_seconds)
+
     async def ask(self, name: str, work: Callable[[Worker], Awaitable[Any]]) -> Any:
         """The answer of some worker, or the error that is all the caller has."""
         worker = self.chance.choice(self.world.workers)
@@ -87,7 +94,7 @@ class Shopper:
         ttl_ms = chance.choice(world.ttls_ms)
         cart = a_cart(rid, skus, chance.choice((1, 1, 1, 2)), ttl_ms=ttl_ms)
         node = chance.choice(world.node_ids)
-        cart = _at(cart, node)
+        cart = replace(_at(cart, node), create_ms=world.made_ms())
         return cart if world.draws is PLAIN else self._of_its_kind(cart)
 
     def _of_its_kind(self, cart: CreateCommand) -> CreateCommand:
@@ -126,6 +133,7 @@ class Shopper:
 async def create_as(shopper: Shopper, cart: CreateCommand, *, name: str = "create") -> None:
     """Ask for a cart; the world hears what was told."""
     world, began = shopper.world, shopper.world.now()
+    world.again.append(partial(create_as, cart=cart, name="again"))
     answer = await shopper.ask(
         f"{name} {cart.reservation_id}", lambda w: w.reservations.create(cart, 3.0)
     )
@@ -201,16 +209,34 @@ async def move(
     reacquires: bool = False,
 ) -> None:
     """Ask for a move of a cart somebody asked for lately; ``verb`` gets worker, id and mode."""
-    world, cart, began = shopper.world, shopper.cart(), shopper.world.now()
+    cart = shopper.cart()
     if cart is None:
         return
     rid = cart.reservation_id
     mode = shopper.chance.choice((None, None, DurabilityMode.FSYNC))
+    work = partial(moved, rid=rid, target=target, reacquires=reacquires)
+    shopper.world.again.append(
+        partial(work, name=f"{name} again", verb=lambda worker: verb(worker, rid, mode))
+    )
+    await work(shopper, name=name, verb=lambda worker: verb(worker, rid, mode))
+
+
+async def moved(
+    shopper: Shopper,
+    *,
+    rid: str,
+    target: State,
+    reacquires: bool,
+    name: str,
+    verb: Callable[[Worker], Awaitable[Any]],
+) -> None:
+    """Ask for a move; the world hears what was told."""
+    world, began = shopper.world, shopper.world.now()
     hold = world.told.hold(rid)
     hold.reacquired |= reacquires
     late = target not in hold.asked and world.expired_at_home(rid)
     hold.asked.add(target)
-    answer = await shopper.ask(f"{name} {rid}", lambda worker: verb(worker, rid, mode))
+    answer = await shopper.ask(f"{name} {rid}", verb)
     world.told.moved(rid, target, answer, began)
     if not isinstance(answer, Exception) and answer.reservation.state is target:
         if late and target in (State.CONFIRMED, State.RELEASED) and not hold.reacquired:
@@ -295,15 +321,27 @@ async def change(
         idempotency_key=f"a{shopper.chance.randrange(10**6)}",
         durability=shopper.chance.choice((None, DurabilityMode.FSYNC)) if mode is None else mode,
     )
+    world.again.append(partial(changed, command=command, name=f"{name} again", verb=verb))
     for _ in range(shopper.chance.choice((1, 1, 2))):
-        began = world.now()
-        answer = await shopper.ask(f"{name} {rid}", lambda worker: verb(worker, command))
-        if isinstance(answer, NotFound):
-            world.told.missed(rid, began)
-        elif not isinstance(answer, Exception):
-            world.told.shown(answer.reservation, began)
-            if _recorded(answer):
-                world.check_changed(answer.reservation)
+        await changed(shopper, command=command, name=name, verb=verb)
+
+
+async def changed(
+    shopper: Shopper,
+    *,
+    command: ChangeCommand,
+    name: str,
+    verb: Callable[[Worker, ChangeCommand], Awaitable[Any]],
+) -> None:
+    """Ask for a change; the world hears what was told."""
+    world, rid, began = shopper.world, command.reservation_id, shopper.world.now()
+    answer = await shopper.ask(f"{name} {rid}", lambda worker: verb(worker, command))
+    if isinstance(answer, NotFound):
+        world.told.missed(rid, began)
+    elif not isinstance(answer, Exception):
+        world.told.shown(answer.reservation, began)
+        if _recorded(answer):
+            world.check_changed(answer.reservation)
 
 
 @operation(2)
@@ -353,10 +391,12 @@ async def adjust_supply(shopper: Shopper) -> None:
     world, chance = shopper.world, shopper.chance
     sku, key = chance.choice(_counted(world)), f"k{chance.randrange(10**6)}"
     rows = [SupplyDelta(sku, chance.choice(world.node_ids), "", chance.randrange(-3, 6))]
+    made_ms = world.made_ms()
+    work = partial(_ask_for, "adjust", lambda w: w.supply.adjust(key, made_ms, rows, 2.0))
+    world.again.append(work)
     for _ in range(chance.choice((1, 2))):
-        answer = await shopper.ask("adjust", lambda w: w.supply.adjust(key, 0, rows, 2.0))
-        if isinstance(answer, OutcomeUnknown):
-            await shopper.ask("adjust", lambda w: w.supply.adjust(key, 0, rows, 2.0))
+        if isinstance(await work(shopper), OutcomeUnknown):
+            await work(shopper)
 
 
 @operation(1)
@@ -365,8 +405,15 @@ async def record_sale(shopper: Shopper) -> None:
     world, chance = shopper.world, shopper.chance
     sale = f"s{chance.randrange(10**6)}"
     lines = [SaleLine(chance.choice(_counted(world)), chance.choice(world.node_ids), 1)]
+    made_ms = world.made_ms()
+    work = partial(_ask_for, "sale", lambda w: w.supply.record_sale(sale, made_ms, lines, 2.0))
+    world.again.append(work)
     for _ in range(chance.choice((1, 2))):
-        await shopper.ask("sale", lambda w: w.supply.record_sale(sale, 0, lines, 2.0))
+        await work(shopper)
+
+
+async def _ask_for(name: str, work: Callable[[Worker], Awaitable[Any]], shopper: Shopper) -> Any:
+    return await shopper.ask(name, work)
 
 
 def _counted(world: World) -> list[str]:

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tests.sim.draws import RETENTION, draw
 from tests.sim.world import run_seed
 
 SEEDS = 160
@@ -37,6 +38,16 @@ def test_forty_other_seeds_break_no_promise_either() -> None:
     for seed in range(200, 240):
         broken = run_seed(seed, plain=True).broken
         assert not broken, f"python -m tests.sim --plain --seed {seed}"
+
+
+@pytest.mark.parametrize("seed", [32, 40, 60])
+def test_whatever_is_asked_again_when_its_key_is_forgotten_has_no_second_effect(seed: int) -> None:
+    """The same answer from the order store, or a refusal by name; for every verb that changes
+    anything, in bad weather."""
+    drawn = draw(seed, ["s0", "s1"], ["p0", "p1", "p2", "p3"])
+
+    assert RETENTION in drawn.kinds
+    assert not run_seed(seed).broken
 
 
 def test_a_seed_runs_the_same_in_every_process() -> None:

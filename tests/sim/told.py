@@ -12,8 +12,12 @@ from promise_svc.domain.inventory import PositionKey
 from promise_svc.domain.reservation import ClaimRecord, CreateOutcome, HoldPolicy, State
 from promise_svc.errors import IdempotencyKeyReused, NotFound
 from tests.sim.draws import Draws
+from tests.sim.valkey import EPOCH_MS
 
 Broken = Callable[[str], None]
+
+CLOCKS_MS = 6_000
+"""Clocks of shards differ by less from a caller's."""
 
 _GRANTED = (CreateOutcome.HELD, CreateOutcome.PARTLY_HELD)
 
@@ -107,6 +111,9 @@ class Told:
         elif not granted and isinstance(answer, CreateResult) and before:
             other = "another body got" if hold.body != body else "a retry got"
             self._broken(f"{rid}: was held, and {other} {answer.outcome.name}")
+        late_ms = EPOCH_MS + began * 1000 - command.create_ms - self._draws.window_ms
+        if granted and not answer.replayed and command.create_ms and late_ms > CLOCKS_MS:
+            self._broken(f"{rid}: carried out, and its key is {late_ms:.0f} ms too old")
         if granted:
             assert isinstance(answer, CreateResult) and answer.reservation is not None
             if not hold.body:

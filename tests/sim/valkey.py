@@ -17,11 +17,13 @@ import msgspec
 
 from promise_svc.adapters.ats_index.keys import Keys
 from promise_svc.adapters.event_codec import decode_event, encode_event
+from promise_svc.domain.audit import ALIVE
 from promise_svc.domain.events import Event
 from promise_svc.domain.ledger import ShardLedger
 from promise_svc.domain.reservation import (
     AdjustRow,
     ClaimDraft,
+    ClaimRecord,
     ConformStep,
     CreateStep,
     CustomerLimit,
@@ -39,6 +41,10 @@ from tests.sim.network import Wire
 
 EPOCH_MS = 1_800_000_000_000
 """What the clocks show when a run begins."""
+
+LATE_MS = 12_000
+"""Keys are kept for so long beyond the window, as for minutes in service: more than clocks are set
+forth by and messages are late."""
 
 Step = Callable[["Shard", str, list[bytes]], None]
 """Shard, verb and arguments of a call that was just carried out."""
@@ -87,6 +93,10 @@ class Shard:
         self.durable = START
         self.trimmed = START
         self.listeners: dict[int, Session] = {}
+        self.forgotten: dict[str, ClaimRecord] = {}
+        """Claims whose time has come, as they were last."""
+        self._written: dict[tuple[str, str], tuple[Any, int]] = {}
+        self._looked_ms = 0
         self._payloads: list[bytes] = []
 
     def payload(self, index: int) -> bytes:
@@ -95,6 +105,32 @@ class Shard:
         while len(self._payloads) < len(events):
             self._payloads.append(encode_event(events[len(self._payloads)][1]))
         return self._payloads[index]
+
+    def forget(self, now_ms: int) -> None:
+        """Lose the keys whose time has come, as the Functions set it when they last wrote them."""
+        if abs(now_ms - self._looked_ms) < 200:
+            return
+        self._looked_ms, ledger = now_ms, self.ledger
+        kept_ms = ledger.window_ms + LATE_MS
+        legs = [(rid, x) for rid, x in ledger.legs.items() if x.state not in ALIVE]
+        claims = [x for x in ledger.claims.items() if x[1].settled and x[1].state not in ALIVE]
+        for rid, leg in legs:
+            if self._past("leg", rid, leg, now_ms, kept_ms if leg.plan_hash else LATE_MS):
+                del ledger.legs[rid]
+        for rid, claim in claims:
+            if self._past("claim", rid, claim, now_ms, kept_ms):
+                self.forgotten[rid] = ledger.claims.pop(rid)
+        for key, answer in list(ledger.adjustments.items()):
+            if self._past("adjustment", key, answer, now_ms, kept_ms):
+                del ledger.adjustments[key]
+
+    def _past(self, kind: str, key: str, record: Any, now_ms: int, kept_ms: int) -> bool:
+        """Whether a record is as old; it is as young as this was first seen of it."""
+        seen, since_ms = self._written.get((kind, key), (None, 0))
+        if seen is not record:
+            self._written[kind, key] = record, now_ms
+            return False
+        return now_ms - since_ms > kept_ms
 
     def outbox(self, after: Position, limit: int) -> list[tuple[Position, bytes]]:
         """Entries after a position that were not trimmed."""
@@ -108,14 +144,19 @@ class Cluster:
     """Nodes and shards; ``on_step`` hears of every function call that was carried out."""
 
     def __init__(
-        self, loop: VirtualLoop, chance: random.Random, node_count: int, shard_count: int
+        self,
+        loop: VirtualLoop,
+        chance: random.Random,
+        node_count: int,
+        shard_count: int,
+        window_ms: int,
     ) -> None:
         self.loop = loop
         self.chance = chance
         self.keys = keys_of(shard_count)
         self.nodes = [Node(number) for number in range(node_count)]
         self.shards = [
-            Shard(number, 3_600_000, self.nodes[number * node_count // shard_count])
+            Shard(number, window_ms, self.nodes[number * node_count // shard_count])
             for number in range(shard_count)
         ]
         self.cluster_id = b""
@@ -221,6 +262,7 @@ class Session:
         if shard.node is not self._node:
             slot = self._cluster.keys.slots[shard.number]
             raise Refused(f"MOVED {slot} {shard.node.host}:{shard.node.port}")
+        shard.forget(self._cluster.now_ms(self._node))
         return shard
 
     def fcall(self, command: list[Any]) -> Any:

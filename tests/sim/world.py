@@ -7,7 +7,7 @@ import hashlib
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,14 @@ from promise_svc.application.reservation import Reservation
 from promise_svc.application.reservation_body import CreateCommand, decode_body
 from promise_svc.config import ClusterConfig
 from promise_svc.domain.reservation import (
+    ClaimRecord,
     LegLine,
     ProtectRow,
     State,
     SupplyRow,
 )
 from promise_svc.domain.sharding import shard_of
-from tests.sim.draws import NODES, PLAIN, draw
+from tests.sim.draws import NODES, PLAIN, RETENTION, draw
 from tests.sim.faults import trouble
 from tests.sim.laws import Laws, restless, unlike
 from tests.sim.loop import Process, VirtualLoop
@@ -34,7 +35,7 @@ from tests.sim.process import Worker, composed
 from tests.sim.sell_out import sell_out
 from tests.sim.stock_laws import StockLaws
 from tests.sim.told import LATER, Told
-from tests.sim.valkey import EPOCH_MS, Cluster, Session, Shard
+from tests.sim.valkey import EPOCH_MS, LATE_MS, Cluster, Session, Shard
 
 SAFETY_SECONDS = 3.0
 """Virtual seconds of shopping under faults."""
@@ -42,6 +43,9 @@ SAFETY_SECONDS = 3.0
 LIVENESS_SECONDS = 30.0
 """Virtual seconds after the last fault within which everything must be at rest: the longest
 back-offs that a few seconds of faults can build up, and the two seconds until a claim is due."""
+
+AGAIN_MAX = 60
+"""How much is asked for once more when its keys are forgotten."""
 
 TTL_MS_MAX = 8_000
 """A held leg without a claim ends by its time alone, so no hold may outlast the liveness phase."""
@@ -81,10 +85,13 @@ class World:
         self.plenty = [f"p{i}" for i in range(4)]
         self.draws = PLAIN if plain else draw(seed, scarce[:2], self.plenty)
         shard_count = self.draws.shard_count or shard_count
-        self.cluster = Cluster(loop, self.chance, node_count, shard_count)
+        window_ms = self.draws.window_ms
+        self.cluster = Cluster(loop, self.chance, node_count, shard_count, window_ms)
         self.store = StoreServer(loop, self.weather)
         self.outbox_kept = self.chance.choice((10, 4_096))
         self.config = ClusterConfig(shard_count=shard_count, outbox_events_kept=self.outbox_kept)
+        # Shorter than anybody may configure it.
+        object.__setattr__(self.config, "idempotency_window_seconds", window_ms // 1000)
         self.node_ids = NODES
         self.scarce = scarce[: self.chance.choice((2, 3, 4))]
         if self.draws.lines_max:
@@ -96,6 +103,8 @@ class World:
         self.editing = False
         """Whether somebody is switching a node."""
         self.carts: list[CreateCommand] = []
+        self.again: list[Callable[[Shopper], Awaitable[None]]] = []
+        """Whatever was asked for under a key, to ask for it once more."""
         self.pause_seconds = self.chance.choice((0.05, 0.2))
         self.open = True
         self.workers: list[Worker] = []
@@ -157,6 +166,11 @@ class World:
         self._speaking.append((process, spoken))
         await asyncio.wait({spoken}, timeout=1.0)
 
+    def made_ms(self) -> int:
+        """When a key was made up that is made up now: told where keys are forgotten."""
+        told = RETENTION in self.draws.kinds
+        return EPOCH_MS + int(self.now() * 1000) if told else 0
+
     def clock_max_ms(self) -> int:
         """No shard's clock is, or was, later than this."""
         walls = [self.cluster.now_ms(node) for node in self.cluster.nodes]
@@ -166,7 +180,9 @@ class World:
 
     def ends_ms(self, rid: str) -> int:
         """When the first of a reservation's records ends."""
-        claim = self.home(rid).ledger.claims[rid]
+        claim = self.home(rid).ledger.claims.get(rid)
+        if claim is None:
+            return 0  # long over: its key is forgotten
         legs = [self.cluster.shards[shard].ledger.legs.get(rid) for shard in claim.legs]
         ends = [leg.expire_ms for leg in legs if leg and leg.attempt == claim.attempt and leg.lines]
         return min([claim.expire_ms, *ends])
@@ -248,10 +264,25 @@ class World:
         await asyncio.gather(*shoppers)
         await self._rest(calm + LIVENESS_SECONDS)
         rested = self.now() - calm
+        if RETENTION in self.draws.kinds and not self.failed:
+            await self._ask_again()
         if not self.failed:
             self._check_rest()
             await sell_out(self)
         return rested
+
+    async def _ask_again(self) -> None:
+        """When keys are forgotten: what was asked, under the same keys, in bad weather again."""
+        await asyncio.sleep((self.draws.window_ms + LATE_MS) / 1000 + 5)
+        self.note("later")
+        self.weather.stormy = self.open = True
+        works = self.chance.sample(self.again, min(len(self.again), AGAIN_MAX))
+        troubles = asyncio.create_task(trouble(self))
+        shoppers = [Shopper(self, self.chance) for _ in range(3)]
+        await asyncio.gather(*(x.ask_again(works[i::3]) for i, x in enumerate(shoppers)))
+        self.open = False
+        await self._calm(troubles)
+        await self._rest(self.now() + LIVENESS_SECONDS)
 
     async def end(self) -> None:
         """Free everything; nothing that happens here is looked at."""
@@ -347,7 +378,11 @@ class World:
     def _check_rest(self) -> None:
         for difference in unlike(self.cluster, self.store.store):
             self.broken(difference)
-        claims = {rid: c for shard in self.cluster.shards for rid, c in shard.ledger.claims.items()}
+        stored = self.store.store._reservations
+        claims: dict[str, ClaimRecord] = {}
+        for shard in self.cluster.shards:
+            claims |= {rid: stored[rid].claim for rid in shard.forgotten}
+            claims |= shard.ledger.claims
         self.told.check_claims(claims)
 
     # the network

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.mutants.mutant import (
     CAPACITY,
+    FORGOTTEN,
     KINDS,
     LEDGER,
     LIMITS,
@@ -15,6 +16,22 @@ from tests.mutants.mutant import (
 )
 
 MUTANTS = (
+    Mutant(
+        "a_forgotten_key_holds_again",
+        "promise_svc/domain/ledger/create.py",
+        "        return Outcome.WINDOW_PASSED if late else Outcome.DONE\n",
+        "        return Outcome.DONE\n",
+        (FORGOTTEN,),
+        "A cart sent again from a log of yesterday would be held, and perhaps bought, twice.",
+    ),
+    Mutant(
+        "a_forgotten_change_counts_again",
+        "promise_svc/domain/ledger/supply.py",
+        "    if row.create_ms and shard.time_ms - row.create_ms > shard.window_ms:\n",
+        "    if False:\n",
+        (FORGOTTEN,),
+        "A delivery that was told twice would be on the shelf twice.",
+    ),
     Mutant(
         "a_leg_that_joins_is_a_contradiction",
         "promise_svc/domain/audit.py",

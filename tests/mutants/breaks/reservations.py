@@ -7,6 +7,7 @@ from tests.mutants.mutant import (
     BUNDLES,
     CAPACITY,
     CHANGES,
+    FORGOTTEN,
     KINDS,
     QUOTES,
     RESERVATIONS,
@@ -15,6 +16,18 @@ from tests.mutants.mutant import (
 )
 
 MUTANTS = (
+    Mutant(
+        "a_forgotten_hold_is_told_refused",
+        "promise_svc/application/reservation.py",
+        "        return 0 < command.create_ms < now_ms - self._window_ms\n",
+        "        return False\n",
+        (
+            "tests/contract/test_reservation_found.py::"
+            "test_a_key_that_was_forgotten_is_answered_as_it_was_though_nothing_is_left",
+            FORGOTTEN,
+        ),
+        "Who asks once more for what they bought would hear that it is sold out.",
+    ),
     Mutant(
         "bundle_changed_in_part",
         "promise_svc/application/changed_lines.py",
