@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING
@@ -63,7 +62,7 @@ def promise_in_crowd(
             search,
             snapshot,
             lines,
-            replace(wanted, arrivals=arrivals) if arrivals else wanted,
+            wanted._replace(arrivals=arrivals) if arrivals else wanted,
             max_shipments=max_shipments,
             max_options=max_options,
         )

@@ -46,8 +46,7 @@ class PromiseOutcome(IntEnum):
     NONE = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromiseCartRequest:
+class PromiseCartRequest(NamedTuple):
     """Plans for a cart. Exactly one of address and pickup node is set."""
 
     lines: tuple[Line, ...]
@@ -71,8 +70,7 @@ class PromiseCartRequest:
     """Where stock here now does not do, promise supply on its way, when it has arrived."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromiseCartReply:
+class PromiseCartReply(NamedTuple):
     """Plans, best first, and the lines in none of them."""
 
     outcome: PromiseOutcome
@@ -432,7 +430,7 @@ def _promised(
     node_ids = {node_id for units in cart.stock.values() for node_id in units}
     full = capacity.full_nodes(node_ids, methods, order_ms)
     capacity.crowded = bool(full)
-    cart = replace(cart, wanted=replace(cart.wanted, arrivals=full))
+    cart = replace(cart, wanted=cart.wanted._replace(arrivals=full))
     return cart, _dated(searched(cart, full=True), capacity, order_ms)
 
 
@@ -440,10 +438,10 @@ def _dated(promised: PromisedCart, capacity: Capacity, order_ms: int) -> Promise
     if not capacity.bounds:
         return promised
     options = (
-        replace(option, shipments=capacity.dated(option.shipments, order_ms))
+        option._replace(shipments=capacity.dated(option.shipments, order_ms))
         for option in promised.options
     )
-    return replace(promised, options=tuple(options))
+    return promised._replace(options=tuple(options))
 
 
 def _outcome(options: Sequence[object], unfulfilled: Sequence[object]) -> PromiseOutcome:

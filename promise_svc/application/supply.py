@@ -44,8 +44,8 @@ from promise_svc.hotpath import shard_of
 ROWS_MAX = 1_000
 """Most rows of one call."""
 
-SHARD_ROWS_MAX = 500
-"""Most rows of one call to a shard, which answers nobody else meanwhile: a few ms."""
+SHARD_ROWS_MAX = 100
+"""Most rows of one call to a shard, which answers nobody else meanwhile: about a millisecond."""
 
 KEEP_SAFETY_STOCK = -1
 

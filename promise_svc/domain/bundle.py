@@ -70,7 +70,7 @@ def exploded(
     InvalidRequest where that makes more than ``lines_max`` lines, more units than a line may have,
     or line ids that are too long.
     """
-    if bundles.keys().isdisjoint(line.sku for line in lines):
+    if not bundles or bundles.keys().isdisjoint(line.sku for line in lines):
         return tuple(lines), ()
     found: list[LineT] = []
     whole: list[BundleLine] = []

@@ -8,7 +8,7 @@ one that no refused line could join, not always the largest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import NamedTuple
 
@@ -56,8 +56,7 @@ class Cart:
     max_options: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromisedCart:
+class PromisedCart(NamedTuple):
     """Promises, best first, each for all lines but the unfulfilled ones."""
 
     options: tuple[DeliveryPromise, ...]
@@ -65,9 +64,9 @@ class PromisedCart:
     """In request order."""
     priority: int = PRIORITY_MAX
     """Nodes of higher numbers were not needed."""
-    with_inbound: Mapping[str, int] = field(default_factory=dict)
+    with_inbound: Mapping[str, int] = {}
     """SKU -> ``ats`` and what is on its way, where that was too little too."""
-    within_limit: Mapping[str, int] = field(default_factory=dict)
+    within_limit: Mapping[str, int] = {}
     """Line beyond the split limit -> units that fit beside the lines before it."""
 
 
@@ -92,15 +91,14 @@ def promise_cart(snapshot: NetworkSnapshot, cart: Cart) -> PromisedCart:
         fewer = sourcing.within(kept, priority, len(earlier) + 1, whole=True)
         cut = cut or sourcing.cut
         if fewer.options and not fewer.unfulfilled_lines:
-            promised = replace(
-                fewer,
+            promised = fewer._replace(
                 unfulfilled_lines=promised.unfulfilled_lines,
                 within_limit=promised.within_limit,
             )
             break
     if cut:
-        options = tuple(replace(option, exact=False) for option in promised.options)
-        promised = replace(promised, options=options)
+        options = tuple(option._replace(exact=False) for option in promised.options)
+        promised = promised._replace(options=options)
     return promised
 
 

@@ -98,8 +98,7 @@ class ShipmentLine(NamedTuple):
     """The supply it waits for; empty for stock here now."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryPromise:
+class DeliveryPromise(NamedTuple):
     """One plan for the lines of a cart: dates, shipments and how long the answer stands."""
 
     shipments: tuple[Shipment, ...]

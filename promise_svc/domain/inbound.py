@@ -53,11 +53,11 @@ def promise_later(snapshot: NetworkSnapshot, cart: Cart, inbound: Inbound) -> Pr
 
     fewest = refused_count(times[-1])
     if fewest == len(now.unfulfilled_lines):
-        return replace(now, with_inbound=_ats(tried[times[-1]], sku_of))
+        return now._replace(with_inbound=_ats(tried[times[-1]], sku_of))
     index = bisect_left(times[:-1], -fewest, key=lambda at: -refused_count(at))
     promised = tried[times[index]]
     options = tuple(_from_buckets(option, inbound) for option in promised.options)
-    return replace(promised, options=options, with_inbound=_ats(tried[times[-1]], sku_of))
+    return promised._replace(options=options, with_inbound=_ats(tried[times[-1]], sku_of))
 
 
 def _ats(refused: PromisedCart, sku_of: Mapping[str, str]) -> dict[str, int]:
@@ -76,13 +76,13 @@ def _until(cart: Cart, inbound: Inbound, lacking: set[str], until_ms: int) -> Ca
                 place = f"{node_id}\n{arrival_ms}"
                 arrivals[place] = Arrival(node_id, arrival_ms, worked)
                 places[place] = places.get(place, 0) + quantity
-    return replace(cart, stock=stock, wanted=replace(cart.wanted, arrivals=arrivals))
+    return replace(cart, stock=stock, wanted=cart.wanted._replace(arrivals=arrivals))
 
 
 def _from_buckets(option: DeliveryPromise, inbound: Inbound) -> DeliveryPromise:
     """Name the buckets of what arrives; at one node and time, in the order they are given."""
     named = (_from_bucket(x, inbound) if x.arrival_ms else x for x in option.shipments)
-    return replace(option, shipments=tuple(named))
+    return option._replace(shipments=tuple(named))
 
 
 def _from_bucket(shipment: Shipment, inbound: Inbound) -> Shipment:

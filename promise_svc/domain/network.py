@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, time
 from enum import StrEnum
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 from promise_svc.domain.geography import LatitudeIndex
 from promise_svc.domain.reservation import CustomerLimit
@@ -294,10 +294,10 @@ class NetworkSnapshot:
         """What ``build`` makes of this snapshot: made once, kept as long as the snapshot. For
         tables and caches that follow from the documents alone, and not from its items
         (``with_items`` keeps them); each states its own bound."""
-        made = self._derived.get(build)
+        made: T | None = self._derived.get(build)
         if made is None:
             made = self._derived[build] = build(self)
-        return cast(T, made)
+        return made
 
     def node(self, node_id: str) -> Node | None:
         """The node, or None."""
@@ -322,8 +322,7 @@ class NetworkSnapshot:
     @property
     def currency_code(self) -> str:
         """The network's one currency; empty without carrier services."""
-        services = self.documents.carrier_services.values()
-        return min((service.currency_code for service in services), default="")
+        return self.derived(_currency_code)
 
     def shard_key(self, sku: str) -> str:
         """What the SKU's shard is the hash of: the item's ``shard_key``, else the SKU."""
@@ -421,3 +420,8 @@ def _lanes_by_zone(lanes: Iterable[tuple[str, Lane]]) -> dict[_ZoneKey, tuple[La
         prefix = normalized_postal_code(lane.postal_prefix)
         found.setdefault((origin, lane.country, prefix), []).append(lane)
     return {key: tuple(value) for key, value in found.items()}
+
+
+def _currency_code(snapshot: NetworkSnapshot) -> str:
+    services = snapshot.documents.carrier_services.values()
+    return min((service.currency_code for service in services), default="")

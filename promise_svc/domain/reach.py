@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 from promise_svc.domain.delivery import DeliveryDates, ShipDate, pickup_times
 from promise_svc.domain.geography import distances_m
@@ -83,18 +83,17 @@ class Arrival(NamedTuple):
     first day that is not, ms since 1970; NEVER where there is none in sight."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Wanted(NamedTuple):
     """Where goods go and how they may get there. Exactly one of address and pickup node is set."""
 
+    fulfillment_methods: frozenset[FulfillmentMethod]
+    order_ms: int
     address: Address | None = None
     pickup_node_id: str = ""
-    fulfillment_methods: frozenset[FulfillmentMethod]
     carrier_services: frozenset[str] = frozenset()
     """Empty for all."""
-    order_ms: int
     excluded_node_ids: frozenset[str] = frozenset()
-    arrivals: Mapping[str, Arrival] = field(default_factory=dict)
+    arrivals: Mapping[str, Arrival] = {}
     """Names that stand for a node at a later time: its own where its day is full, others for supply
     on its way there."""
 
@@ -229,10 +228,10 @@ class Reach:
         """What ``build`` makes of ``services_by_origin``: made once for all orders that find the
         same services, and kept as long as those."""
         self._services_by_origin()
-        made = self._found.derived.get(build)
+        made: T | None = self._found.derived.get(build)
         if made is None:
             made = self._found.derived[build] = build(self)
-        return cast(T, made)
+        return made
 
     def _services_by_origin(self) -> Mapping[str, _Found]:
         """Services of all kinds of nodes."""
@@ -310,7 +309,7 @@ class Reach:
         found = self._later.get(order_ms)
         if found is None:
             later_ms = max(self._wanted.order_ms, order_ms)
-            later = replace(self._wanted, order_ms=later_ms, arrivals={})
+            later = self._wanted._replace(order_ms=later_ms, arrivals={})
             found = self._later[order_ms] = Reach(self._snapshot, later)
         return found
 

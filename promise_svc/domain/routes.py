@@ -66,8 +66,10 @@ class Routes:
         """As much of a postal code as lanes tell apart: the longest prefix of it that any lane has,
         since whatever else it fits is a prefix of that."""
         code = normalized_postal_code(postal_code)
-        prefixes = (code[:length] for length in self._prefix_lengths)
-        return next((prefix for prefix in prefixes if prefix in self._prefixes), "")
+        for length in self._prefix_lengths:
+            if code[:length] in self._prefixes:
+                return code[:length]
+        return ""
 
     def lanes(self, origin: Node, country: str, postal_code: str) -> tuple[Lane, ...]:
         """``NetworkSnapshot.lanes``."""

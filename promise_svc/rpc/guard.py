@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol
@@ -37,8 +37,7 @@ from promise_svc.telemetry.trace import current_trace_id
 AUTHORIZATION = "authorization"
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What a servicer may know of the call besides its request."""
 
     timeout: float
@@ -329,7 +328,7 @@ class Guard:
         except BaseException:
             self._admission.leave()
             raise
-        return replace(call, timeout=max(0.0, call.timeout - (perf_counter() - began)))
+        return call._replace(timeout=max(0.0, call.timeout - (perf_counter() - began)))
 
     async def _detached(
         self, name: str, work: Awaitable[Message | bytes], call: Call

@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from promise_svc.adapters.ats_index.coalescer import IN_FLIGHT_MAX, STEPS_MAX, Lane
+from promise_svc.adapters.ats_index.coalescer import (
+    IN_FLIGHT_MAX,
+    STEPS_MAX,
+    SUPPLY_IN_FLIGHT_MAX,
+    Lane,
+)
 from promise_svc.adapters.ats_index.connection import GONE_SECONDS, Access, Connection, Node
 from promise_svc.adapters.ats_index.index import ClusterAtsIndex
 from promise_svc.adapters.ats_index.news import NewsChannels
@@ -173,6 +178,43 @@ async def test_what_waits_for_its_turn_is_refused_when_the_node_stalls() -> None
     assert len(refused) == 2
     assert all(isinstance(call.exception(), Unavailable) for call in refused)
     assert all(isinstance(call.exception(), OutcomeUnknown) for call in set(calls) - set(refused))
+
+
+async def test_a_hold_has_few_rows_of_a_feed_before_it() -> None:
+    """A node serves first in, first out: what was sent cannot be overtaken. So of a feed little is
+    sent at once, and all of it in the end."""
+    heard = b""
+
+    async def answers_after_the_hold(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        nonlocal heard
+        await reader.readuntil(b"PING\r\n")
+        writer.write(b"+PONG\r\n")
+        answered = 0
+        while more := await reader.read(1000):
+            heard += more
+            if b"hold" in heard:
+                commands = heard.count(b"FCALL")
+                writer.write(b"*1\r\n+done\r\n" * (commands - answered))
+                answered = commands
+        writer.close()
+
+    async with listening(FakeNode(answers_after_the_hold)) as node:
+        lane = Lane(node, Access())
+        feed = [
+            asyncio.create_task(lane.call(b"f", "sync_supply", b"k", [b"rows"], 30, False))
+            for _ in range(3 * SUPPLY_IN_FLIGHT_MAX)
+        ]
+        async with asyncio.timeout(30):
+            while b"rows" not in heard:
+                await asyncio.sleep(0)
+            hold = await lane.call(b"f", "create", b"k", [b"hold"], 30, True)
+            rows = await asyncio.gather(*feed)
+        lane.close()
+
+    assert heard.split(b"hold")[0].count(b"rows") == SUPPLY_IN_FLIGHT_MAX
+    assert [hold, *rows] == [[b"done"]] * (1 + len(feed))
 
 
 class Talk:

@@ -59,7 +59,7 @@ def test_work_runs_out_in_both_alike(work_max: int, monkeypatch: pytest.MonkeyPa
     for seed in range(12):
         shop = Shop(random.Random(seed))
         for _ in range(6):
-            request = replace(shop.request(), explain=False)
+            request = shop.request()._replace(explain=False)
 
             assert shop.asked(request, compiled=False) == shop.asked(request, compiled=True)
 
@@ -130,7 +130,7 @@ def test_whole_carts_in_a_crowd_are_plain_too(monkeypatch: pytest.MonkeyPatch) -
         for _ in range(6):
             shop.fill_days()
             taken.clear()
-            reply = shop.asked(replace(shop.request(), segment=""), compiled=True)
+            reply = shop.asked(shop.request()._replace(segment=""), compiled=True)
             if reply.outcome is use_case.PromiseOutcome.COMPLETE and taken:
                 whole[taken[0]] += 1
 

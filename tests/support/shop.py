@@ -9,13 +9,14 @@ from datetime import date, time, timedelta
 
 from promise_svc.adapters.ats_table.table import AtsTable
 from promise_svc.application.promise import (
+    CartPromiser,
     Plan,
     PlanRequest,
     PromiseCartReply,
     PromiseCartRequest,
     plan,
 )
-from promise_svc.application.stock import Consistency
+from promise_svc.application.stock import Consistency, StockSource
 from promise_svc.domain.capacity import account_of
 from promise_svc.domain.events import PositionImage
 from promise_svc.domain.inventory import Protection, StockPosition
@@ -35,7 +36,6 @@ from promise_svc.domain.reach import Address, Line
 from promise_svc.domain.sharding import Position
 from tests.support.fake_ats_reader import FakeClock
 from tests.support.fake_stock_index import FakeStockIndex
-from tests.support.market import a_promiser
 from tests.support.networks import (
     CHICAGO,
     PICKUP,
@@ -206,9 +206,12 @@ class Shop:
             return self.snapshot
 
         search, self.table.search = self.table.search, self.table.search if compiled else None
-        index = FakeStockIndex(FRIDAY, SHARD_COUNT)
-        promiser = a_promiser(self.table, index, network, self.clock)
+        stock = StockSource(
+            table=self.table, index=FakeStockIndex(FRIDAY, SHARD_COUNT), network=network,
+            clock=self.clock,
+        )  # fmt: skip
         self.table.search = search
+        promiser = CartPromiser(stock=stock, network=network, clock=self.clock)
         return asyncio.run(promiser.promise_cart(request, timeout=5.0))
 
     def plan_request(self) -> PlanRequest:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import string
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -145,7 +144,7 @@ def tokens(request: PromiseCartRequest, *options: DeliveryPromise) -> tuple[Quot
     snapshot = a_snapshot(Item(sku="000", shard_key="style"))
     parts = [line for option in options for line in option.shipments[0].lines]
     asked = dict.fromkeys(Line(part.line_id, part.sku, part.quantity) for part in parts)
-    request = replace(request, lines=tuple(asked))
+    request = request._replace(lines=tuple(asked))
     return Quotes(a_signer(), lambda: snapshot, SHARDS).tokens(request, a_reply(*options))
 
 
@@ -198,6 +197,6 @@ def test_the_largest_token_is_read() -> None:
 
 
 def test_an_answer_for_another_moment_gets_no_token() -> None:
-    (token,) = tokens(replace(REQUEST, order_ms=1), an_option(1))
+    (token,) = tokens(REQUEST._replace(order_ms=1), an_option(1))
 
     assert token == QuoteToken(absent=NoQuoteReason.ORDER_TIME_GIVEN)

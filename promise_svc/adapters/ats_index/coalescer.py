@@ -32,6 +32,10 @@ STEPS_MAX = 64
 IN_FLIGHT_MAX = 16
 """Function calls under way per node; more would only queue where nothing can be sorted."""
 
+SUPPLY_IN_FLIGHT_MAX = 4
+"""Of these, how many may be rows of a feed, which are long: who comes has all of them before him,
+whatever his priority. Four keep a node at work; README.md."""
+
 QUEUED_STEPS_MAX = 20_000
 """Steps waiting per node before new ones are refused."""
 
@@ -48,8 +52,10 @@ _PRIORITY = {
     "conform": 0,
     "mark_durable": 0,
     "create": 1,
+    "sync_supply": 3,
+    "protect": 3,
 }
-_LOWEST = 2
+_OTHERS, _SUPPLY = 2, 3
 
 
 class _Call:
@@ -83,11 +89,12 @@ class _Call:
 
 
 class _Batch:
-    __slots__ = ("calls", "function", "key", "size", "steps")
+    __slots__ = ("calls", "function", "key", "priority", "size", "steps")
 
-    def __init__(self, function: bytes, key: bytes, steps: bool) -> None:
+    def __init__(self, function: bytes, key: bytes, priority: int, steps: bool) -> None:
         self.function = function
         self.key = key
+        self.priority = priority
         self.steps = steps
         self.calls: list[_Call] = []
         self.size = 0
@@ -105,9 +112,10 @@ class Lane:
         self._access = access
         self._connection: Connection | None = None
         self._gathering: dict[tuple[bytes, bytes], _Batch] = {}
-        self._queues: tuple[deque[_Batch], ...] = tuple(deque() for _ in range(_LOWEST + 1))
+        self._queues: tuple[deque[_Batch], ...] = tuple(deque() for _ in range(_SUPPLY + 1))
         self._queued = 0
         self._in_flight = 0
+        self._supply_in_flight = 0
         self._scheduled = False
         self._connecting: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
@@ -210,8 +218,8 @@ class Lane:
     def _enqueue(self, call: _Call, function: bytes, verb: str, key: bytes, steps: bool) -> None:
         batch = self._gathering.get((key, function)) if steps else None
         if batch is None or batch.size + len(call.args) > STEPS_MAX:
-            batch = _Batch(function, key, steps)
-            self._queues[_PRIORITY.get(verb, _LOWEST)].append(batch)
+            batch = _Batch(function, key, _PRIORITY.get(verb, _OTHERS), steps)
+            self._queues[batch.priority].append(batch)
             if steps:
                 self._gathering[key, function] = batch
         batch.calls.append(call)
@@ -230,18 +238,28 @@ class Lane:
             self._refuse_queued("AWAY")
             return
         batches: list[_Batch] = []
-        for queue in self._queues:
-            while queue and self._in_flight < IN_FLIGHT_MAX:
+        for priority, queue in enumerate(self._queues):
+            while queue and self._has_room(priority):
                 batch = queue.popleft()
                 if self._gathering.get((batch.key, batch.function)) is batch:
                     del self._gathering[batch.key, batch.function]
                 self._queued -= batch.size
                 batch.calls = [call for call in batch.calls if call.waiting]
                 if batch.calls:
-                    self._in_flight += 1
+                    self._count(batch, 1)
                     batches.append(batch)
         if batches:
             self._send(self._connection, batches)
+
+    def _has_room(self, priority: int) -> bool:
+        if priority == _SUPPLY and self._supply_in_flight >= SUPPLY_IN_FLIGHT_MAX:
+            return False
+        return self._in_flight < IN_FLIGHT_MAX
+
+    def _count(self, batch: _Batch, change: int) -> None:
+        self._in_flight += change
+        if batch.priority == _SUPPLY:
+            self._supply_in_flight += change
 
     def _send(self, connection: Connection, batches: list[_Batch]) -> None:
         commands: list[Command] = []
@@ -253,12 +271,12 @@ class Lane:
         try:
             connection.send_all(commands, [partial(self._answer, batch) for batch in batches])
         except Unavailable as error:
-            self._in_flight -= len(batches)
             for batch in batches:
+                self._count(batch, -1)
                 _fail(batch, error)
 
     def _answer(self, batch: _Batch, reply: Reply | OutcomeUnknown) -> None:
-        self._in_flight -= 1
+        self._count(batch, -1)
         if not self._scheduled and any(self._queues):
             self._schedule()
         if isinstance(reply, OutcomeUnknown):

@@ -25,6 +25,14 @@ MUTANTS = (
         "Every shopper would wait out the deadline while one machine is sick.",
     ),
     Mutant(
+        "feed_fills_the_way",
+        "promise_svc/adapters/ats_index/coalescer.py",
+        "            self._supply_in_flight += change\n",
+        "            pass\n",
+        ("tests/integration/test_connection.py::test_a_hold_has_few_rows_of_a_feed_before_it",),
+        "While the nightly feed runs, every shopper would wait at checkout for all of its rows.",
+    ),
+    Mutant(
         "queue_kept_when_stalled",
         "promise_svc/adapters/ats_index/coalescer.py",
         '            self._refuse_queued("STALLED")\n',
