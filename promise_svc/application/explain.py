@@ -15,9 +15,11 @@ from promise_svc.application.stock import (
     SkuStock,
     StockSource,
     here_now,
+    row_ats,
 )
 from promise_svc.application.supply import callers_key
 from promise_svc.domain.bundle import bundle_units
+from promise_svc.domain.capacity import is_account, orders_max
 from promise_svc.domain.events import EventType, PositionImage, StoredEvent
 from promise_svc.domain.inventory import (
     ARRIVED,
@@ -124,8 +126,9 @@ class Explainer:
         self._network = network
 
     async def explain(self, sku: str, node_id: str, limit: int, timeout: float) -> Story:
-        """Unavailable when the shard or the order store is away. Cost: a strong read, all legs of
-        the shard, and up to EVENTS_READ_MAX of its events."""
+        """``sku`` may be a node's account, whose units are orders of a day. Unavailable when the
+        shard or the order store is away. Cost: a strong read, all legs of the shard, and up to
+        EVENTS_READ_MAX of its events."""
         snapshot = self._network()
         shard = shard_of(snapshot.shard_key(sku), self._index.shard_count)
         table = (await self._stock.read([sku], Consistency(), timeout)).by_sku[sku]
@@ -137,6 +140,12 @@ class Explainer:
         node = snapshot.node(node_id)
         row = here.get("", StockPosition())
         reasons = tuple(_reasons(snapshot, sku, node_id, here))
+        shown = _at_node(table, node_id)
+        if is_account(sku):
+            most = orders_max(snapshot, sku, node_id)  # the row has that of its last order
+            row, reasons, shown = row._replace(on_hand=most), (), most
+            for there in (x for x in table.rows or () if x.node_id == node_id):
+                shown = row_ats(there._replace(on_hand=most))
         sold = node is not None and node.status is NodeStatus.ON
         units = ats(*for_segment(row, ""))
         components = await self._components(snapshot, sku, node_id, timeout)
@@ -149,7 +158,7 @@ class Explainer:
             row=row,
             status=None if node is None else node.status,
             as_of=AsOf(shard, at, time_ms),
-            table_ats=_at_node(table, node_id) if sold else 0,
+            table_ats=shown if sold else 0,
             table_freshness=freshness,
             inbound=tuple((bucket, r) for bucket, r in sorted(here.items()) if bucket),
             standing=tuple(standing[:limit]),

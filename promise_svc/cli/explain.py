@@ -100,7 +100,7 @@ def _print(story: pb.ExplainAvailabilityResponse, sku: str, node_id: str) -> Non
     for supply in story.inbound:
         where = "here, and kept" if supply.arrived else "on its way"
         until = (
-            f", expected {_time(supply.arrival_time)}" if supply.HasField("arrival_time") else ""
+            f", expected {instant(supply.arrival_time)}" if supply.HasField("arrival_time") else ""
         )
         lacks = supply.committed + supply.reserved - supply.on_hand if supply.arrived else 0
         console.print(
@@ -116,7 +116,7 @@ def _print(story: pb.ExplainAvailabilityResponse, sku: str, node_id: str) -> Non
         who = f"{story.reservation_count} reservations keep" if many else "1 reservation keeps"
         console.print(f"{who} units:")
     for keeps in story.reservations:
-        until = "an order" if keeps.confirmed else f"held until {_time(keeps.expire_time)}"
+        until = "an order" if keeps.confirmed else f"held until {instant(keeps.expire_time)}"
         of = f" of {keeps.bucket}" if keeps.bucket else ""
         text = f"  {keeps.quantity}{of} by {keeps.reservation_id}, {until}"
         console.print(text, markup=False, soft_wrap=True)
@@ -127,9 +127,10 @@ def _print(story: pb.ExplainAvailabilityResponse, sku: str, node_id: str) -> Non
         about = f"by {event.source}, number {event.source_sequence}" if counted else event.subject
         figures = f"{event.on_hand} on hand, {event.committed} committed, {event.held} held"
         what = f"{event.event_type} {about}".rstrip()
-        text = f"  {_time(event.as_of.as_of_time)} {what}: {figures}"
+        text = f"  {instant(event.as_of.as_of_time)} {what}: {figures}"
         console.print(text, markup=False, soft_wrap=True)
 
 
-def _time(instant: Timestamp) -> str:
-    return instant.ToDatetime().isoformat(" ", "milliseconds")
+def instant(when: Timestamp) -> str:
+    """As people read it, in UTC."""
+    return when.ToDatetime().isoformat(" ", "milliseconds")

@@ -17,7 +17,7 @@ from datetime import date
 from functools import lru_cache
 from typing import NamedTuple
 
-from promise_svc.domain.network import FulfillmentMethod
+from promise_svc.domain.network import FulfillmentMethod, NetworkSnapshot
 from promise_svc.domain.reservation import LegLine
 from promise_svc.domain.sharding import shard_of
 
@@ -58,6 +58,15 @@ def account_of(method: FulfillmentMethod, day: date, node_id: str) -> str:
 def day_of(account: str) -> date:
     """The working day of an account."""
     return date.fromisoformat(account.split("/")[1])
+
+
+def orders_max(snapshot: NetworkSnapshot, account: str, node_id: str) -> int:
+    """The most orders that an account may come to as the network is now; 0 where the node's are
+    not counted."""
+    node = snapshot.node(node_id)
+    method, day, _ = account.removeprefix(_PREFIX).split("/")
+    capacity = node.capacity(FulfillmentMethod(method)) if node else None
+    return capacity.on(date.fromisoformat(day)) if capacity else 0
 
 
 def is_account(sku: str) -> bool:

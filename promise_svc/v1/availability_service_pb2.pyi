@@ -708,22 +708,35 @@ class ExplainAvailabilityRequest(_message.Message):
     SKU_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    CAPACITY_DATE_FIELD_NUMBER: _builtins.int
+    FULFILLMENT_METHOD_FIELD_NUMBER: _builtins.int
     sku: _builtins.str
-    """The SKU. Required."""
+    """The SKU. Required, unless `capacity_date` is set."""
     node_id: _builtins.str
     """The node. Required."""
     limit: _builtins.int
     """The most reservations and the most events to tell, 1 to 1,000 each. Optional; 0 means 20."""
+    fulfillment_method: _types_pb2.FulfillmentMethod.ValueType
+    """The method of that capacity. Required with `capacity_date`, else left out."""
+    @_builtins.property
+    def capacity_date(self) -> _types_pb2.Date:
+        """Instead of a SKU, a day of the node's capacity: civil date at the node. What is told is orders
+        then: the most there may be as on hand, those of which goods have left as safety stock, and
+        each reservation that keeps one.
+        """
+
     def __init__(
         self,
         *,
         sku: _builtins.str = ...,
         node_id: _builtins.str = ...,
         limit: _builtins.int = ...,
+        capacity_date: _types_pb2.Date | None = ...,
+        fulfillment_method: _types_pb2.FulfillmentMethod.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity_date", b"capacity_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "node_id", b"node_id", "sku", b"sku"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_date", b"capacity_date", "fulfillment_method", b"fulfillment_method", "limit", b"limit", "node_id", b"node_id", "sku", b"sku"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,15 @@ import redis
 
 from promise_svc.adapters.ats_index.keys import Keys
 from promise_svc.adapters.embedded import EmbeddedValkey
-from promise_svc.client import PromiseClient
+from promise_svc.client import CallFailed, PromiseClient
 from promise_svc.hotpath import shard_of
 from promise_svc.load.folder import read_folder
 from promise_svc.load.send import send_folder
+from promise_svc.v1 import admin_service_pb2 as admin_pb
 from promise_svc.v1 import availability_service_pb2 as availability_pb
+from promise_svc.v1 import network_service_pb2 as network_pb
 from promise_svc.v1 import reservation_service_pb2 as pb
+from promise_svc.v1 import supply_service_pb2 as supply_pb
 from promise_svc.v1 import types_pb2 as types_pb
 from tests.e2e.conftest import Served
 from tests.support.folders import write_folder
@@ -198,6 +202,68 @@ async def test_explain_tells_the_story_to_people_and_scripts(
     count = int(json.loads(story[1])["reservationCount"])
     assert ("1 reservation keeps" if count == 1 else f"{count} reservations keep") in out
     assert "AVAILABILITY_REASON_COMMITTED" in json.loads(story[1])["reasons"]
+
+
+async def test_capacity_tells_which_reservations_fill_a_day(
+    served: Served, shop: PromiseClient
+) -> None:  # fmt: skip
+    """Holds and orders of that day by id, by method; what has left is counted, and not named."""
+    counter = network_pb.Node(
+        node_id="counter", node_type=network_pb.NODE_TYPE_STORE, calendar_id="every-day",
+        time_zone="America/Chicago", address=types_pb.Address(
+            country="US", postal_code="60601",
+            coordinates=types_pb.Coordinates(latitude_degrees=41.9, longitude_degrees=-87.6),
+        ),
+    )  # fmt: skip
+    method = types_pb.FULFILLMENT_METHOD_PICKUP_IN_STORE
+    counter.methods.add(
+        fulfillment_method=method,
+        cutoff_time=network_pb.TimeOfDay(hours=23, minutes=59),
+    )
+    counter.capacities.add(fulfillment_method=method, orders_per_day_max=4)
+    await shop.call(shop.network.UpsertNodes, network_pb.UpsertNodesRequest(nodes=[counter]))
+    rows = [supply_pb.SupplyRow(sku="sku-2", node_id="counter", on_hand=9)]
+    feed = supply_pb.SyncSupplyRequest(source="counter", source_sequence=1, rows=rows)
+    await shop.call(shop.supply.SyncSupply, feed)
+    held = []
+    for _ in range(3):
+        request = shop.reservation("fills", [("sku-2", 1, "counter")], pickup_node_id="counter")
+        reply = await shop.call(shop.reservations.CreateReservation, request)
+        held.append(reply.reservation)
+    gone, order, hold = (x.reservation_id for x in held)
+    for rid in (gone, order):
+        await shop.call(
+            shop.reservations.ConfirmReservation, pb.ConfirmReservationRequest(reservation_id=rid)
+        )
+    await shop.call(
+        shop.reservations.FulfillReservation, pb.FulfillReservationRequest(reservation_id=gone)
+    )
+    await shop.call(shop.admin.Verify, admin_pb.VerifyRequest(), deadline_seconds=60)
+    (day,) = {date(x.date.year, x.date.month, x.date.day) for r in held for x in r.work_days}
+    target = ("--target", f"127.0.0.1:{served.port}")
+
+    code, out, _ = run(served, "capacity", "counter", f"{day}", *target, engines=False)
+    told = run(served, "capacity", "counter", f"{day}", "--json", *target, engines=False)[1]
+
+    assert code == 0
+    assert "PICKUP_IN_STORE: 2 reservations to be worked" in out
+    assert f"  {order}, an order" in out
+    assert f"  {hold}, held until " in out
+    assert gone not in out
+    named = json.loads(told)["reservations"]["PICKUP_IN_STORE"]
+    assert {x["reservationId"] for x in named} == {order, hold}
+    assert json.loads(told)["days"][0]["workedOrders"] == "1"
+
+    about = availability_pb.ExplainAvailabilityRequest(
+        node_id="counter", capacity_date=held[0].work_days[0].date, fulfillment_method=method
+    )
+    story = await shop.call(shop.availability.ExplainAvailability, about)
+    taken = story.breakdown
+    assert (story.ats, story.table_ats, list(story.reasons)) == (1, 1, [])
+    assert (taken.on_hand, taken.reserved, taken.committed, taken.safety_stock) == (4, 1, 1, 1)
+    about.sku = "sku-2"
+    with pytest.raises(CallFailed, match="sku: is left out"):
+        await shop.call(shop.availability.ExplainAvailability, about)
 
 
 async def test_entries_that_nothing_uses_are_deleted_by_name(

@@ -25,6 +25,7 @@ from promise_svc.application.pickup import (
     PickupNode,
 )
 from promise_svc.application.stock import Consistency
+from promise_svc.domain.capacity import account_of
 from promise_svc.domain.inventory import ARRIVED, StockPosition, shortage
 from promise_svc.domain.network import PICKUP_METHODS, FulfillmentMethod
 from promise_svc.rpc.convert.fields import Fields
@@ -142,9 +143,18 @@ def check_to(reply: CheckReply) -> pb.CheckAvailabilityResponse:
 
 
 def explain_from(request: pb.ExplainAvailabilityRequest) -> tuple[str, str, int]:
-    """SKU, node and limit."""
+    """SKU, or the account of a node's day; node and limit."""
     fields = Fields()
-    sku, node_id = fields.id("sku", request.sku), fields.id("node_id", request.node_id)
+    node_id = fields.id("node_id", request.node_id)
+    if request.HasField("capacity_date"):
+        if request.sku:
+            fields.complain("sku", "DOES_NOT_FIT", "is left out where a day is asked about")
+        method = fields.enum("fulfillment_method", request.fulfillment_method, METHODS)
+        sku = account_of(method, fields.date("capacity_date", request.capacity_date), node_id)
+    else:
+        if request.fulfillment_method:
+            fields.complain("fulfillment_method", "DOES_NOT_FIT", "is of a day's capacity")
+        sku = fields.id("sku", request.sku)
     limit = fields.number("limit", request.limit, 1, LIMIT_MAX, default=LIMIT_DEFAULT)
     fields.done()
     return sku, node_id, limit

@@ -6,6 +6,14 @@ from tests.mutants.mutant import TAKEOVER, Mutant
 
 MUTANTS = (
     Mutant(
+        "a_day_is_explained_as_stock",
+        "promise_svc/application/explain.py",
+        "        if is_account(sku):\n",
+        "        if False:\n",
+        ("tests/e2e/test_keeping_books.py::test_capacity_tells_which_reservations_fill_a_day",),
+        "Who asks why a store is full would be told that nobody ever counted it.",
+    ),
+    Mutant(
         "takeover_of_another_history",
         "promise_svc/application/fork.py",
         "    if not theirs or theirs[0].at != common or ours[0].payload != theirs[0].payload:\n",
