@@ -17,7 +17,7 @@ import pytest
 from promise_svc.application.changed_lines import ChangeLine, TransferLine
 from promise_svc.application.node_capacity import NodeCapacities
 from promise_svc.application.pickup import FindPickupNodesRequest, PickupFinder, PickupNode
-from promise_svc.application.promise import CartPromiser, PromiseCartReply, PromiseCartRequest
+from promise_svc.application.promise import PromiseCartReply, PromiseCartRequest
 from promise_svc.application.quote import Quote, Quotes
 from promise_svc.application.reservation import CreateResult
 from promise_svc.application.reservation_body import (
@@ -39,6 +39,7 @@ from promise_svc.domain.reservation import (
     SupplyRow,
     TransitionOutcome,
 )
+from tests.support.market import a_promiser
 from tests.support.networks import PICKUP, SHIP, a_lane, a_method, a_node, a_service, a_snapshot
 from tests.support.quotes import a_signer
 from tests.support.reservation_world import NODES, Died, World
@@ -134,12 +135,11 @@ def days(result: CreateResult) -> list[tuple[str, date, bool]]:
 
 async def promised(world: World, *skus: str, **other: Any) -> PromiseCartReply:
     snapshot = world.network.snapshot
-    stock = StockSource(table=world.table, index=world.index, network=snapshot, clock=world.clock)
     request = PromiseCartRequest(
         lines=tuple(Line(f"l{i}", sku, 1) for i, sku in enumerate(skus)),
         **{"address": CHICAGO, **other},
     )
-    promiser = CartPromiser(stock=stock, network=snapshot, clock=world.clock)
+    promiser = a_promiser(world.table, world.index, snapshot, world.clock)
     return await promiser.promise_cart(request, timeout=TIMEOUT)
 
 

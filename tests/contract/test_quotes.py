@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from promise_svc.application.promise import CartPromiser, PromiseCartRequest
+from promise_svc.application.promise import PromiseCartRequest
 from promise_svc.application.quote import PromisedPlan, Quote, Quotes
 from promise_svc.application.reservation import CreateResult
 from promise_svc.application.reservation_body import CreateCommand, PromiseTerms, RequestedLine
-from promise_svc.application.stock import StockSource
 from promise_svc.domain.network import Document, Item, NodeStatus
 from promise_svc.domain.reach import Address, Line
 from promise_svc.domain.reservation import CreateOutcome, State, SupplyRow
 from promise_svc.errors import IdempotencyKeyReused
+from tests.support.market import a_promiser
 from tests.support.networks import SHIP, a_lane, a_node, a_service, a_snapshot
 from tests.support.quotes import a_signer
 from tests.support.reservation_world import NODES, Died, World, a_cart
@@ -67,8 +67,7 @@ async def quoted(shop: World, *lines: tuple[str, int]) -> Quote:
         lines=tuple(Line(str(i), *line) for i, line in enumerate(lines)), address=CHICAGO
     )
     snapshot = shop.network.snapshot
-    stock = StockSource(table=shop.table, index=shop.index, network=snapshot, clock=shop.clock)
-    promiser = CartPromiser(stock=stock, network=snapshot, clock=shop.clock)
+    promiser = a_promiser(shop.table, shop.index, snapshot, shop.clock)
     reply = await promiser.promise_cart(request, timeout=TIMEOUT)
     signer = a_signer()
     tokens = Quotes(signer, snapshot, shop.index.shard_count).tokens(request, reply)

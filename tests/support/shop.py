@@ -9,14 +9,13 @@ from datetime import date, time, timedelta
 
 from promise_svc.adapters.ats_table.table import AtsTable
 from promise_svc.application.promise import (
-    CartPromiser,
     Plan,
     PlanRequest,
     PromiseCartReply,
     PromiseCartRequest,
     plan,
 )
-from promise_svc.application.stock import Consistency, StockSource
+from promise_svc.application.stock import Consistency
 from promise_svc.domain.capacity import account_of
 from promise_svc.domain.events import PositionImage
 from promise_svc.domain.inventory import Protection, StockPosition
@@ -36,6 +35,7 @@ from promise_svc.domain.reach import Address, Line
 from promise_svc.domain.sharding import Position
 from tests.support.fake_ats_reader import FakeClock
 from tests.support.fake_stock_index import FakeStockIndex
+from tests.support.market import a_promiser
 from tests.support.networks import (
     CHICAGO,
     PICKUP,
@@ -206,12 +206,9 @@ class Shop:
             return self.snapshot
 
         search, self.table.search = self.table.search, self.table.search if compiled else None
-        stock = StockSource(
-            table=self.table, index=FakeStockIndex(FRIDAY, SHARD_COUNT), network=network,
-            clock=self.clock,
-        )  # fmt: skip
+        index = FakeStockIndex(FRIDAY, SHARD_COUNT)
+        promiser = a_promiser(self.table, index, network, self.clock)
         self.table.search = search
-        promiser = CartPromiser(stock=stock, network=network, clock=self.clock)
         return asyncio.run(promiser.promise_cart(request, timeout=5.0))
 
     def plan_request(self) -> PlanRequest:

@@ -8,7 +8,6 @@ from datetime import date, time
 import pytest
 
 from promise_svc.application.promise import (
-    CartPromiser,
     PlannedUnits,
     PlanRequest,
     PromiseCartReply,
@@ -16,7 +15,7 @@ from promise_svc.application.promise import (
     PromiseOutcome,
     plan,
 )
-from promise_svc.application.stock import Consistency, StockSource
+from promise_svc.application.stock import Consistency
 from promise_svc.domain.network import (
     Document,
     FulfillmentMethod,
@@ -27,8 +26,7 @@ from promise_svc.domain.network import (
 )
 from promise_svc.domain.reach import Address, Line, UnfulfilledReason
 from promise_svc.errors import InvalidRequest
-from tests.support.fake_ats_reader import FakeAtsReader, FakeClock
-from tests.support.fake_stock_index import FakeStockIndex
+from tests.support.market import Market
 from tests.support.networks import (
     CHICAGO,
     PICKUP,
@@ -38,7 +36,6 @@ from tests.support.networks import (
     a_method,
     a_node,
     a_service,
-    a_snapshot,
     ms,
 )
 
@@ -48,48 +45,21 @@ SAN_FRANCISCO = Address(country="US", postal_code="94107", latitude=37.77, longi
 STORE = [a_method(), a_method(PICKUP, time(18), minutes=60, opening_time=time(9))]
 
 
-class World:
-    """Two DCs, a store and a vendor that ship by ground from one group; a fresh table."""
-
-    def __init__(self) -> None:
-        self.documents: dict[str, Document] = {}
-        self.add(
-            a_node("DC1"),
-            a_node("DC2", latitude=37.0, longitude=-122.0),
-            a_node("STORE", methods=STORE, node_type=NodeType.STORE),
-            a_node("VENDOR", methods=[a_method(days=2)], node_type=NodeType.VENDOR),
-            NodeGroup(node_group_id="all", node_ids=("DC1", "DC2", "STORE", "VENDOR")),
-            a_service("ground", base=5_000_000, kilogram=1_000_000),
-            a_lane("all", "ground", (1, 2), from_group=True),
-            Item(sku="S", weight_grams=1500),
-            Item(sku="T"),
-        )
-        self.table = FakeAtsReader(NOW - 1000)
-        self.index = FakeStockIndex(NOW)
-        self.clock = FakeClock(NOW)
-
-    def add(self, *documents: Document) -> None:
-        self.documents |= {f"{type(d).__name__}:{_name(d)}": d for d in documents}
-        self.snapshot = a_snapshot(*self.documents.values())
-
-    async def promise(self, request: PromiseCartRequest) -> PromiseCartReply:
-        stock = StockSource(
-            table=self.table, index=self.index, network=lambda: self.snapshot, clock=self.clock
-        )
-        promiser = CartPromiser(stock=stock, network=lambda: self.snapshot, clock=self.clock)
-        return await promiser.promise_cart(request, timeout=1.0)
-
-
-def _name(document: Document) -> str:
-    for field in ("sku", "lane_id", "node_group_id", "node_id", "carrier_service"):
-        if hasattr(document, field):
-            return str(getattr(document, field))
-    raise AssertionError(document)
-
-
 @pytest.fixture
-def world() -> World:
-    return World()
+def market() -> Market:
+    """Two DCs, a store and a vendor that ship by ground from one group."""
+    return Market(
+        NOW,
+        a_node("DC1"),
+        a_node("DC2", latitude=37.0, longitude=-122.0),
+        a_node("STORE", methods=STORE, node_type=NodeType.STORE),
+        a_node("VENDOR", methods=[a_method(days=2)], node_type=NodeType.VENDOR),
+        NodeGroup(node_group_id="all", node_ids=("DC1", "DC2", "STORE", "VENDOR")),
+        a_service("ground", base=5_000_000, kilogram=1_000_000),
+        a_lane("all", "ground", (1, 2), from_group=True),
+        Item(sku="S", weight_grams=1500),
+        Item(sku="T"),
+    )
 
 
 def cart(*lines: tuple[str, int], **changes: object) -> PromiseCartRequest:
@@ -109,11 +79,11 @@ def refusals(reply: PromiseCartReply) -> list[tuple[str, UnfulfilledReason, int 
     return [tuple(line) for line in reply.unfulfilled_lines]  # type: ignore[misc]
 
 
-async def test_a_cart_gets_a_plan_with_dates_cost_and_how_long_it_stands(world: World) -> None:
+async def test_a_cart_gets_a_plan_with_dates_cost_and_how_long_it_stands(market: Market) -> None:
     """Friday noon, ground in one to two weekdays, 3 kg at one a kilogram plus five."""
-    world.table.put("S", "DC1", 5)
+    market.table.put("S", "DC1", 5)
 
-    reply = await world.promise(cart(("S", 2)))
+    reply = await market.promise(cart(("S", 2)))
 
     assert PromiseOutcome.COMPLETE is reply.outcome
     assert places(reply) == [("DC1", [("1", 2)])]
@@ -126,99 +96,99 @@ async def test_a_cart_gets_a_plan_with_dates_cost_and_how_long_it_stands(world: 
     assert option.exact
 
 
-async def test_an_order_in_the_future_is_promised_from_its_own_day(world: World) -> None:
+async def test_an_order_in_the_future_is_promised_from_its_own_day(market: Market) -> None:
     """Ordered on Monday noon."""
-    world.table.put("S", "DC1", 5)
+    market.table.put("S", "DC1", 5)
 
-    reply = await world.promise(cart(("S", 2), order_ms=ms("2026-11-23T12:00", CHICAGO)))
+    reply = await market.promise(cart(("S", 2), order_ms=ms("2026-11-23T12:00", CHICAGO)))
 
     assert reply.options[0].shipments[0].ship_date == MONDAY
 
 
-async def test_one_unit_in_each_of_two_nodes_fulfills_a_line_of_two(world: World) -> None:
+async def test_one_unit_in_each_of_two_nodes_fulfills_a_line_of_two(market: Market) -> None:
     """The line is split, its parts add up."""
-    world.table.put("S", "DC1", 1)
-    world.table.put("S", "DC2", 1)
+    market.table.put("S", "DC1", 1)
+    market.table.put("S", "DC2", 1)
 
-    reply = await world.promise(cart(("S", 2)))
+    reply = await market.promise(cart(("S", 2)))
 
     assert places(reply) == [("DC1", [("1", 1)]), ("DC2", [("1", 1)])]
 
 
-async def test_the_split_limit_refuses_what_does_not_fit(world: World) -> None:
+async def test_the_split_limit_refuses_what_does_not_fit(market: Market) -> None:
     """Enough stock, one shipment too few; the line before it is still promised."""
-    world.table.put("T", "DC2", 1)
-    world.table.put("S", "DC1", 1)
-    world.table.put("S", "DC2", 1)
+    market.table.put("T", "DC2", 1)
+    market.table.put("S", "DC1", 1)
+    market.table.put("S", "DC2", 1)
 
-    reply = await world.promise(cart(("T", 1), ("S", 2), max_shipments=1))
+    reply = await market.promise(cart(("T", 1), ("S", 2), max_shipments=1))
 
     assert PromiseOutcome.PARTIAL is reply.outcome
     assert places(reply) == [("DC2", [("1", 1)])]
     assert refusals(reply) == [("2", UnfulfilledReason.SPLIT_LIMIT, 2)]
 
 
-async def test_repeats_of_a_sku_are_summed_before_stock_is_checked(world: World) -> None:
+async def test_repeats_of_a_sku_are_summed_before_stock_is_checked(market: Market) -> None:
     """Three are there: two lines of two do not both fit, a line of one after them does."""
-    world.table.put("S", "DC1", 3)
+    market.table.put("S", "DC1", 3)
 
-    reply = await world.promise(cart(("S", 2), ("S", 2), ("S", 1)))
+    reply = await market.promise(cart(("S", 2), ("S", 2), ("S", 1)))
 
     assert places(reply) == [("DC1", [("1", 2), ("3", 1)])]
     assert refusals(reply) == [("2", UnfulfilledReason.INSUFFICIENT_STOCK, 3)]
 
 
-async def test_an_off_node_is_never_planned(world: World) -> None:
+async def test_an_off_node_is_never_planned(market: Market) -> None:
     """Its stock does not count either."""
-    world.table.put("S", "DC1", 9)
-    world.table.put("S", "DC2", 1)
-    world.add(a_node("DC1", status=NodeStatus.OFF))
+    market.table.put("S", "DC1", 9)
+    market.table.put("S", "DC2", 1)
+    market.add(a_node("DC1", status=NodeStatus.OFF))
 
-    reply = await world.promise(cart(("S", 2)))
+    reply = await market.promise(cart(("S", 2)))
 
     assert refusals(reply) == [("1", UnfulfilledReason.INSUFFICIENT_STOCK, 1)]
     assert (reply.outcome, reply.expire_ms) == (PromiseOutcome.NONE, None)
 
 
-async def test_inbound_and_withheld_stock_is_not_promised(world: World) -> None:
+async def test_inbound_and_withheld_stock_is_not_promised(market: Market) -> None:
     """Only ATS here and now counts."""
-    world.table.put("S", "DC1", 9, bucket="po-1")
-    world.table.put("S", "DC2", 9, held=3, committed=3, safety_stock=2)
+    market.table.put("S", "DC1", 9, bucket="po-1")
+    market.table.put("S", "DC2", 9, held=3, committed=3, safety_stock=2)
 
-    assert (await world.promise(cart(("S", 1)))).outcome is PromiseOutcome.COMPLETE
-    assert refusals(await world.promise(cart(("S", 2)))) == [
+    assert (await market.promise(cart(("S", 1)))).outcome is PromiseOutcome.COMPLETE
+    assert refusals(await market.promise(cart(("S", 2)))) == [
         ("1", UnfulfilledReason.INSUFFICIENT_STOCK, 1)
     ]
 
 
-async def test_a_drop_ship_vendor_sends_with_its_own_handling(world: World) -> None:
+async def test_a_drop_ship_vendor_sends_with_its_own_handling(market: Market) -> None:
     """Two business days of handling: leaves on Tuesday."""
-    world.table.put("S", "VENDOR", 9)
+    market.table.put("S", "VENDOR", 9)
 
-    shipment = (await world.promise(cart(("S", 1)))).options[0].shipments[0]
+    shipment = (await market.promise(cart(("S", 1)))).options[0].shipments[0]
 
     assert (shipment.node_id, shipment.ship_date) == ("VENDOR", TUESDAY)
 
 
-async def test_the_nearer_of_two_equal_nodes_sends(world: World) -> None:
+async def test_the_nearer_of_two_equal_nodes_sends(market: Market) -> None:
     """Dates and costs are the same; DC2 stands near San Francisco. Without coordinates of the
     destination the smaller id does."""
-    world.table.put("S", "DC1", 9)
-    world.table.put("S", "DC2", 9)
+    market.table.put("S", "DC1", 9)
+    market.table.put("S", "DC2", 9)
     nowhere = replace(SAN_FRANCISCO, latitude=None)
 
-    assert places(await world.promise(cart(("S", 1)))) == [("DC2", [("1", 1)])]
-    assert places(await world.promise(cart(("S", 1), address=nowhere))) == [("DC1", [("1", 1)])]
+    assert places(await market.promise(cart(("S", 1)))) == [("DC2", [("1", 1)])]
+    assert places(await market.promise(cart(("S", 1), address=nowhere))) == [("DC1", [("1", 1)])]
 
 
-async def test_services_are_options_earliest_first(world: World) -> None:
+async def test_services_are_options_earliest_first(market: Market) -> None:
     """Air is dearer and earlier; the caller may ask for one of them or for fewer options."""
-    world.table.put("S", "DC1", 9)
-    world.add(a_service("air", base=30_000_000), a_lane("all", "air", (1, 1), from_group=True))
+    market.table.put("S", "DC1", 9)
+    market.add(a_service("air", base=30_000_000), a_lane("all", "air", (1, 1), from_group=True))
 
-    both = await world.promise(cart(("S", 1)))
-    one = await world.promise(cart(("S", 1), max_options=1))
-    ground = await world.promise(cart(("S", 1), carrier_services=("ground",)))
+    both = await market.promise(cart(("S", 1)))
+    one = await market.promise(cart(("S", 1), max_options=1))
+    ground = await market.promise(cart(("S", 1), carrier_services=("ground",)))
 
     def services(reply: PromiseCartReply) -> list[str]:
         return [option.shipments[0].carrier_service for option in reply.options]
@@ -227,26 +197,26 @@ async def test_services_are_options_earliest_first(world: World) -> None:
     assert [option.latest_delivery_date for option in both.options] == [MONDAY, TUESDAY]
 
 
-async def test_a_lanes_own_base_cost_wins_over_the_services(world: World) -> None:
+async def test_a_lanes_own_base_cost_wins_over_the_services(market: Market) -> None:
     """3 kg at one a kilogram stay; two replaces five. Costs round up to a whole millionth."""
-    world.table.put("S", "DC1", 2)
-    world.add(a_lane("DC1", "ground", (1, 2), base=2_000_000))
-    cheaper = await world.promise(cart(("S", 2)))
-    world.add(a_service("ground", base=5, kilogram=1))
-    rounded = await world.promise(cart(("S", 1)))
+    market.table.put("S", "DC1", 2)
+    market.add(a_lane("DC1", "ground", (1, 2), base=2_000_000))
+    cheaper = await market.promise(cart(("S", 2)))
+    market.add(a_service("ground", base=5, kilogram=1))
+    rounded = await market.promise(cart(("S", 1)))
 
     assert cheaper.options[0].total_cost_micros == 5_000_000
     assert rounded.options[0].total_cost_micros == 2_000_002
 
 
-async def test_with_too_few_options_allowed_the_earliest_of_all_stays_in(world: World) -> None:
+async def test_with_too_few_options_allowed_the_earliest_of_all_stays_in(market: Market) -> None:
     """Best is one late shipment; the split that arrives first is not cut off."""
-    world.table.put("S", "DC1", 1)
-    world.table.put("S", "DC2", 1)
-    world.table.put("S", "VENDOR", 2)
-    world.add(a_service("slow", base=1), a_lane("VENDOR", "slow", (9, 9)))
+    market.table.put("S", "DC1", 1)
+    market.table.put("S", "DC2", 1)
+    market.table.put("S", "VENDOR", 2)
+    market.add(a_service("slow", base=1), a_lane("VENDOR", "slow", (9, 9)))
 
-    reply = await world.promise(cart(("S", 2), max_options=2))
+    reply = await market.promise(cart(("S", 2), max_options=2))
 
     assert [[shipment.node_id for shipment in option.shipments] for option in reply.options] == [
         ["VENDOR"],
@@ -254,36 +224,36 @@ async def test_with_too_few_options_allowed_the_earliest_of_all_stays_in(world: 
     ]
 
 
-async def test_the_same_request_gets_the_same_answer(world: World) -> None:
+async def test_the_same_request_gets_the_same_answer(market: Market) -> None:
     """Whatever the order in which the table lists positions."""
     for node_id in ("DC1", "DC2", "STORE", "VENDOR"):
-        world.table.put("S", node_id, 1)
-        world.table.put("T", node_id, 2)
+        market.table.put("S", node_id, 1)
+        market.table.put("T", node_id, 2)
     request = cart(("S", 2), ("T", 3), address=replace(SAN_FRANCISCO, latitude=None))
 
-    first = await world.promise(request)
-    for rows in world.table.stock.values():
+    first = await market.promise(request)
+    for rows in market.table.stock.values():
         rows.reverse()
 
-    assert first == await world.promise(request)
+    assert first == await market.promise(request)
 
 
-async def test_a_strong_promise_reads_the_shards(world: World) -> None:
+async def test_a_strong_promise_reads_the_shards(market: Market) -> None:
     """The table has nothing, the shard has all."""
-    world.index.stock = {"S": {"DC1": 2}}
+    market.index.stock = {"S": {"DC1": 2}}
 
-    reply = await world.promise(cart(("S", 2), consistency=Consistency(strong=True)))
+    reply = await market.promise(cart(("S", 2), consistency=Consistency(strong=True)))
 
     assert (places(reply), reply.freshness.age_ms) == ([("DC1", [("1", 2)])], 0)
 
 
-async def test_pickup_is_promised_from_that_node_alone(world: World) -> None:
+async def test_pickup_is_promised_from_that_node_alone(market: Market) -> None:
     """Ready an hour after the order; other nodes' stock does not help."""
-    world.table.put("S", "STORE", 2)
-    world.table.put("S", "DC1", 9)
+    market.table.put("S", "STORE", 2)
+    market.table.put("S", "DC1", 9)
 
-    reply = await world.promise(cart(("S", 2), address=None, pickup_node_id="STORE"))
-    short = await world.promise(cart(("S", 3), address=None, pickup_node_id="STORE"))
+    reply = await market.promise(cart(("S", 2), address=None, pickup_node_id="STORE"))
+    short = await market.promise(cart(("S", 3), address=None, pickup_node_id="STORE"))
 
     shipment = reply.options[0].shipments[0]
     assert (
@@ -330,19 +300,19 @@ async def test_pickup_is_promised_from_that_node_alone(world: World) -> None:
     ],
 )
 async def test_a_line_nobody_can_serve_says_why_and_names_no_stock(
-    world: World,
+    market: Market,
     change: dict[str, object],
     documents: list[Document],
     reason: UnfulfilledReason,
 ) -> None:
     """The furthest step any node reached; ATS is left out, because no node could have served."""
-    world.table.put("S", "STORE", 9)
-    world.table.put("S", "DC1", 9)
-    world.table.put("X", "DC1", 9)
-    world.add(*documents)
+    market.table.put("S", "STORE", 9)
+    market.table.put("S", "DC1", 9)
+    market.table.put("X", "DC1", 9)
+    market.add(*documents)
     sku = "X" if reason is UnfulfilledReason.UNKNOWN_SKU else "S"
 
-    reply = await world.promise(cart((sku, 1), **change))
+    reply = await market.promise(cart((sku, 1), **change))
 
     assert [("1", reason, None)] == refusals(reply)
     assert (reply.outcome, reply.options) == (PromiseOutcome.NONE, ())
@@ -358,11 +328,11 @@ async def test_a_line_nobody_can_serve_says_why_and_names_no_stock(
     ],
 )
 async def test_a_method_that_does_not_fit_or_is_not_built_is_refused_by_field(
-    world: World, method: FulfillmentMethod, change: dict[str, object]
+    market: Market, method: FulfillmentMethod, change: dict[str, object]
 ) -> None:
     """Never answered as if it were out of stock."""
     with pytest.raises(InvalidRequest) as caught:
-        await world.promise(cart(("S", 1), fulfillment_methods=(method,), **change))
+        await market.promise(cart(("S", 1), fulfillment_methods=(method,), **change))
 
     assert [(violation.field, violation.reason) for violation in caught.value.violations] == [
         ("fulfillment_methods[0]", "METHOD_NOT_SUPPORTED")
@@ -377,14 +347,14 @@ def wants(*lines: tuple[str, int], **changes: object) -> PlanRequest:
     return replace(request, **changes)  # type: ignore[arg-type]
 
 
-async def test_a_plan_is_the_first_option_of_the_promise(world: World) -> None:
+async def test_a_plan_is_the_first_option_of_the_promise(market: Market) -> None:
     """Line by line, node by node."""
-    world.table.put("S", "DC1", 2)
-    world.table.put("S", "DC2", 2)
-    world.table.put("T", "DC2", 5)
+    market.table.put("S", "DC1", 2)
+    market.table.put("S", "DC2", 2)
+    market.table.put("T", "DC2", 5)
 
-    planned = plan(world.snapshot, world.table, wants(("S", 3), ("T", 1), ("T", 2)))
-    promised = await world.promise(cart(("S", 3), ("T", 1), ("T", 2)))
+    planned = plan(market.snapshot, market.table, wants(("S", 3), ("T", 1), ("T", 2)))
+    promised = await market.promise(cart(("S", 3), ("T", 1), ("T", 2)))
 
     units = {
         (line_id, here.node_id, here.quantity)
@@ -401,67 +371,69 @@ async def test_a_plan_is_the_first_option_of_the_promise(world: World) -> None:
     assert planned.network_version == VERSION
 
 
-def test_a_plan_is_for_all_lines_or_for_none(world: World) -> None:
+def test_a_plan_is_for_all_lines_or_for_none(market: Market) -> None:
     """One short line refuses the plan; only the short one is named."""
-    world.table.put("S", "DC1", 2)
+    market.table.put("S", "DC1", 2)
 
-    planned = plan(world.snapshot, world.table, wants(("S", 2), ("T", 1)))
+    planned = plan(market.snapshot, market.table, wants(("S", 2), ("T", 1)))
 
     assert planned.units == {}
     assert list(planned.unfulfilled_lines) == [("2", UnfulfilledReason.INSUFFICIENT_STOCK, 0)]
 
 
 @pytest.mark.parametrize("method", [FulfillmentMethod.LOCAL_DELIVERY, PICKUP])
-def test_a_plan_complains_of_the_one_method_it_has(world: World, method: FulfillmentMethod) -> None:
+def test_a_plan_complains_of_the_one_method_it_has(
+    market: Market, method: FulfillmentMethod
+) -> None:
     """A reservation names one method, so the path has no index."""
     with pytest.raises(InvalidRequest) as caught:
-        plan(world.snapshot, world.table, wants(("S", 1), fulfillment_method=method))
+        plan(market.snapshot, market.table, wants(("S", 1), fulfillment_method=method))
 
     assert [(violation.field, violation.reason) for violation in caught.value.violations] == [
         ("fulfillment_method", "METHOD_NOT_SUPPORTED")
     ]
 
 
-async def test_what_is_sold_out_is_told_as_zero(world: World) -> None:
+async def test_what_is_sold_out_is_told_as_zero(market: Market) -> None:
     """Nodes could serve it, and have none: 0, never left out."""
-    world.table.put("S", "DC1", 0)
+    market.table.put("S", "DC1", 0)
 
-    planned = plan(world.snapshot, world.table, wants(("S", 1)))
-    reply = await world.promise(cart(("S", 1)))
+    planned = plan(market.snapshot, market.table, wants(("S", 1)))
+    reply = await market.promise(cart(("S", 1)))
 
     told = [("1", UnfulfilledReason.INSUFFICIENT_STOCK, 0)]
     assert list(planned.unfulfilled_lines) == refusals(reply) == told
 
 
-def test_units_the_reservation_takes_by_name_are_gone_for_the_plan(world: World) -> None:
+def test_units_the_reservation_takes_by_name_are_gone_for_the_plan(market: Market) -> None:
     """Two of three are taken at DC1: the plan goes to DC2 for the second unit."""
-    world.table.put("S", "DC1", 3)
-    world.table.put("S", "DC2", 1)
+    market.table.put("S", "DC1", 3)
+    market.table.put("S", "DC2", 1)
 
-    planned = plan(world.snapshot, world.table, wants(("S", 2), taken={("S", "DC1"): 2}))
+    planned = plan(market.snapshot, market.table, wants(("S", 2), taken={("S", "DC1"): 2}))
 
     assert {PlannedUnits("DC1", "", 1), PlannedUnits("DC2", "", 1)} == set(planned.units["1"])
 
 
-def test_excluded_nodes_are_not_planned(world: World) -> None:
+def test_excluded_nodes_are_not_planned(market: Market) -> None:
     """Even where they are best."""
-    world.table.put("S", "DC1", 9)
-    world.table.put("S", "DC2", 9)
+    market.table.put("S", "DC1", 9)
+    market.table.put("S", "DC2", 9)
 
     planned = plan(
-        world.snapshot, world.table, wants(("S", 1), excluded_node_ids=frozenset({"DC2"}))
+        market.snapshot, market.table, wants(("S", 1), excluded_node_ids=frozenset({"DC2"}))
     )
 
     assert (PlannedUnits("DC1", "", 1),) == planned.units["1"]
 
 
-def test_a_pickup_is_planned_at_its_node(world: World) -> None:
+def test_a_pickup_is_planned_at_its_node(market: Market) -> None:
     """And refused where the node lacks it."""
-    world.table.put("S", "STORE", 1)
+    market.table.put("S", "STORE", 1)
     at_store = {"fulfillment_method": PICKUP, "address": None, "pickup_node_id": "STORE"}
 
-    planned = plan(world.snapshot, world.table, wants(("S", 1), **at_store))
-    short = plan(world.snapshot, world.table, wants(("S", 2), **at_store))
+    planned = plan(market.snapshot, market.table, wants(("S", 1), **at_store))
+    short = plan(market.snapshot, market.table, wants(("S", 2), **at_store))
 
     assert (PlannedUnits("STORE", "", 1),) == planned.units["1"]
     assert list(short.unfulfilled_lines) == [("1", UnfulfilledReason.INSUFFICIENT_STOCK, 1)]
