@@ -14,11 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    invariant,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 
 from promise_svc.adapters.ats_index.index import ClusterAtsIndex
 from promise_svc.adapters.embedded import EmbeddedValkey

@@ -5,16 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    precondition,
-    rule,
-)
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from promise_svc.domain.inventory import (
-    ARRIVED,
-    QUANTITY_MAX,
-)
+from promise_svc.domain.inventory import ARRIVED, QUANTITY_MAX
 from promise_svc.domain.ledger import ShardLedger
 from promise_svc.domain.reservation import (
     OPEN,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.mutants.mutant import (
-    CAPACITY,
+    CAPACITY_CHANGES,
     FORGOTTEN,
     KINDS,
     LEDGER,
@@ -61,7 +61,7 @@ MUTANTS = (
         "promise_svc/domain/capacity.py",
         "    stands = not left and any(open_quantity for open_quantity, _ in parts)\n",
         "    stands = not left\n",
-        (f"{CAPACITY}test_a_part_of_an_order_keeps_its_day_until_nothing_of_it_is_open",),
+        (f"{CAPACITY_CHANGES}test_a_part_of_an_order_keeps_its_day_until_nothing_of_it_is_open",),
         "Orders cancelled line by line would fill a node's day.",
     ),
     Mutant(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants.mutant import CAPACITY, Mutant
+from tests.mutants.mutant import CAPACITY, CAPACITY_CHANGES, Mutant
 
 MUTANTS = (
     Mutant(
@@ -18,7 +18,7 @@ MUTANTS = (
         "promise_svc/application/capacity.py",
         "day = self.work_date(node_id, method, max(now_ms, arrival_ms))\n",
         "day = self.work_date(node_id, method, now_ms)\n",
-        (f"{CAPACITY}test_what_is_on_its_way_takes_a_day_on_which_it_is_there",),
+        (f"{CAPACITY_CHANGES}test_what_is_on_its_way_takes_a_day_on_which_it_is_there",),
         "A store's day of today would be taken by goods that come tomorrow.",
     ),
     Mutant(

@@ -6,6 +6,7 @@ from tests.mutants.mutant import (
     AMENDS,
     BUNDLES,
     CAPACITY,
+    CAPACITY_CHANGES,
     CHANGES,
     FORGOTTEN,
     KINDS,
@@ -136,7 +137,7 @@ MUTANTS = (
         "promise_svc/application/reservation.py",
         "        body = self._as_of_now(decode_body(claim), snapshot)\n",
         "        body = decode_body(claim)\n",
-        (f"{CAPACITY}test_a_hold_that_is_taken_again_takes_a_day_as_it_is_now",),
+        (f"{CAPACITY_CHANGES}test_a_hold_that_is_taken_again_takes_a_day_as_it_is_now",),
         "A confirm after the hold would take a day that is closed by now.",
     ),
     Mutant(
@@ -243,7 +244,7 @@ MUTANTS = (
         "promise_svc/application/reservation_changes.py",
         "            if part.node_id in gaining and part.open_quantity\n",
         "            if False\n",
-        (f"{CAPACITY}test_a_transfer_takes_the_new_nodes_day_and_gives_the_old_ones_back",),
+        (f"{CAPACITY_CHANGES}test_a_transfer_takes_the_new_nodes_day_and_gives_the_old_ones_back",),
         "A store that is full could be given more by transfer.",
     ),
     Mutant(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.mutants.mutant import (
     AMENDS,
-    CAPACITY,
+    CAPACITY_CHANGES,
     CHANGES,
     RACES,
     REPLACEMENTS,
@@ -20,7 +20,7 @@ MUTANTS = (
         "promise_svc/application/several_shards.py",
         "            elif not decode_body(claim).growing:\n",
         "            elif False:\n",
-        (f"{CAPACITY}test_a_transfer_may_die_at_any_message",),
+        (f"{CAPACITY_CHANGES}test_a_transfer_may_die_at_any_message",),
         "A worker that dies in a transfer would keep a place of a node's day for hours.",
     ),
     Mutant(
