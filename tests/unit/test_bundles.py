@@ -19,9 +19,10 @@ from promise_svc.domain.network import BundleComponent, Item
 from promise_svc.domain.network_validation import violations
 from promise_svc.domain.reach import Address, Line, UnfulfilledReason, Wanted
 from promise_svc.errors import InvalidRequest
+from tests.support.market import Market
 from tests.support.networks import SHIP, a_lane, a_node, a_service, a_snapshot
-from tests.unit import test_availability, test_network_edit, test_promise
-from tests.unit.test_promise import NOW, SAN_FRANCISCO, TUESDAY, cart, places, refusals
+from tests.unit import test_availability, test_network_edit
+from tests.unit.test_promise import NOW, SAN_FRANCISCO, TUESDAY, a_market, cart, places, refusals
 
 SET = (BundleComponent("S", 2), BundleComponent("T", 1))
 Outcome = UpsertOutcome
@@ -89,13 +90,13 @@ async def test_a_pickup_node_is_complete_only_for_the_sum_of_bundles_and_compone
 
 
 @pytest.fixture
-def shop() -> test_promise.World:
-    world = test_promise.World()
-    world.add(Item(sku="SET", components=SET))
-    return world
+def shop() -> Market:
+    market = a_market()
+    market.add(Item(sku="SET", components=SET))
+    return market
 
 
-async def test_a_promise_shows_the_components_of_a_bundle(shop: test_promise.World) -> None:
+async def test_a_promise_shows_the_components_of_a_bundle(shop: Market) -> None:
     """Two sets from one node, by the weight of their components: six kilograms at one each."""
     shop.table.put("S", "DC1", 4)
     shop.table.put("T", "DC1", 2)
@@ -108,7 +109,7 @@ async def test_a_promise_shows_the_components_of_a_bundle(shop: test_promise.Wor
 
 
 async def test_a_bundle_that_lacks_one_component_is_told_as_the_bundle(
-    shop: test_promise.World,
+    shop: Market,
 ) -> None:
     """In sets, by its scarcest part; and it keeps nothing from the line after it."""
     shop.table.put("S", "DC1", 3)
@@ -121,7 +122,7 @@ async def test_a_bundle_that_lacks_one_component_is_told_as_the_bundle(
 
 
 async def test_two_bundles_that_share_a_component_are_checked_together(
-    shop: test_promise.World,
+    shop: Market,
 ) -> None:
     """Each alone would fit."""
     shop.add(Item(sku="PAIR", components=(BundleComponent("T", 2),)))
@@ -134,7 +135,7 @@ async def test_two_bundles_that_share_a_component_are_checked_together(
     assert places(reply) == [("DC1", [("1#1", 2), ("1#2", 1)])]
 
 
-async def test_a_bundle_beyond_the_split_limit_is_refused_whole(shop: test_promise.World) -> None:
+async def test_a_bundle_beyond_the_split_limit_is_refused_whole(shop: Market) -> None:
     """Its parts lie in two places and one shipment is allowed."""
     shop.table.put("S", "DC1", 2)
     shop.table.put("T", "DC2", 1)

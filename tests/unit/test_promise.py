@@ -47,6 +47,10 @@ STORE = [a_method(), a_method(PICKUP, time(18), minutes=60, opening_time=time(9)
 
 @pytest.fixture
 def market() -> Market:
+    return a_market()
+
+
+def a_market() -> Market:
     """Two DCs, a store and a vendor that ship by ground from one group."""
     return Market(
         NOW,

@@ -24,8 +24,9 @@ from promise_svc.domain.reach import Address, Line, Reach, UnfulfilledReason, Wa
 from promise_svc.domain.sourcing import Candidate, Demand
 from promise_svc.domain.verdicts import Explanation, Verdict
 from tests.property.test_sourcing import all_keys
+from tests.support.market import Market
 from tests.support.networks import PICKUP, SHIP, a_lane, a_node, a_service, a_snapshot
-from tests.unit.test_promise import NOW, SAN_FRANCISCO, World, cart, places, refusals
+from tests.unit.test_promise import NOW, SAN_FRANCISCO, a_market, cart, places, refusals
 
 
 def a_rule(rule_id: str = "r", **says: object) -> SourcingRule:
@@ -33,26 +34,24 @@ def a_rule(rule_id: str = "r", **says: object) -> SourcingRule:
 
 
 @pytest.fixture
-def world() -> World:
+def market() -> Market:
     """S is cold; DC1 and DC2 are centers."""
-    world = World()
-    world.documents.pop("Item:S")
-    world.add(
+    market = a_market()
+    market.add(
         Item(sku="S", weight_grams=1500, handling_class="cold"),
         NodeGroup(node_group_id="centers", node_ids=("DC1", "DC2")),
         NodeGroup(node_group_id="vendors", node_ids=("VENDOR",)),
         NodeGroup(node_group_id="stores", node_ids=("STORE",)),
     )
-    return world
+    return market
 
 
-def rule(world: World, *rules: SourcingRule) -> None:
-    world.documents |= {f"rule:{r.rule_id}": r for r in rules}
-    world.add()
+def rule(market: Market, *rules: SourcingRule) -> None:
+    market.add(*rules)
 
 
-async def explained(world: World, *lines: tuple[str, int], **other: object) -> Explanation:
-    reply = await world.promise(cart(*lines, explain=True, **other))
+async def explained(market: Market, *lines: tuple[str, int], **other: object) -> Explanation:
+    reply = await market.promise(cart(*lines, explain=True, **other))
     assert reply.explanation is not None
     return reply.explanation
 
@@ -61,95 +60,97 @@ def fates(told: Explanation) -> dict[str, tuple[str, tuple[str, ...]]]:
     return {node.node_id: (node.verdict.name, node.rule_ids) for node in told.nodes}
 
 
-async def test_an_excluded_class_never_leaves_the_nodes_a_rule_names(world: World) -> None:
+async def test_an_excluded_class_never_leaves_the_nodes_a_rule_names(market: Market) -> None:
     """Other items do; and what only those nodes have is refused by the rule, not by the stock."""
-    rule(world, a_rule("no-cold", handling_class="cold", node_group_id="vendors", excluded=True))
-    world.table.put("S", "VENDOR", 9)
-    world.table.put("S", "DC1", 2)
-    world.table.put("T", "VENDOR", 9)
+    rule(market, a_rule("no-cold", handling_class="cold", node_group_id="vendors", excluded=True))
+    market.table.put("S", "VENDOR", 9)
+    market.table.put("S", "DC1", 2)
+    market.table.put("T", "VENDOR", 9)
 
-    reply = await world.promise(cart(("S", 2), ("T", 1)))
-    short = await world.promise(cart(("S", 3)))
-    shorter = await world.promise(cart(("S", 12)))
+    reply = await market.promise(cart(("S", 2), ("T", 1)))
+    short = await market.promise(cart(("S", 3)))
+    shorter = await market.promise(cart(("S", 12)))
 
     assert sorted(places(reply)) == [("DC1", [("1", 2)]), ("VENDOR", [("2", 1)])]
     assert refusals(short) == [("1", UnfulfilledReason.EXCLUDED_BY_RULE, 2)]
     assert refusals(shorter) == [("1", UnfulfilledReason.INSUFFICIENT_STOCK, 2)]
 
 
-async def test_lower_priorities_are_used_only_where_the_others_cannot(world: World) -> None:
+async def test_lower_priorities_are_used_only_where_the_others_cannot(market: Market) -> None:
     """Though one shipment from the store would do for what takes two from the centers."""
-    rule(world, a_rule("centers", node_group_id="centers", priority=1))
+    rule(market, a_rule("centers", node_group_id="centers", priority=1))
     for node_id, units in (("DC1", 1), ("DC2", 1), ("STORE", 9)):
-        world.table.put("T", node_id, units)
+        market.table.put("T", node_id, units)
 
-    two = await world.promise(cart(("T", 2)))
-    three = await world.promise(cart(("T", 3)))
+    two = await market.promise(cart(("T", 2)))
+    three = await market.promise(cart(("T", 3)))
 
     assert sorted(node for node, _ in places(two)) == ["DC1", "DC2"]
     assert places(three) == [("STORE", [("1", 3)])]
 
 
 async def test_nodes_that_lack_a_line_are_not_searched_for_the_rest(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The centers have no T, so how S could come from them is no question, and takes no work from
     the answer: nothing was left out of it."""
     monkeypatch.setattr("promise_svc.domain.cart.WORK_MAX", 2)
-    rule(world, a_rule("centers", node_group_id="centers", priority=1))
+    rule(market, a_rule("centers", node_group_id="centers", priority=1))
     for sku, node_id, units in (
         ("S", "DC1", 1),
         ("S", "DC2", 1),
         ("S", "STORE", 9),
         ("T", "STORE", 9),
     ):
-        world.table.put(sku, node_id, units)
+        market.table.put(sku, node_id, units)
 
-    reply = await world.promise(cart(("S", 2), ("T", 1), max_options=1))
+    reply = await market.promise(cart(("S", 2), ("T", 1), max_options=1))
 
     assert places(reply) == [("STORE", [("1", 2), ("2", 1)])]
     assert reply.options[0].exact
 
 
-async def test_a_line_nobody_has_does_not_open_lower_priorities_for_the_rest(world: World) -> None:
+async def test_a_line_nobody_has_does_not_open_lower_priorities_for_the_rest(
+    market: Market,
+) -> None:
     """The lines that can be promised at all decide."""
-    rule(world, a_rule("stores-last", node_group_id="stores", priority=9))
-    world.table.put("T", "DC1", 1)
-    world.table.put("T", "STORE", 1)
+    rule(market, a_rule("stores-last", node_group_id="stores", priority=9))
+    market.table.put("T", "DC1", 1)
+    market.table.put("T", "STORE", 1)
 
-    reply = await world.promise(cart(("T", 1), ("S", 1)))
+    reply = await market.promise(cart(("T", 1), ("S", 1)))
 
     assert [x[0] for x in refusals(reply)] == ["2"]
     assert [node for node, _ in places(reply)] == ["DC1"]
 
 
-async def test_an_extra_cost_turns_the_choice_and_is_not_told_as_a_price(world: World) -> None:
+async def test_an_extra_cost_turns_the_choice_and_is_not_told_as_a_price(market: Market) -> None:
     """DC2 is nearer; among equal dates and shipments the rule's cost outweighs that."""
     for node_id in ("DC1", "DC2"):
-        world.table.put("T", node_id, 1)
-    before = await world.promise(cart(("T", 1)))
-    world.add(NodeGroup(node_group_id="west", node_ids=("DC2",)))
-    rule(world, a_rule("dear", node_group_id="west", cost_micros=1_000_000))
+        market.table.put("T", node_id, 1)
+    before = await market.promise(cart(("T", 1)))
+    market.add(NodeGroup(node_group_id="west", node_ids=("DC2",)))
+    rule(market, a_rule("dear", node_group_id="west", cost_micros=1_000_000))
 
-    after = await world.promise(cart(("T", 1)))
+    after = await market.promise(cart(("T", 1)))
 
     assert [node for node, _ in places(before)] == ["DC2"]
     assert [node for node, _ in places(after)] == ["DC1"]
-    forced = await world.promise(cart(("T", 2)))
+    forced = await market.promise(cart(("T", 2)))
     assert [s.cost_micros for s in forced.options[0].shipments] == [5_000_000] * 2
 
 
-async def test_a_rule_may_lower_the_split_limit_and_never_raises_it(world: World) -> None:
+async def test_a_rule_may_lower_the_split_limit_and_never_raises_it(market: Market) -> None:
     """For the region it names."""
     for node_id in ("DC1", "DC2"):
-        world.table.put("T", node_id, 1)
-    rule(world, a_rule("one-box", country="US", postal_prefix="94", max_shipments=1))
+        market.table.put("T", node_id, 1)
+    rule(market, a_rule("one-box", country="US", postal_prefix="94", max_shipments=1))
 
-    here = await world.promise(cart(("T", 2)))
-    elsewhere = await world.promise(
+    here = await market.promise(cart(("T", 2)))
+    elsewhere = await market.promise(
         cart(("T", 2), address=replace(SAN_FRANCISCO, postal_code="10001"))
     )
-    asked = await world.promise(
+    asked = await market.promise(
         cart(("T", 2), address=replace(SAN_FRANCISCO, postal_code="10001"), max_shipments=1)
     )
 
@@ -171,44 +172,44 @@ async def test_a_rule_may_lower_the_split_limit_and_never_raises_it(world: World
     ],
 )
 async def test_a_rule_speaks_only_of_the_orders_it_names(
-    world: World, fits: bool, says: dict[str, object]
+    market: Market, fits: bool, says: dict[str, object]
 ) -> None:
     """By method, country, region and postal prefix."""
-    world.table.put("T", "DC1", 1)
-    rule(world, a_rule(excluded=True, **says))
+    market.table.put("T", "DC1", 1)
+    rule(market, a_rule(excluded=True, **says))
 
-    told = await explained(world, ("T", 1), address=replace(SAN_FRANCISCO, region="CA"))
+    told = await explained(market, ("T", 1), address=replace(SAN_FRANCISCO, region="CA"))
 
     assert told.rule_ids == (("r",) if fits else ())
     assert told.nodes[0].verdict is (Verdict.EXCLUDED_BY_RULE if fits else Verdict.CHOSEN)
 
 
-async def test_a_rule_of_a_pickup_holds_at_the_pickup_node(world: World) -> None:
+async def test_a_rule_of_a_pickup_holds_at_the_pickup_node(market: Market) -> None:
     """And a rule with a country is of no pickup."""
-    world.table.put("S", "STORE", 1)
+    market.table.put("S", "STORE", 1)
     asked = cart(("S", 1), address=None, pickup_node_id="STORE")
-    rule(world, a_rule("far", country="US", excluded=True))
-    assert (await world.promise(asked)).options
+    rule(market, a_rule("far", country="US", excluded=True))
+    assert (await market.promise(asked)).options
 
-    rule(world, a_rule("cold", handling_class="cold", fulfillment_method=PICKUP, excluded=True))
+    rule(market, a_rule("cold", handling_class="cold", fulfillment_method=PICKUP, excluded=True))
 
-    assert refusals(await world.promise(asked)) == [("1", UnfulfilledReason.EXCLUDED_BY_RULE, 0)]
+    assert refusals(await market.promise(asked)) == [("1", UnfulfilledReason.EXCLUDED_BY_RULE, 0)]
 
 
-async def test_every_node_with_stock_is_told_with_what_kept_or_dropped_it(world: World) -> None:
+async def test_every_node_with_stock_is_told_with_what_kept_or_dropped_it(market: Market) -> None:
     """A verdict each, best first, and the rules that speak of it."""
     rule(
-        world,
+        market,
         a_rule("1-centers", node_group_id="centers", priority=1),
         a_rule("2-no-vendors", node_group_id="vendors", excluded=True),
         a_rule("3-no-pickup", fulfillment_method=PICKUP, excluded=True),
     )
-    world.add(a_node("DC3", status=NodeStatus.OFF), a_node("ALONE"))
+    market.add(a_node("DC3", status=NodeStatus.OFF), a_node("ALONE"))
     for node_id in ("DC1", "DC2", "STORE", "VENDOR", "DC3", "ALONE", "GONE"):
-        world.table.put("T", node_id, 1)
-    world.table.put("T", "EMPTY", 0)
+        market.table.put("T", node_id, 1)
+    market.table.put("T", "EMPTY", 0)
 
-    told = await explained(world, ("T", 1), max_shipments=2)
+    told = await explained(market, ("T", 1), max_shipments=2)
 
     assert fates(told) == {
         "DC2": ("CHOSEN", ("1-centers",)),
@@ -224,45 +225,45 @@ async def test_every_node_with_stock_is_told_with_what_kept_or_dropped_it(world:
     assert told.node_count == 7
 
 
-async def test_what_rules_keep_of_a_node_that_is_used_is_told_by_sku(world: World) -> None:
+async def test_what_rules_keep_of_a_node_that_is_used_is_told_by_sku(market: Market) -> None:
     """It sends the one and not the other."""
-    rule(world, a_rule("cold", handling_class="cold", node_group_id="vendors", excluded=True))
-    world.table.put("S", "VENDOR", 1)
-    world.table.put("S", "DC1", 1)
-    world.table.put("T", "VENDOR", 1)
+    rule(market, a_rule("cold", handling_class="cold", node_group_id="vendors", excluded=True))
+    market.table.put("S", "VENDOR", 1)
+    market.table.put("S", "DC1", 1)
+    market.table.put("T", "VENDOR", 1)
 
-    told = await explained(world, ("S", 1), ("T", 1))
+    told = await explained(market, ("S", 1), ("T", 1))
 
     (vendor,) = [node for node in told.nodes if node.node_id == "VENDOR"]
     assert (vendor.verdict, vendor.excluded_skus) == (Verdict.CHOSEN, ("S",))
 
 
-async def test_a_bundle_is_sourced_by_the_classes_of_its_components(world: World) -> None:
+async def test_a_bundle_is_sourced_by_the_classes_of_its_components(market: Market) -> None:
     """The cold one does not leave the vendor, the other may."""
-    world.add(Item(sku="SET", components=(BundleComponent("S", 1), BundleComponent("T", 1))))
-    rule(world, a_rule("cold", handling_class="cold", node_group_id="vendors", excluded=True))
+    market.add(Item(sku="SET", components=(BundleComponent("S", 1), BundleComponent("T", 1))))
+    rule(market, a_rule("cold", handling_class="cold", node_group_id="vendors", excluded=True))
     for sku in "ST":
-        world.table.put(sku, "VENDOR", 1)
+        market.table.put(sku, "VENDOR", 1)
 
-    alone = await world.promise(cart(("SET", 1)))
-    world.table.put("S", "DC1", 1)
-    both = await world.promise(cart(("SET", 1)))
+    alone = await market.promise(cart(("SET", 1)))
+    market.table.put("S", "DC1", 1)
+    both = await market.promise(cart(("SET", 1)))
 
     assert refusals(alone) == [("1", UnfulfilledReason.EXCLUDED_BY_RULE, 0)]
     assert sorted(places(both)) == [("DC1", [("1#1", 1)]), ("VENDOR", [("1#2", 1)])]
 
 
-def test_a_reservation_is_sourced_by_the_same_rules(world: World) -> None:
+def test_a_reservation_is_sourced_by_the_same_rules(market: Market) -> None:
     """The plan that is held is the plan that is promised; its refusal has an outcome."""
-    rule(world, a_rule(node_group_id="centers", excluded=True))
-    world.table.put("T", "DC1", 1)
+    rule(market, a_rule(node_group_id="centers", excluded=True))
+    market.table.put("T", "DC1", 1)
     request = PlanRequest(
         lines=(Line("1", "T", 1),), fulfillment_method=SHIP, address=SAN_FRANCISCO, order_ms=NOW
     )
 
-    refused = plan(world.snapshot, world.table, request)
-    world.table.put("T", "STORE", 1)
-    planned = plan(world.snapshot, world.table, request)
+    refused = plan(market.snapshot, market.table, request)
+    market.table.put("T", "STORE", 1)
+    planned = plan(market.snapshot, market.table, request)
 
     assert [REFUSALS[x.reason].name for x in refused.unfulfilled_lines] == ["EXCLUDED_BY_RULE"]
     assert [units.node_id for units in planned.units["1"]] == ["STORE"]
