@@ -79,7 +79,7 @@ class SupplyCount(NamedTuple):
     """KEEP_SAFETY_STOCK leaves it as it is."""
     arrival_ms: int = 0
     """As in ``SupplyRow``."""
-    included: int = -1
+    deducted: int = -1
     """As in ``SupplyRow``."""
 
 
@@ -201,7 +201,7 @@ class SupplyWriter:
         """
         counted = int(arrived_counted)
         sent = [
-            SupplyRow(*row[:5], source, source_sequence, row.arrival_ms, counted, row.included)
+            SupplyRow(*row[:5], source, source_sequence, row.arrival_ms, counted, row.deducted)
             for row in rows
         ]
         return await self._tasks.shielded(self._apply(sent, self._index.sync_supply, timeout))

@@ -27,7 +27,7 @@ TEXTS = {
     "NOTHING_ON_HAND": "the last count says that nothing is on hand",
     "SAFETY_STOCK": "units are withheld as safety stock",
     "PROTECTED": "units are protected for segments, and are not sold to others",
-    "COMMITTED": "units are committed to orders that have not left",
+    "COMMITTED": "units are committed: orders that have not left, or owed",
     "RESERVED": "units are reserved by holds",
     "SHORTAGE": "demand exceeds supply: a count was corrected downwards, or less came than was "
     "sold",
@@ -97,6 +97,12 @@ def _print(story: pb.ExplainAvailabilityResponse, sku: str, node_id: str) -> Non
     console.print(f"reads are told {story.table_ats}, from a copy {age} ms old")
     if story.source:
         console.print(f"last counted by {story.source}, number {story.source_sequence}")
+    if story.owed:
+        console.print(
+            f"{story.owed} of the committed are of no order: sold elsewhere, or missed by a count; "
+            "the next receipt pays them"
+        )
+    console.print(f"orders since the beginning: {_totals(story.totals)}")
     for supply in story.inbound:
         where = "here, and kept" if supply.arrived else "on its way"
         until = (
@@ -106,7 +112,8 @@ def _print(story: pb.ExplainAvailabilityResponse, sku: str, node_id: str) -> Non
         console.print(
             f"{where}: {supply.on_hand} of {supply.bucket} ({supply.committed} committed, "
             f"{supply.reserved} reserved, {supply.safety_stock} withheld){until}"
-            + (f", short by {lacks}" if lacks > 0 else ""),
+            + (f", short by {lacks}" if lacks > 0 else "")
+            + f"; since the beginning {_totals(supply.totals)}",
             markup=False,
             soft_wrap=True,
         )
@@ -129,6 +136,13 @@ def _print(story: pb.ExplainAvailabilityResponse, sku: str, node_id: str) -> Non
         what = f"{event.event_type} {about}".rstrip()
         text = f"  {instant(event.as_of.as_of_time)} {what}: {figures}"
         console.print(text, markup=False, soft_wrap=True)
+
+
+def _totals(totals: pb.PositionTotals) -> str:
+    return (
+        f"{totals.confirmed_total} confirmed, {totals.cancelled_total} cancelled, "
+        f"{totals.fulfilled_total} fulfilled"
+    )
 
 
 def instant(when: Timestamp) -> str:

@@ -88,17 +88,17 @@ def passed_on(bucket: StockPosition, here: StockPosition) -> tuple[StockPosition
     )
 
 
-def stock_here(figure: int, included: int, counted: Sequence[StockPosition]) -> tuple[int, int]:
+def stock_here(figure: int, deducted: int, counted: Sequence[StockPosition]) -> tuple[int, int]:
     """On hand of stock here now, and units owed, by a figure that speaks of these positions of a
-    SKU at a node and has taken off ``included`` units of their orders; -1 where it does not say.
+    SKU at a node and has taken off ``deducted`` units of their orders; -1 where it does not say.
 
     What it took off was ordered, and of what was ordered some has left: the units in the building
     are the figure, with what it took off, without what left by now. Those of arrived buckets for
     their holds and orders are not here; what such buckets have beyond the building is owed.
     """
     there = figure
-    if included >= 0:
-        there += included - sum(row.fulfilled_total for row in counted)
+    if deducted >= 0:
+        there += deducted - sum(row.fulfilled_total for row in counted)
     arrived = [row for row in counted if row.arrival_ms == ARRIVED]
     had = sum(row.on_hand for row in arrived)
     # More than they have, where less came than was sold.

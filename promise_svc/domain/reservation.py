@@ -428,7 +428,7 @@ class SupplyRow(NamedTuple):
     arrived_counted: int = 0
     """Of stock here now: 1 where ``on_hand`` includes what arrived buckets of the node still have
     for their holds and orders, which is taken off then."""
-    included: int = -1
+    deducted: int = -1
     """Of stock here now: units of orders that ``on_hand`` has taken off already, 0 or more, or -1
     where it counts what is there and says no more; as in ``stock_here``."""
 

@@ -68,10 +68,9 @@ _SOURCING_RULES = Columns(
     ("fulfillment_method", "country", "region", "postal_prefix", "handling_class",
      "node_group_id", "excluded", "priority", "cost", "max_shipments"),
 )  # fmt: skip
-_TOTALS = ("confirmed_total", "cancelled_total", "fulfilled_total")
 _SUPPLY = Columns(
     ("sku", "node_id", "on_hand"),
-    ("safety_stock", *_TOTALS),
+    ("safety_stock", "deducted_total"),
     {"supply_id": "what is not here yet stands in inbound.csv",
      "segment": "shares of segments stand in protection_levels.csv"},
 )  # fmt: skip
@@ -372,9 +371,8 @@ def read_supply(path: Path, parts: Parts, refusals: Refusals) -> None:
             withheld = rules.units(count.sku, count.node_id, max(0, count.on_hand))
             if withheld is not None:
                 count.safety_stock = withheld
-        for total in _TOTALS:
-            if row.text(total):
-                setattr(count.included_totals, total, row.integer(total))
+        if row.text("deducted_total"):
+            count.deducted_total = row.integer("deducted_total")
         part.add(count, Origin(path.name, row.line))
 
 

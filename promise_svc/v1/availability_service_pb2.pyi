@@ -764,6 +764,7 @@ class ExplainAvailabilityResponse(_message.Message):
     ORDER_STORE_AS_OF_FIELD_NUMBER: _builtins.int
     COMPONENTS_FIELD_NUMBER: _builtins.int
     SHARES_FIELD_NUMBER: _builtins.int
+    OWED_FIELD_NUMBER: _builtins.int
     ats: _builtins.int
     """Units of the SKU that can be sold from the node now, by its shard: exact."""
     table_ats: _builtins.int
@@ -774,6 +775,10 @@ class ExplainAvailabilityResponse(_message.Message):
     """That feed's number of its report."""
     reservation_count: _builtins.int
     """How many there are, told or not."""
+    owed: _builtins.int
+    """Of the committed units, those that no order of this service has: sold elsewhere beyond what was
+    there, or missed by a count. The next receipt pays them.
+    """
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[Global___AvailabilityReason.ValueType]:
         """What makes it less than what stands at the node, all that apply, by number; empty where all of
@@ -795,7 +800,7 @@ class ExplainAvailabilityResponse(_message.Message):
         """How old that copy was."""
 
     @_builtins.property
-    def totals(self) -> _types_pb2.PositionTotals:
+    def totals(self) -> Global___PositionTotals:
         """Units confirmed, cancelled and fulfilled here since the beginning."""
 
     @_builtins.property
@@ -841,7 +846,7 @@ class ExplainAvailabilityResponse(_message.Message):
         table_freshness: _types_pb2.Freshness | None = ...,
         source: _builtins.str = ...,
         source_sequence: _builtins.int = ...,
-        totals: _types_pb2.PositionTotals | None = ...,
+        totals: Global___PositionTotals | None = ...,
         inbound: _abc.Iterable[Global___InboundSupply] | None = ...,
         reservations: _abc.Iterable[Global___StandingReservation] | None = ...,
         reservation_count: _builtins.int = ...,
@@ -849,10 +854,11 @@ class ExplainAvailabilityResponse(_message.Message):
         order_store_as_of: _types_pb2.AsOf | None = ...,
         components: _abc.Iterable[Global___ComponentStock] | None = ...,
         shares: _abc.Iterable[Global___KeptShare] | None = ...,
+        owed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "breakdown", b"breakdown", "order_store_as_of", b"order_store_as_of", "table_freshness", b"table_freshness", "totals", b"totals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "ats", b"ats", "breakdown", b"breakdown", "components", b"components", "events", b"events", "inbound", b"inbound", "order_store_as_of", b"order_store_as_of", "reasons", b"reasons", "reservation_count", b"reservation_count", "reservations", b"reservations", "shares", b"shares", "source", b"source", "source_sequence", b"source_sequence", "table_ats", b"table_ats", "table_freshness", b"table_freshness", "totals", b"totals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "ats", b"ats", "breakdown", b"breakdown", "components", b"components", "events", b"events", "inbound", b"inbound", "order_store_as_of", b"order_store_as_of", "owed", b"owed", "reasons", b"reasons", "reservation_count", b"reservation_count", "reservations", b"reservations", "shares", b"shares", "source", b"source", "source_sequence", b"source_sequence", "table_ats", b"table_ats", "table_freshness", b"table_freshness", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -919,6 +925,36 @@ class ComponentStock(_message.Message):
 Global___ComponentStock: _TypeAlias = ComponentStock  # noqa: Y015
 
 @_typing.final
+class PositionTotals(_message.Message):
+    """Totals of one position since it began, in units; they only ever rise."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIRMED_TOTAL_FIELD_NUMBER: _builtins.int
+    CANCELLED_TOTAL_FIELD_NUMBER: _builtins.int
+    FULFILLED_TOTAL_FIELD_NUMBER: _builtins.int
+    confirmed_total: _builtins.int
+    """Units ordered: confirmed, or added to a confirmed reservation."""
+    cancelled_total: _builtins.int
+    """Of these, units cancelled before they left."""
+    fulfilled_total: _builtins.int
+    """Of these, units that left."""
+    def __init__(
+        self,
+        *,
+        confirmed_total: _builtins.int = ...,
+        cancelled_total: _builtins.int = ...,
+        fulfilled_total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_total", b"cancelled_total", "confirmed_total", b"confirmed_total", "fulfilled_total", b"fulfilled_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PositionTotals: _TypeAlias = PositionTotals  # noqa: Y015
+
+@_typing.final
 class InboundSupply(_message.Message):
     """Units of one bucket."""
 
@@ -931,6 +967,7 @@ class InboundSupply(_message.Message):
     SAFETY_STOCK_FIELD_NUMBER: _builtins.int
     ARRIVAL_TIME_FIELD_NUMBER: _builtins.int
     ARRIVED_FIELD_NUMBER: _builtins.int
+    TOTALS_FIELD_NUMBER: _builtins.int
     bucket: _builtins.str
     """The supply."""
     on_hand: _builtins.int
@@ -947,6 +984,10 @@ class InboundSupply(_message.Message):
     def arrival_time(self) -> _timestamp_pb2.Timestamp:
         """When it is expected; left out where nobody said, or it is here."""
 
+    @_builtins.property
+    def totals(self) -> Global___PositionTotals:
+        """Units of it confirmed, cancelled and fulfilled since the beginning."""
+
     def __init__(
         self,
         *,
@@ -957,10 +998,11 @@ class InboundSupply(_message.Message):
         safety_stock: _builtins.int = ...,
         arrival_time: _timestamp_pb2.Timestamp | None = ...,
         arrived: _builtins.bool = ...,
+        totals: Global___PositionTotals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["arrival_time", b"arrival_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arrival_time", b"arrival_time", "totals", b"totals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrival_time", b"arrival_time", "arrived", b"arrived", "bucket", b"bucket", "committed", b"committed", "on_hand", b"on_hand", "reserved", b"reserved", "safety_stock", b"safety_stock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrival_time", b"arrival_time", "arrived", b"arrived", "bucket", b"bucket", "committed", b"committed", "on_hand", b"on_hand", "reserved", b"reserved", "safety_stock", b"safety_stock", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

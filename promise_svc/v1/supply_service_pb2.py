@@ -26,41 +26,41 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from promise_svc.v1 import types_pb2 as promise__svc_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#promise_svc/v1/supply_service.proto\x12\x0epromise_svc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apromise_svc/v1/types.proto\"\x85\x01\n\x11SyncSupplyRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x17\n\x0fsource_sequence\x18\x02 \x01(\x03\x12\'\n\x04rows\x18\x03 \x03(\x0b\x32\x19.promise_svc.v1.SupplyRow\x12\x1e\n\x16\x63ounts_include_arrived\x18\x04 \x01(\x08\"\xf2\x01\n\tSupplyRow\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0e\n\x06\x62ucket\x18\x03 \x01(\t\x12\x0f\n\x07on_hand\x18\x04 \x01(\x03\x12\x19\n\x0csafety_stock\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x30\n\x0c\x61rrival_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61rrived\x18\x07 \x01(\x08\x12\x37\n\x0fincluded_totals\x18\x08 \x01(\x0b\x32\x1e.promise_svc.v1.PositionTotalsB\x0f\n\r_safety_stock\"\x7f\n\x12SyncSupplyResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.promise_svc.v1.SupplyRowResult\x12\x37\n\x0f\x64urability_mode\x18\x02 \x01(\x0e\x32\x1e.promise_svc.v1.DurabilityMode\"\x9a\x01\n\x13\x41\x64justSupplyRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12)\n\x04rows\x18\x03 \x03(\x0b\x32\x1b.promise_svc.v1.SupplyDelta\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\x0bSupplyDelta\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0e\n\x06\x62ucket\x18\x03 \x01(\t\x12\x16\n\x0equantity_delta\x18\x04 \x01(\x03\"\x81\x01\n\x14\x41\x64justSupplyResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.promise_svc.v1.SupplyRowResult\x12\x37\n\x0f\x64urability_mode\x18\x02 \x01(\x0e\x32\x1e.promise_svc.v1.DurabilityMode\"~\n\x11RecordSaleRequest\x12\x0f\n\x07sale_id\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x05lines\x18\x03 \x03(\x0b\x32\x18.promise_svc.v1.SaleLine\":\n\x08SaleLine\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\"\x7f\n\x12RecordSaleResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.promise_svc.v1.SupplyRowResult\x12\x37\n\x0f\x64urability_mode\x18\x02 \x01(\x0e\x32\x1e.promise_svc.v1.DurabilityMode\"K\n\x1aSetProtectionLevelsRequest\x12-\n\x04rows\x18\x01 \x03(\x0b\x32\x1f.promise_svc.v1.ProtectionLevel\"O\n\x0fProtectionLevel\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07segment\x18\x03 \x01(\t\x12\r\n\x05level\x18\x04 \x01(\x03\"\x88\x01\n\x1bSetProtectionLevelsResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.promise_svc.v1.SupplyRowResult\x12\x37\n\x0f\x64urability_mode\x18\x02 \x01(\x0e\x32\x1e.promise_svc.v1.DurabilityMode\"\x83\x01\n\x0fSupplyRowResult\x12.\n\x07outcome\x18\x01 \x01(\x0e\x32\x1d.promise_svc.v1.SupplyOutcome\x12\x0f\n\x07on_hand\x18\x02 \x01(\x03\x12\x0b\n\x03\x61ts\x18\x03 \x01(\x03\x12\x10\n\x08shortage\x18\x04 \x01(\x03\x12\x10\n\x08replayed\x18\x05 \x01(\x08*\xf7\x03\n\rSupplyOutcome\x12\x1e\n\x1aSUPPLY_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16SUPPLY_OUTCOME_APPLIED\x10\x01\x12\x1c\n\x18SUPPLY_OUTCOME_UNCHANGED\x10\x02\x12)\n%SUPPLY_OUTCOME_IDEMPOTENCY_KEY_REUSED\x10\n\x12,\n(SUPPLY_OUTCOME_IDEMPOTENCY_WINDOW_PASSED\x10\x0f\x12\x1e\n\x1aSUPPLY_OUTCOME_UNKNOWN_SKU\x10\x14\x12\x19\n\x15SUPPLY_OUTCOME_BUNDLE\x10\x19\x12\x1f\n\x1bSUPPLY_OUTCOME_UNKNOWN_NODE\x10\x1e\x12!\n\x1dSUPPLY_OUTCOME_STALE_SEQUENCE\x10(\x12\"\n\x1eSUPPLY_OUTCOME_ALREADY_ARRIVED\x10-\x12$\n SUPPLY_OUTCOME_MORE_THAN_ORDERED\x10\x30\x12\x1d\n\x19SUPPLY_OUTCOME_BELOW_ZERO\x10\x32\x12%\n!SUPPLY_OUTCOME_QUANTITY_TOO_LARGE\x10<\x12$\n SUPPLY_OUTCOME_TOO_MANY_SEGMENTS\x10\x46\x32\x84\x03\n\rSupplyService\x12S\n\nSyncSupply\x12!.promise_svc.v1.SyncSupplyRequest\x1a\".promise_svc.v1.SyncSupplyResponse\x12Y\n\x0c\x41\x64justSupply\x12#.promise_svc.v1.AdjustSupplyRequest\x1a$.promise_svc.v1.AdjustSupplyResponse\x12S\n\nRecordSale\x12!.promise_svc.v1.RecordSaleRequest\x1a\".promise_svc.v1.RecordSaleResponse\x12n\n\x13SetProtectionLevels\x12*.promise_svc.v1.SetProtectionLevelsRequest\x1a+.promise_svc.v1.SetProtectionLevelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#promise_svc/v1/supply_service.proto\x12\x0epromise_svc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apromise_svc/v1/types.proto\"\x85\x01\n\x11SyncSupplyRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x17\n\x0fsource_sequence\x18\x02 \x01(\x03\x12\'\n\x04rows\x18\x03 \x03(\x0b\x32\x19.promise_svc.v1.SupplyRow\x12\x1e\n\x16\x63ounts_include_arrived\x18\x04 \x01(\x08\"\xe9\x01\n\tSupplyRow\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0e\n\x06\x62ucket\x18\x03 \x01(\t\x12\x0f\n\x07on_hand\x18\x04 \x01(\x03\x12\x19\n\x0csafety_stock\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x30\n\x0c\x61rrival_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61rrived\x18\x07 \x01(\x08\x12\x1b\n\x0e\x64\x65\x64ucted_total\x18\x08 \x01(\x03H\x01\x88\x01\x01\x42\x0f\n\r_safety_stockB\x11\n\x0f_deducted_total\"\x7f\n\x12SyncSupplyResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.promise_svc.v1.SupplyRowResult\x12\x37\n\x0f\x64urability_mode\x18\x02 \x01(\x0e\x32\x1e.promise_svc.v1.DurabilityMode\"\x9a\x01\n\x13\x41\x64justSupplyRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12)\n\x04rows\x18\x03 \x03(\x0b\x32\x1b.promise_svc.v1.SupplyDelta\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\x0bSupplyDelta\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0e\n\x06\x62ucket\x18\x03 \x01(\t\x12\x16\n\x0equantity_delta\x18\x04 \x01(\x03\"\x81\x01\n\x14\x41\x64justSupplyResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.promise_svc.v1.SupplyRowResult\x12\x37\n\x0f\x64urability_mode\x18\x02 \x01(\x0e\x32\x1e.promise_svc.v1.DurabilityMode\"~\n\x11RecordSaleRequest\x12\x0f\n\x07sale_id\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x05lines\x18\x03 \x03(\x0b\x32\x18.promise_svc.v1.SaleLine\":\n\x08SaleLine\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\"\x7f\n\x12RecordSaleResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.promise_svc.v1.SupplyRowResult\x12\x37\n\x0f\x64urability_mode\x18\x02 \x01(\x0e\x32\x1e.promise_svc.v1.DurabilityMode\"K\n\x1aSetProtectionLevelsRequest\x12-\n\x04rows\x18\x01 \x03(\x0b\x32\x1f.promise_svc.v1.ProtectionLevel\"O\n\x0fProtectionLevel\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07segment\x18\x03 \x01(\t\x12\r\n\x05level\x18\x04 \x01(\x03\"\x88\x01\n\x1bSetProtectionLevelsResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.promise_svc.v1.SupplyRowResult\x12\x37\n\x0f\x64urability_mode\x18\x02 \x01(\x0e\x32\x1e.promise_svc.v1.DurabilityMode\"\x83\x01\n\x0fSupplyRowResult\x12.\n\x07outcome\x18\x01 \x01(\x0e\x32\x1d.promise_svc.v1.SupplyOutcome\x12\x0f\n\x07on_hand\x18\x02 \x01(\x03\x12\x0b\n\x03\x61ts\x18\x03 \x01(\x03\x12\x10\n\x08shortage\x18\x04 \x01(\x03\x12\x10\n\x08replayed\x18\x05 \x01(\x08*\xf7\x03\n\rSupplyOutcome\x12\x1e\n\x1aSUPPLY_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16SUPPLY_OUTCOME_APPLIED\x10\x01\x12\x1c\n\x18SUPPLY_OUTCOME_UNCHANGED\x10\x02\x12)\n%SUPPLY_OUTCOME_IDEMPOTENCY_KEY_REUSED\x10\n\x12,\n(SUPPLY_OUTCOME_IDEMPOTENCY_WINDOW_PASSED\x10\x0f\x12\x1e\n\x1aSUPPLY_OUTCOME_UNKNOWN_SKU\x10\x14\x12\x19\n\x15SUPPLY_OUTCOME_BUNDLE\x10\x19\x12\x1f\n\x1bSUPPLY_OUTCOME_UNKNOWN_NODE\x10\x1e\x12!\n\x1dSUPPLY_OUTCOME_STALE_SEQUENCE\x10(\x12\"\n\x1eSUPPLY_OUTCOME_ALREADY_ARRIVED\x10-\x12$\n SUPPLY_OUTCOME_MORE_THAN_ORDERED\x10\x30\x12\x1d\n\x19SUPPLY_OUTCOME_BELOW_ZERO\x10\x32\x12%\n!SUPPLY_OUTCOME_QUANTITY_TOO_LARGE\x10<\x12$\n SUPPLY_OUTCOME_TOO_MANY_SEGMENTS\x10\x46\x32\x84\x03\n\rSupplyService\x12S\n\nSyncSupply\x12!.promise_svc.v1.SyncSupplyRequest\x1a\".promise_svc.v1.SyncSupplyResponse\x12Y\n\x0c\x41\x64justSupply\x12#.promise_svc.v1.AdjustSupplyRequest\x1a$.promise_svc.v1.AdjustSupplyResponse\x12S\n\nRecordSale\x12!.promise_svc.v1.RecordSaleRequest\x1a\".promise_svc.v1.RecordSaleResponse\x12n\n\x13SetProtectionLevels\x12*.promise_svc.v1.SetProtectionLevelsRequest\x1a+.promise_svc.v1.SetProtectionLevelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'promise_svc.v1.supply_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SUPPLYOUTCOME']._serialized_start=1749
-  _globals['_SUPPLYOUTCOME']._serialized_end=2252
+  _globals['_SUPPLYOUTCOME']._serialized_start=1740
+  _globals['_SUPPLYOUTCOME']._serialized_end=2243
   _globals['_SYNCSUPPLYREQUEST']._serialized_start=117
   _globals['_SYNCSUPPLYREQUEST']._serialized_end=250
   _globals['_SUPPLYROW']._serialized_start=253
-  _globals['_SUPPLYROW']._serialized_end=495
-  _globals['_SYNCSUPPLYRESPONSE']._serialized_start=497
-  _globals['_SYNCSUPPLYRESPONSE']._serialized_end=624
-  _globals['_ADJUSTSUPPLYREQUEST']._serialized_start=627
-  _globals['_ADJUSTSUPPLYREQUEST']._serialized_end=781
-  _globals['_SUPPLYDELTA']._serialized_start=783
-  _globals['_SUPPLYDELTA']._serialized_end=866
-  _globals['_ADJUSTSUPPLYRESPONSE']._serialized_start=869
-  _globals['_ADJUSTSUPPLYRESPONSE']._serialized_end=998
-  _globals['_RECORDSALEREQUEST']._serialized_start=1000
-  _globals['_RECORDSALEREQUEST']._serialized_end=1126
-  _globals['_SALELINE']._serialized_start=1128
-  _globals['_SALELINE']._serialized_end=1186
-  _globals['_RECORDSALERESPONSE']._serialized_start=1188
-  _globals['_RECORDSALERESPONSE']._serialized_end=1315
-  _globals['_SETPROTECTIONLEVELSREQUEST']._serialized_start=1317
-  _globals['_SETPROTECTIONLEVELSREQUEST']._serialized_end=1392
-  _globals['_PROTECTIONLEVEL']._serialized_start=1394
-  _globals['_PROTECTIONLEVEL']._serialized_end=1473
-  _globals['_SETPROTECTIONLEVELSRESPONSE']._serialized_start=1476
-  _globals['_SETPROTECTIONLEVELSRESPONSE']._serialized_end=1612
-  _globals['_SUPPLYROWRESULT']._serialized_start=1615
-  _globals['_SUPPLYROWRESULT']._serialized_end=1746
-  _globals['_SUPPLYSERVICE']._serialized_start=2255
-  _globals['_SUPPLYSERVICE']._serialized_end=2643
+  _globals['_SUPPLYROW']._serialized_end=486
+  _globals['_SYNCSUPPLYRESPONSE']._serialized_start=488
+  _globals['_SYNCSUPPLYRESPONSE']._serialized_end=615
+  _globals['_ADJUSTSUPPLYREQUEST']._serialized_start=618
+  _globals['_ADJUSTSUPPLYREQUEST']._serialized_end=772
+  _globals['_SUPPLYDELTA']._serialized_start=774
+  _globals['_SUPPLYDELTA']._serialized_end=857
+  _globals['_ADJUSTSUPPLYRESPONSE']._serialized_start=860
+  _globals['_ADJUSTSUPPLYRESPONSE']._serialized_end=989
+  _globals['_RECORDSALEREQUEST']._serialized_start=991
+  _globals['_RECORDSALEREQUEST']._serialized_end=1117
+  _globals['_SALELINE']._serialized_start=1119
+  _globals['_SALELINE']._serialized_end=1177
+  _globals['_RECORDSALERESPONSE']._serialized_start=1179
+  _globals['_RECORDSALERESPONSE']._serialized_end=1306
+  _globals['_SETPROTECTIONLEVELSREQUEST']._serialized_start=1308
+  _globals['_SETPROTECTIONLEVELSREQUEST']._serialized_end=1383
+  _globals['_PROTECTIONLEVEL']._serialized_start=1385
+  _globals['_PROTECTIONLEVEL']._serialized_end=1464
+  _globals['_SETPROTECTIONLEVELSRESPONSE']._serialized_start=1467
+  _globals['_SETPROTECTIONLEVELSRESPONSE']._serialized_end=1603
+  _globals['_SUPPLYROWRESULT']._serialized_start=1606
+  _globals['_SUPPLYROWRESULT']._serialized_end=1737
+  _globals['_SUPPLYSERVICE']._serialized_start=2246
+  _globals['_SUPPLYSERVICE']._serialized_end=2634
 # @@protoc_insertion_point(module_scope)

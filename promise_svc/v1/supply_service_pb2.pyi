@@ -54,7 +54,7 @@ class _SupplyOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SupplyO
     this row is not applied (SyncSupply only).
     """
     SUPPLY_OUTCOME_MORE_THAN_ORDERED: _SupplyOutcome.ValueType  # 48
-    """The figure has taken off more than was ever ordered here: its totals are of another position or
+    """The figure has taken off more than was ever ordered here: its sum is of another position or
     cluster, or of orders that were lost here. It is not applied (SyncSupply only).
     """
     SUPPLY_OUTCOME_BELOW_ZERO: _SupplyOutcome.ValueType  # 50
@@ -96,7 +96,7 @@ SUPPLY_OUTCOME_ALREADY_ARRIVED: SupplyOutcome.ValueType  # 45
 this row is not applied (SyncSupply only).
 """
 SUPPLY_OUTCOME_MORE_THAN_ORDERED: SupplyOutcome.ValueType  # 48
-"""The figure has taken off more than was ever ordered here: its totals are of another position or
+"""The figure has taken off more than was ever ordered here: its sum is of another position or
 cluster, or of orders that were lost here. It is not applied (SyncSupply only).
 """
 SUPPLY_OUTCOME_BELOW_ZERO: SupplyOutcome.ValueType  # 50
@@ -164,7 +164,7 @@ class SupplyRow(_message.Message):
     SAFETY_STOCK_FIELD_NUMBER: _builtins.int
     ARRIVAL_TIME_FIELD_NUMBER: _builtins.int
     ARRIVED_FIELD_NUMBER: _builtins.int
-    INCLUDED_TOTALS_FIELD_NUMBER: _builtins.int
+    DEDUCTED_TOTAL_FIELD_NUMBER: _builtins.int
     sku: _builtins.str
     """The SKU. Required."""
     node_id: _builtins.str
@@ -174,11 +174,12 @@ class SupplyRow(_message.Message):
     transfer), which ATS does not count.
     """
     on_hand: _builtins.int
-    """Sellable units physically at the node, 0 to 2147483647 (but see `included_totals`). Damaged and quarantined units are the
-    feed's to leave out, and so is what an arrived bucket still has for its holds and orders, unless
-    `counts_include_arrived`. Of a
-    bucket not here yet: the units expected, of which all but its `safety_stock` may be sold on
-    backorder or pre-order: that is its limit. With `arrived`: the units that came.
+    """Sellable units physically at the node, 0 to 2147483647; see `deducted_total` for figures net of
+    orders. Damaged and quarantined units are the feed's to leave out, and so is what an arrived
+    bucket still has for its holds and orders, unless `counts_include_arrived`.
+    Of a bucket not here yet: all the units expected, of which all but its `safety_stock` may be
+    sold on backorder or pre-order: that is its limit. With `arrived`: all the units that came. Those
+    of its orders that have left already are among them in both, and are taken off.
     """
     safety_stock: _builtins.int
     """Units withheld from sale by rule, 0 to 2147483647. Optional; left out keeps the position's, 0
@@ -189,28 +190,29 @@ class SupplyRow(_message.Message):
     `on_hand` units first; the rest, and what they give back later, is stock here now. Later counts of
     the bucket are ALREADY_ARRIVED; AdjustSupply corrects it. Refused without `bucket`.
     """
+    deducted_total: _builtins.int
+    """Units of this service's orders that `on_hand` has taken off already, since the position began,
+    each once. In a figure net of orders: those ordered and not cancelled, whether they left or not
+    (of a reservation that is CANCELLED as a whole, none).
+    In a count of the building: those known to have left. Optional; without it `on_hand` is taken
+    for what stands there at this moment, with no open order taken off.
+
+    On hand becomes `on_hand` + `deducted_total` - units fulfilled by now, so that orders, cancels
+    and parcels since the figure was made count once, however late it comes. What is below zero
+    then is owed, as after RecordSale; `on_hand` may itself be negative, -2147483647 at least.
+    An ERP sums up the orders it has imported; when it has all, that is confirmed_total -
+    cancelled_total of ExplainAvailability. A warehouse sums up its parcels: fulfilled_total. With
+    `counts_include_arrived` the sum goes over the SKU's stock here now and its buckets at the node.
+    Not covered is what else moved since the figure was made: receipts, damage, returns, sales
+    elsewhere. A figure that is older than one of those must be made anew.
+
+    MORE_THAN_ORDERED where it is above the units ever confirmed. Refused with `bucket`.
+    """
     @_builtins.property
     def arrival_time(self) -> _timestamp_pb2.Timestamp:
         """When the bucket is expected at the node; may change with every report. Optional; left out keeps
         the bucket's. A bucket without one is promised to nobody. Refused without
         `bucket`, and with `arrived`.
-        """
-
-    @_builtins.property
-    def included_totals(self) -> _types_pb2.PositionTotals:
-        """What the figure has taken off already of the orders of this service, in the terms of Explain's
-        totals, as they stood when the figure was made. Without it the count is taken for what stands
-        there now, with no order taken off. Set only what the figure does take off:
-        - net of open orders (an ERP that imports them): `confirmed_total`, and in `cancelled_total` what
-          it gave back. They are sums over the orders imported, so that no order is taken off twice,
-          however late the figure comes.
-        - a count of units in the building: `fulfilled_total`, the units it knows to have left. Those
-          that left since are taken off here.
-
-        On hand becomes `on_hand` + max(confirmed_total - cancelled_total, fulfilled_total) - units
-        fulfilled by now; what is below zero then is owed, as after RecordSale. With it `on_hand` may
-        itself be negative, -2147483647 at least. With `counts_include_arrived` the totals are sums
-        over the SKU's stock here now and its buckets at the node. Optional. Refused with `bucket`.
         """
 
     def __init__(
@@ -223,14 +225,19 @@ class SupplyRow(_message.Message):
         safety_stock: _builtins.int | None = ...,
         arrival_time: _timestamp_pb2.Timestamp | None = ...,
         arrived: _builtins.bool = ...,
-        included_totals: _types_pb2.PositionTotals | None = ...,
+        deducted_total: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_safety_stock", b"_safety_stock", "arrival_time", b"arrival_time", "included_totals", b"included_totals", "safety_stock", b"safety_stock"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deducted_total", b"_deducted_total", "_safety_stock", b"_safety_stock", "arrival_time", b"arrival_time", "deducted_total", b"deducted_total", "safety_stock", b"safety_stock"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_safety_stock", b"_safety_stock", "arrival_time", b"arrival_time", "arrived", b"arrived", "bucket", b"bucket", "included_totals", b"included_totals", "node_id", b"node_id", "on_hand", b"on_hand", "safety_stock", b"safety_stock", "sku", b"sku"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deducted_total", b"_deducted_total", "_safety_stock", b"_safety_stock", "arrival_time", b"arrival_time", "arrived", b"arrived", "bucket", b"bucket", "deducted_total", b"deducted_total", "node_id", b"node_id", "on_hand", b"on_hand", "safety_stock", b"safety_stock", "sku", b"sku"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__deducted_total: _TypeAlias = _typing.Literal["deducted_total"]  # noqa: Y015
+    _WhichOneofArgType__deducted_total: _TypeAlias = _typing.Literal["_deducted_total", b"_deducted_total"]  # noqa: Y015
     _WhichOneofReturnType__safety_stock: _TypeAlias = _typing.Literal["safety_stock"]  # noqa: Y015
     _WhichOneofArgType__safety_stock: _TypeAlias = _typing.Literal["_safety_stock", b"_safety_stock"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deducted_total) -> _WhichOneofReturnType__deducted_total | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__safety_stock) -> _WhichOneofReturnType__safety_stock | None: ...
 
 Global___SupplyRow: _TypeAlias = SupplyRow  # noqa: Y015
@@ -567,7 +574,9 @@ class SupplyRowResult(_message.Message):
     outcome: Global___SupplyOutcome.ValueType
     """APPLIED, UNCHANGED, or why not."""
     on_hand: _builtins.int
-    """On hand after the row; also told for a refused row whose position exists."""
+    """On hand after the row; also told for a refused row whose position exists, unless it is its key
+    that is refused.
+    """
     ats: _builtins.int
     """ATS after the row, for a sale to no segment."""
     shortage: _builtins.int

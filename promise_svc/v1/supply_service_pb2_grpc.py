@@ -76,7 +76,9 @@ class SupplyServiceServicer:
 
         Idempotent by `source` and `source_sequence`: send the same call again after OUTCOME_UNKNOWN or
         UNAVAILABLE. A position takes the count of one report once; sent again it answers UNCHANGED, and
-        units that left meanwhile stay gone. Its safety stock is set each time.
+        units that left meanwhile stay gone. Its safety stock is set each time. It remembers the last
+        report only, and after a loss of the whole index the last that changed something: feeds that
+        take turns at a position, or repeat old reports, name `deducted_total`, which needs no memory.
 
         Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (some rows may have been applied;
         send it again), OUTCOME_UNKNOWN (send it again).

@@ -44,7 +44,9 @@ class SupplyServiceStub:
 
     Idempotent by `source` and `source_sequence`: send the same call again after OUTCOME_UNKNOWN or
     UNAVAILABLE. A position takes the count of one report once; sent again it answers UNCHANGED, and
-    units that left meanwhile stay gone. Its safety stock is set each time.
+    units that left meanwhile stay gone. Its safety stock is set each time. It remembers the last
+    report only, and after a loss of the whole index the last that changed something: feeds that
+    take turns at a position, or repeat old reports, name `deducted_total`, which needs no memory.
 
     Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (some rows may have been applied;
     send it again), OUTCOME_UNKNOWN (send it again).
@@ -97,7 +99,9 @@ class SupplyServiceAsyncStub(SupplyServiceStub):
 
     Idempotent by `source` and `source_sequence`: send the same call again after OUTCOME_UNKNOWN or
     UNAVAILABLE. A position takes the count of one report once; sent again it answers UNCHANGED, and
-    units that left meanwhile stay gone. Its safety stock is set each time.
+    units that left meanwhile stay gone. Its safety stock is set each time. It remembers the last
+    report only, and after a loss of the whole index the last that changed something: feeds that
+    take turns at a position, or repeat old reports, name `deducted_total`, which needs no memory.
 
     Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (some rows may have been applied;
     send it again), OUTCOME_UNKNOWN (send it again).
@@ -153,7 +157,9 @@ class SupplyServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Idempotent by `source` and `source_sequence`: send the same call again after OUTCOME_UNKNOWN or
         UNAVAILABLE. A position takes the count of one report once; sent again it answers UNCHANGED, and
-        units that left meanwhile stay gone. Its safety stock is set each time.
+        units that left meanwhile stay gone. Its safety stock is set each time. It remembers the last
+        report only, and after a loss of the whole index the last that changed something: feeds that
+        take turns at a position, or repeat old reports, name `deducted_total`, which needs no memory.
 
         Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE (some rows may have been applied;
         send it again), OUTCOME_UNKNOWN (send it again).

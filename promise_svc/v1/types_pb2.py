@@ -26,21 +26,21 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apromise_svc/v1/types.proto\x12\x0epromise_svc.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"0\n\x04\x44\x61te\x12\x0c\n\x04year\x18\x01 \x01(\x05\x12\r\n\x05month\x18\x02 \x01(\x05\x12\x0b\n\x03\x64\x61y\x18\x03 \x01(\x05\"B\n\x0b\x43oordinates\x12\x18\n\x10latitude_degrees\x18\x01 \x01(\x01\x12\x19\n\x11longitude_degrees\x18\x02 \x01(\x01\"q\n\x07\x41\x64\x64ress\x12\x0f\n\x07\x63ountry\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x13\n\x0bpostal_code\x18\x03 \x01(\t\x12\x30\n\x0b\x63oordinates\x18\x04 \x01(\x0b\x32\x1b.promise_svc.v1.Coordinates\"5\n\x05Money\x12\x15\n\rcurrency_code\x18\x01 \x01(\t\x12\x15\n\ramount_micros\x18\x02 \x01(\x03\"6\n\x04Line\x12\x0f\n\x07line_id\x18\x01 \x01(\t\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\"V\n\x0b\x43onsistency\x12,\n\x07max_age\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x10\n\x06strong\x18\x02 \x01(\x08H\x00\x42\x07\n\x05\x62ound\"\xae\x01\n\tFreshness\x12.\n\nas_of_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x03\x61ge\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x64\x65graded\x18\x03 \x01(\x08\x12\x37\n\x0f\x64\x65graded_reason\x18\x04 \x01(\x0e\x32\x1e.promise_svc.v1.DegradedReason\"i\n\x04\x41sOf\x12\x10\n\x08shard_id\x18\x01 \x01(\x05\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12.\n\nas_of_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"[\n\x0ePositionTotals\x12\x17\n\x0f\x63onfirmed_total\x18\x01 \x01(\x03\x12\x17\n\x0f\x63\x61ncelled_total\x18\x02 \x01(\x03\x12\x17\n\x0f\x66ulfilled_total\x18\x03 \x01(\x03*\xa0\x01\n\x0e\x44\x65gradedReason\x12\x1f\n\x1b\x44\x45GRADED_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x44\x45GRADED_REASON_FEED_BEHIND\x10\x01\x12%\n!DEGRADED_REASON_INDEX_UNREACHABLE\x10\x02\x12%\n!DEGRADED_REASON_READ_BUDGET_SPENT\x10\x03*\xf5\x01\n\x11\x46ulfillmentMethod\x12\"\n\x1e\x46ULFILLMENT_METHOD_UNSPECIFIED\x10\x00\x12&\n\"FULFILLMENT_METHOD_SHIP_TO_ADDRESS\x10\x01\x12&\n\"FULFILLMENT_METHOD_PICKUP_IN_STORE\x10\x02\x12$\n FULFILLMENT_METHOD_SHIP_TO_STORE\x10\x03\x12\x1f\n\x1b\x46ULFILLMENT_METHOD_CURBSIDE\x10\x04\x12%\n!FULFILLMENT_METHOD_LOCAL_DELIVERY\x10\x05*R\n\nNodeStatus\x12\x1b\n\x17NODE_STATUS_UNSPECIFIED\x10\x00\x12\x12\n\x0eNODE_STATUS_ON\x10\x01\x12\x13\n\x0fNODE_STATUS_OFF\x10\x02*\xa6\x01\n\x0e\x44urabilityMode\x12\x1f\n\x1b\x44URABILITY_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44URABILITY_MODE_MEMORY\x10\x01\x12\x19\n\x15\x44URABILITY_MODE_FSYNC\x10\x02\x12\x1e\n\x1a\x44URABILITY_MODE_REPLICATED\x10\x03\x12\x1c\n\x18\x44URABILITY_MODE_RECORDED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apromise_svc/v1/types.proto\x12\x0epromise_svc.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"0\n\x04\x44\x61te\x12\x0c\n\x04year\x18\x01 \x01(\x05\x12\r\n\x05month\x18\x02 \x01(\x05\x12\x0b\n\x03\x64\x61y\x18\x03 \x01(\x05\"B\n\x0b\x43oordinates\x12\x18\n\x10latitude_degrees\x18\x01 \x01(\x01\x12\x19\n\x11longitude_degrees\x18\x02 \x01(\x01\"q\n\x07\x41\x64\x64ress\x12\x0f\n\x07\x63ountry\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x13\n\x0bpostal_code\x18\x03 \x01(\t\x12\x30\n\x0b\x63oordinates\x18\x04 \x01(\x0b\x32\x1b.promise_svc.v1.Coordinates\"5\n\x05Money\x12\x15\n\rcurrency_code\x18\x01 \x01(\t\x12\x15\n\ramount_micros\x18\x02 \x01(\x03\"6\n\x04Line\x12\x0f\n\x07line_id\x18\x01 \x01(\t\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\"V\n\x0b\x43onsistency\x12,\n\x07max_age\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x10\n\x06strong\x18\x02 \x01(\x08H\x00\x42\x07\n\x05\x62ound\"\xae\x01\n\tFreshness\x12.\n\nas_of_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x03\x61ge\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x64\x65graded\x18\x03 \x01(\x08\x12\x37\n\x0f\x64\x65graded_reason\x18\x04 \x01(\x0e\x32\x1e.promise_svc.v1.DegradedReason\"i\n\x04\x41sOf\x12\x10\n\x08shard_id\x18\x01 \x01(\x05\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12.\n\nas_of_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xa0\x01\n\x0e\x44\x65gradedReason\x12\x1f\n\x1b\x44\x45GRADED_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x44\x45GRADED_REASON_FEED_BEHIND\x10\x01\x12%\n!DEGRADED_REASON_INDEX_UNREACHABLE\x10\x02\x12%\n!DEGRADED_REASON_READ_BUDGET_SPENT\x10\x03*\xf5\x01\n\x11\x46ulfillmentMethod\x12\"\n\x1e\x46ULFILLMENT_METHOD_UNSPECIFIED\x10\x00\x12&\n\"FULFILLMENT_METHOD_SHIP_TO_ADDRESS\x10\x01\x12&\n\"FULFILLMENT_METHOD_PICKUP_IN_STORE\x10\x02\x12$\n FULFILLMENT_METHOD_SHIP_TO_STORE\x10\x03\x12\x1f\n\x1b\x46ULFILLMENT_METHOD_CURBSIDE\x10\x04\x12%\n!FULFILLMENT_METHOD_LOCAL_DELIVERY\x10\x05*R\n\nNodeStatus\x12\x1b\n\x17NODE_STATUS_UNSPECIFIED\x10\x00\x12\x12\n\x0eNODE_STATUS_ON\x10\x01\x12\x13\n\x0fNODE_STATUS_OFF\x10\x02*\xa6\x01\n\x0e\x44urabilityMode\x12\x1f\n\x1b\x44URABILITY_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44URABILITY_MODE_MEMORY\x10\x01\x12\x19\n\x15\x44URABILITY_MODE_FSYNC\x10\x02\x12\x1e\n\x1a\x44URABILITY_MODE_REPLICATED\x10\x03\x12\x1c\n\x18\x44URABILITY_MODE_RECORDED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'promise_svc.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DEGRADEDREASON']._serialized_start=921
-  _globals['_DEGRADEDREASON']._serialized_end=1081
-  _globals['_FULFILLMENTMETHOD']._serialized_start=1084
-  _globals['_FULFILLMENTMETHOD']._serialized_end=1329
-  _globals['_NODESTATUS']._serialized_start=1331
-  _globals['_NODESTATUS']._serialized_end=1413
-  _globals['_DURABILITYMODE']._serialized_start=1416
-  _globals['_DURABILITYMODE']._serialized_end=1582
+  _globals['_DEGRADEDREASON']._serialized_start=828
+  _globals['_DEGRADEDREASON']._serialized_end=988
+  _globals['_FULFILLMENTMETHOD']._serialized_start=991
+  _globals['_FULFILLMENTMETHOD']._serialized_end=1236
+  _globals['_NODESTATUS']._serialized_start=1238
+  _globals['_NODESTATUS']._serialized_end=1320
+  _globals['_DURABILITYMODE']._serialized_start=1323
+  _globals['_DURABILITYMODE']._serialized_end=1489
   _globals['_DATE']._serialized_start=111
   _globals['_DATE']._serialized_end=159
   _globals['_COORDINATES']._serialized_start=161
@@ -57,6 +57,4 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FRESHNESS']._serialized_end=718
   _globals['_ASOF']._serialized_start=720
   _globals['_ASOF']._serialized_end=825
-  _globals['_POSITIONTOTALS']._serialized_start=827
-  _globals['_POSITIONTOTALS']._serialized_end=918
 # @@protoc_insertion_point(module_scope)

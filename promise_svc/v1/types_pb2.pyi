@@ -424,33 +424,3 @@ class AsOf(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AsOf: _TypeAlias = AsOf  # noqa: Y015
-
-@_typing.final
-class PositionTotals(_message.Message):
-    """Totals of one position since it began, in units; they only ever rise."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CONFIRMED_TOTAL_FIELD_NUMBER: _builtins.int
-    CANCELLED_TOTAL_FIELD_NUMBER: _builtins.int
-    FULFILLED_TOTAL_FIELD_NUMBER: _builtins.int
-    confirmed_total: _builtins.int
-    """Units ordered: confirmed, or added to a confirmed reservation."""
-    cancelled_total: _builtins.int
-    """Of these, units cancelled before they left."""
-    fulfilled_total: _builtins.int
-    """Of these, units that left."""
-    def __init__(
-        self,
-        *,
-        confirmed_total: _builtins.int = ...,
-        cancelled_total: _builtins.int = ...,
-        fulfilled_total: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_total", b"cancelled_total", "confirmed_total", b"confirmed_total", "fulfilled_total", b"fulfilled_total"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PositionTotals: _TypeAlias = PositionTotals  # noqa: Y015

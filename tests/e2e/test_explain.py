@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -121,6 +123,29 @@ async def test_changes_and_sales_are_told_by_the_ids_their_callers_gave(
     ]
 
 
+async def test_units_sold_elsewhere_that_nobody_had_are_told_as_owed(
+    served: Served, shop: PromiseClient
+) -> None:
+    """Not as an order's; the command says so in words, beside the totals."""
+    place = {"sku": "sku-1", "node_id": "store-2"}
+    sale = supply_pb.SaleLine(**place, quantity=3)
+    await shop.call(
+        shop.supply.RecordSale, supply_pb.RecordSaleRequest(sale_id="till-10", lines=[sale])
+    )
+
+    story = await explained(shop, *place.values())
+    told = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "promise_svc", "explain", *place.values(),
+        "--target", f"127.0.0.1:{served.port}",
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, _ = await told.communicate()
+
+    assert (story.owed, story.breakdown.committed) == (3, 3)
+    assert b"3 of the committed are of no order: sold elsewhere" in out
+    assert b"orders since the beginning: 0 confirmed, 0 cancelled, 0 fulfilled" in out
+
+
 async def test_a_hold_of_supply_on_its_way_and_a_share_kept_are_told(shop: PromiseClient) -> None:
     """The bucket's units apart from those here now; the share as what it is, not as a count."""
     place = {"sku": "sku-2", "node_id": "store-2"}
@@ -153,6 +178,12 @@ async def test_a_hold_of_supply_on_its_way_and_a_share_kept_are_told(shop: Promi
     )
     counted = await shop.call(shop.supply.SyncSupply, whole)
     assert [row.on_hand for row in counted.results] == [2, 5]
+    await shop.call(
+        shop.reservations.ConfirmReservation,
+        pb.ConfirmReservationRequest(reservation_id=request.reservation_id),
+    )
+    (bucket,) = (await explained(shop, "sku-2", "store-2")).inbound
+    assert bucket.totals.confirmed_total == 2
     assert "SHORTAGE" not in reasons(await explained(shop, "sku-2", "store-2"))
     lost = supply_pb.SupplyDelta(**place, bucket="po-9", quantity_delta=-1)
     fewer = supply_pb.AdjustSupplyRequest(idempotency_key="lost", reason="test", rows=[lost])

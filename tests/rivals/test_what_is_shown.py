@@ -135,7 +135,7 @@ async def test_orders_that_an_erp_has_netted_are_not_deducted_twice(
     some orders later; it dies and sends an old report again. Pages show what is unsold each time.
     The same figure without a word on what it took off shows the rival's double deduction."""
     sku = await shop.stock(dc=100)
-    imported, sold = types_pb2.PositionTotals(), types_pb2.PositionTotals()
+    sold = availability_pb.PositionTotals()
     reports: list[supply_pb.SyncSupplyRequest] = []
 
     async def buy(units: int, cancelled: int = 0) -> None:
@@ -153,9 +153,10 @@ async def test_orders_that_an_erp_has_netted_are_not_deducted_twice(
             sold.cancelled_total += cancelled
 
     def figure() -> supply_pb.SyncSupplyRequest:
-        imported.CopyFrom(sold)
-        net = 100 - imported.confirmed_total + imported.cancelled_total
-        row = supply_pb.SupplyRow(sku=sku, node_id="dc", on_hand=net, included_totals=imported)
+        imported = sold.confirmed_total - sold.cancelled_total
+        row = supply_pb.SupplyRow(
+            sku=sku, node_id="dc", on_hand=100 - imported, deducted_total=imported
+        )
         number = 2 + len(reports)
         reports.append(
             supply_pb.SyncSupplyRequest(source="erp", source_sequence=number, rows=[row])
@@ -185,7 +186,7 @@ async def test_orders_that_an_erp_has_netted_are_not_deducted_twice(
     assert explained.totals == sold
 
     silent = figure()
-    silent.rows[0].ClearField("included_totals")
+    silent.rows[0].ClearField("deducted_total")
     twice = await send(silent)
     assert twice.ats == 100 - 2 * (sold.confirmed_total - sold.cancelled_total)
 

@@ -92,7 +92,7 @@ async def send_a_net_figure(shopper: Shopper) -> None:
             row = stored[place][1].row
             taken = row.confirmed_total - row.cancelled_total
             rows.append(
-                SupplyCount(*place, row.on_hand + row.fulfilled_total - taken, included=taken)
+                SupplyCount(*place, row.on_hand + row.fulfilled_total - taken, deducted=taken)
             )
     sequence = int(world.now() * 1_000)
     await world.pause(1.0)

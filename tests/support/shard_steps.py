@@ -101,8 +101,8 @@ def creates(draw: st.DrawFn) -> CreateStep:
 def _as_the_contract_takes_it(row: SupplyRow) -> SupplyRow:
     """Only a figure of stock here now that names what it took off may be below zero."""
     if row.bucket:
-        row = row._replace(included=-1)
-    return row if row.included >= 0 else row._replace(on_hand=max(0, row.on_hand))
+        row = row._replace(deducted=-1)
+    return row if row.deducted >= 0 else row._replace(on_hand=max(0, row.on_hand))
 
 
 targets = st.sampled_from(list(State))

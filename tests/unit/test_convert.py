@@ -147,6 +147,7 @@ RANGES = [
     (a_sync, "source_sequence", 1, 2**53),
     (a_sync, "rows[0].on_hand", 0, QUANTITY_MAX),
     (a_sync, "rows[0].safety_stock", 0, QUANTITY_MAX),
+    (a_sync, "rows[0].deducted_total", 0, 2**53),
     (an_adjustment, "rows[0].quantity_delta", -QUANTITY_MAX, QUANTITY_MAX),
     (a_sale, "lines[0].quantity", 1, QUANTITY_MAX),
     (an_upsert_of_nodes, "nodes[0].address.coordinates.latitude_degrees", -90, 90),
@@ -335,45 +336,22 @@ def test_only_a_bucket_arrives_and_it_is_expected_or_here(
         assert decode(request).rows[0].arrival_ms == (ARRIVED if arrived else 5_000)
 
 
-@pytest.mark.parametrize(
-    ("totals", "included"),
-    [
-        ((7, 2, 0), 5),  # net of orders
-        ((7, 2, 3), 5),  # so is it of those that left
-        ((0, 0, 3), 3),  # a count of the building
-        ((0, 0, 0), 0),  # nothing was ordered yet, and the figure says so
-        (None, -1),
-    ],
-)
-def test_a_figure_names_the_orders_it_took_off(
-    totals: tuple[int, int, int] | None, included: int
-) -> None:
-    """What is net of orders may be below zero."""
+@pytest.mark.parametrize("deducted", [None, 0, 5])
+def test_a_figure_may_say_how_many_units_of_orders_it_took_off(deducted: int | None) -> None:
+    """Then it may be below zero; 0 says that it took off none, which is not to say nothing."""
     request = a_sync()
-    if totals is not None:
-        request.rows[0].on_hand = -4
-        request.rows[0].included_totals.CopyFrom(_totals(*totals))
+    if deducted is not None:
+        request.rows[0].on_hand, request.rows[0].deducted_total = -4, deducted
 
-    assert decode(request).rows[0].included == included
+    assert decode(request).rows[0].deducted == (-1 if deducted is None else deducted)
 
 
-def test_totals_are_of_stock_here_now_and_no_more_is_cancelled_than_ordered() -> None:
+def test_what_a_figure_took_off_is_of_stock_here_now() -> None:
     request = a_sync()
-    request.rows[0].included_totals.CopyFrom(_totals(1, 2, -1))
+    request.rows[0].deducted_total = 1
     request.rows[0].bucket = "po-1"
 
-    at = "rows[0].included_totals"
-    assert complaints(request) == {
-        (at, "NOT_ALLOWED"),
-        (f"{at}.cancelled_total", "OUT_OF_RANGE"),
-        (f"{at}.fulfilled_total", "OUT_OF_RANGE"),
-    }
-
-
-def _totals(confirmed: int, cancelled: int, fulfilled: int) -> types_pb2.PositionTotals:
-    return types_pb2.PositionTotals(
-        confirmed_total=confirmed, cancelled_total=cancelled, fulfilled_total=fulfilled
-    )
+    assert complaints(request) == {("rows[0].deducted_total", "NOT_ALLOWED")}
 
 
 def test_the_same_sku_may_stand_on_several_lines() -> None:

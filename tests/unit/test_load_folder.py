@@ -75,17 +75,13 @@ def test_the_first_safety_stock_rule_that_fits_decides(tmp_path: Path) -> None:
 
 
 def test_a_figure_net_of_orders_says_so_in_its_row(tmp_path: Path) -> None:
-    """A row that leaves the totals empty is a plain count."""
-    supply = (
-        "sku,node_id,on_hand,confirmed_total,cancelled_total,fulfilled_total\n"
-        "sku-1,dc-1,-2,7,1,\nsku-2,dc-1,40,,,\n"
-    )
+    """A row that leaves the column empty is a plain count."""
+    supply = "sku,node_id,on_hand,deducted_total\nsku-1,dc-1,-2,6\nsku-2,dc-1,40,\n"
 
     first, second = read_folder(write_folder(tmp_path, supply=supply)).part(SUPPLY).entries
 
-    totals = first.included_totals
-    assert (first.on_hand, totals.confirmed_total, totals.cancelled_total) == (-2, 7, 1)
-    assert not second.HasField("included_totals")
+    assert (first.on_hand, first.deducted_total) == (-2, 6)
+    assert not second.HasField("deducted_total")
 
 
 @pytest.mark.parametrize(

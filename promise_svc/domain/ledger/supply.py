@@ -62,12 +62,15 @@ def _sync_row(shard: ShardState, row: SupplyRow) -> SupplyReply:
         row, owed = row._replace(on_hand=old.on_hand), old.sold_short
     elif not row.bucket:
         counted = _counted_by(shard, row, key)
-        if row.included > sum(each.confirmed_total for each in counted):
+        if row.deducted > sum(each.confirmed_total for each in counted):
             return _supply_reply(shard, Outcome.MORE_THAN_ORDERED, key)
-        on_hand, owed = stock_here(row.on_hand, row.included, counted)
+        on_hand, owed = stock_here(row.on_hand, row.deducted, counted)
         if on_hand > QUANTITY_MAX:
             return _supply_reply(shard, Outcome.ABOVE_MAXIMUM, key)
         row = row._replace(on_hand=on_hand)
+    else:
+        # All that is expected, or came: some of it may have left before its arrival was told.
+        row = row._replace(on_hand=max(0, row.on_hand - old.fulfilled_total))
     safety_stock = old.safety_stock if row.safety_stock < 0 else row.safety_stock
     new = old._replace(
         on_hand=row.on_hand,

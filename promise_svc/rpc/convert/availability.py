@@ -180,11 +180,8 @@ def explain_to(story: Story) -> pb.ExplainAvailabilityResponse:
         table_freshness=freshness_to(story.table_freshness),
         source=row.source,
         source_sequence=row.source_sequence,
-        totals=types_pb2.PositionTotals(
-            confirmed_total=row.confirmed_total,
-            cancelled_total=row.cancelled_total,
-            fulfilled_total=row.fulfilled_total,
-        ),
+        totals=_totals_to(row),
+        owed=row.sold_short,
         inbound=[_supply_to(bucket, row) for bucket, row in story.inbound],
         reservations=[_standing_to(standing) for standing in story.standing],
         reservation_count=story.standing_count,
@@ -207,6 +204,15 @@ def _supply_to(bucket: str, row: StockPosition) -> pb.InboundSupply:
         safety_stock=row.safety_stock,
         arrival_time=timestamp_to(row.arrival_ms) if row.arrival_ms > 0 else None,
         arrived=row.arrival_ms == ARRIVED,
+        totals=_totals_to(row),
+    )
+
+
+def _totals_to(row: StockPosition) -> pb.PositionTotals:
+    return pb.PositionTotals(
+        confirmed_total=row.confirmed_total,
+        cancelled_total=row.cancelled_total,
+        fulfilled_total=row.fulfilled_total,
     )
 
 

@@ -21,7 +21,7 @@ from promise_svc.rpc.convert.types import create_ms_from, number_of
 from promise_svc.v1 import supply_service_pb2 as pb
 
 REASON_BYTES_MAX = 256
-SOURCE_SEQUENCE_MAX = TOTAL_MAX = 2**53
+SOURCE_SEQUENCE_MAX = DEDUCTED_MAX = 2**53
 """The shards count in doubles, which are exact up to here."""
 
 ARRIVAL_MS_MAX = 4_102_444_800_000
@@ -64,14 +64,14 @@ def sync_from(request: pb.SyncSupplyRequest) -> SyncValues:
         row, path = request.rows[index], f"rows[{index}]"
         position = _position_from(fields, path, row)
         fields.unique(path, position, seen)
-        included = _included_from(fields, path, row)
-        least = -QUANTITY_MAX if included >= 0 else 0
+        deducted = _deducted_from(fields, path, row)
+        least = -QUANTITY_MAX if deducted >= 0 else 0
         fields.number(f"{path}.on_hand", row.on_hand, least, QUANTITY_MAX)
         safety_stock = KEEP_SAFETY_STOCK
         if row.HasField("safety_stock"):
             safety_stock = fields.quantity(f"{path}.safety_stock", row.safety_stock, 0)
         arrival_ms = _arrival_from(fields, path, row)
-        rows.append(SupplyCount(*position, row.on_hand, safety_stock, arrival_ms, included))
+        rows.append(SupplyCount(*position, row.on_hand, safety_stock, arrival_ms, deducted))
     fields.done()
     return SyncValues(request.source, request.source_sequence, tuple(rows))
 
@@ -124,19 +124,14 @@ def _arrival_from(fields: Fields, path: str, row: pb.SupplyRow) -> int:
     return fields.time_ms(f"{path}.arrival_time", row.arrival_time, 1, ARRIVAL_MS_MAX)
 
 
-def _included_from(fields: Fields, path: str, row: pb.SupplyRow) -> int:
-    """Units of orders that the figure has taken off, -1 where it does not say: what is net of
-    orders is net of those that left too, and a count of what is there is without those alone."""
-    if not row.HasField("included_totals"):
+def _deducted_from(fields: Fields, path: str, row: pb.SupplyRow) -> int:
+    """-1 where the row does not say."""
+    if not row.HasField("deducted_total"):
         return -1
-    totals, path = row.included_totals, f"{path}.included_totals"
+    path = f"{path}.deducted_total"
     if row.bucket:
         fields.complain(path, "NOT_ALLOWED", "is for stock here now: must be empty with a bucket")
-    for name in ("confirmed_total", "cancelled_total", "fulfilled_total"):
-        fields.number(f"{path}.{name}", getattr(totals, name), 0, TOTAL_MAX)
-    if totals.cancelled_total > totals.confirmed_total:
-        fields.complain(f"{path}.cancelled_total", "OUT_OF_RANGE", "is above confirmed_total")
-    return max(totals.confirmed_total - totals.cancelled_total, totals.fulfilled_total)
+    return fields.number(path, row.deducted_total, 0, DEDUCTED_MAX)
 
 
 def levels_from(request: pb.SetProtectionLevelsRequest) -> tuple[ProtectionLevel, ...]:

@@ -273,8 +273,8 @@ MUTANTS = (
     Mutant(
         "parcels_since_the_figure_stand_there_by_the_ledger",
         "promise_svc/domain/inventory.py",
-        "included - sum(row.fulfilled_total for row in counted)",
-        "included",
+        "deducted - sum(row.fulfilled_total for row in counted)",
+        "deducted",
         (KINDS,),
         "What left while a figure was on its way would be sold again.",
     ),

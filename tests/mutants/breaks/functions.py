@@ -7,7 +7,7 @@ from tests.mutants.mutant import (
     CAPACITY,
     CHANGES,
     COUNTERS,
-    INCLUDED,
+    DEDUCTED,
     LIMITS,
     LUA,
     PROTECTION,
@@ -449,7 +449,7 @@ MUTANTS = (
         (
             "tests/rivals/test_what_is_shown.py::"
             "test_orders_that_an_erp_has_netted_are_not_deducted_twice",
-            INCLUDED + "test_orders_since_the_figure_still_count",
+            DEDUCTED + "test_orders_since_the_figure_still_count",
         ),
         "Each order would be taken off once by the ERP and once more here.",
     ),
@@ -458,15 +458,23 @@ MUTANTS = (
         f"{LUA}/supply.lua",
         "there = there - row[FULFILLED_TOTAL] end",
         "there = there end",
-        (INCLUDED + "test_a_late_figure_that_names_what_it_took_off_moves_nothing",),
+        (DEDUCTED + "test_a_late_figure_that_names_what_it_took_off_moves_nothing",),
         "What left while a figure was on its way would be sold again.",
+    ),
+    Mutant(
+        "parcels_before_the_arrival_stand_there",
+        f"{LUA}/supply.lua",
+        "on_hand = math.max(0, on_hand - row[FULFILLED_TOTAL])",
+        "on_hand = math.max(0, on_hand)",
+        (DEDUCTED + "test_what_left_of_a_bucket_before_its_arrival_was_told_is_not_sold_again",),
+        "What left straight from the truck would be sold once more when its arrival is booked.",
     ),
     Mutant(
         "another_positions_totals_taken",
         f"{LUA}/supply.lua",
         "if step[10] > ordered then",
         "if step[10] > ordered + 9 then",
-        (INCLUDED + "test_a_figure_that_took_off_more_than_was_ordered_is_refused",),
+        (DEDUCTED + "test_a_figure_that_took_off_more_than_was_ordered_is_refused",),
         "A feed that mixes up its nodes would make units that nobody has.",
     ),
 )

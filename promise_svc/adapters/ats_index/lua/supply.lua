@@ -53,6 +53,9 @@ local function sync_row(step)
     on_hand, owed, ordered = stock_here(step, row)
     if step[10] > ordered then return supply_reply(MORE_THAN_ORDERED, known) end
     if on_hand > QUANTITY_MAX then return supply_reply(ABOVE_MAXIMUM, known) end
+  else
+    -- All that is expected, or came: some of it may have left before its arrival was told.
+    on_hand = math.max(0, on_hand - row[FULFILLED_TOTAL])
   end
   local same = known and row[ON_HAND] == on_hand and row[SAFETY] == safety and row[SOLD_SHORT] == owed
     and row[ARRIVAL_MS] == arrival

@@ -12,7 +12,9 @@ from promise_svc.domain.inventory import ARRIVED, QUANTITY_MAX, StockPosition
 from promise_svc.domain.reservation import (
     AdjustRow,
     CreateOutcome,
+    LegLine,
     Outcome,
+    ReviseStep,
     State,
     SupplyReply,
     SupplyRow,
@@ -26,9 +28,9 @@ DAY_MS = 86_400_000
 
 
 async def tell(
-    world: World, on_hand: int, included: int, sequence: int, arrived_counted: int = 0
+    world: World, on_hand: int, deducted: int, sequence: int, arrived_counted: int = 0
 ) -> SupplyReply:
-    row = SupplyRow("A", "n1", "", on_hand, 0, "erp", sequence, 0, arrived_counted, included)
+    row = SupplyRow("A", "n1", "", on_hand, 0, "erp", sequence, 0, arrived_counted, deducted)
     return (await world.index.sync_supply(world.shard("A"), [row], TIMEOUT))[0]
 
 
@@ -170,3 +172,60 @@ async def test_a_figure_of_all_that_stands_there_is_net_of_the_orders_of_buckets
     told = await tell(world, 3, 7, 1, arrived_counted=1)
 
     assert (told.outcome, told.on_hand, told.ats) == (Outcome.UNCHANGED, 5, 3)
+
+
+async def test_feeds_that_take_turns_need_no_memory_of_each_other(world: World) -> None:
+    """An ERP and a warehouse report one position; the ERP's report comes again after the
+    warehouse's, and after a parcel has left, and brings nothing back."""
+    await world.stock(A=10, B=10)
+    worker = world.worker()
+    await order(worker, "r", 3)
+    await tell(world, 7, 3, 1)
+    await worker.reservations.changes.fulfill(ChangeCommand(reservation_id="r"), TIMEOUT)
+    await worker.rest()
+    row = SupplyRow("A", "n1", "", 7, 0, "wms", 1, 0, 0, 3)
+    counted = (await world.index.sync_supply(world.shard("A"), [row], TIMEOUT))[0]
+
+    again = await tell(world, 7, 3, 1)
+
+    assert (counted.on_hand, again.on_hand, again.ats) == (7, 7, 7)
+
+
+async def test_a_late_import_beside_quick_parcels_is_one_sum(world: World) -> None:
+    """Ten; three of one order are imported, two of another left before the ERP heard of it: the
+    figure is five, and it has taken off five."""
+    await world.stock(A=10, B=10)
+    worker = world.worker()
+    await order(worker, "imported", 3)
+    await order(worker, "quick", 2)
+    await worker.reservations.changes.fulfill(ChangeCommand(reservation_id="quick"), TIMEOUT)
+    await worker.rest()
+
+    told = await tell(world, 5, 5, 1)
+
+    assert (told.on_hand, told.ats) == (8, 5)
+
+
+async def test_what_left_of_a_bucket_before_its_arrival_was_told_is_not_sold_again(
+    world: World,
+) -> None:
+    """Six are expected, four are ordered and leave as soon as the truck is there. The feed says six
+    once more, and then that six came: two are in the building each time."""
+    shard = world.shard("A")
+
+    async def bucket(arrival_ms: int) -> SupplyReply:
+        row = SupplyRow("A", "n1", "po-1", 6, 0, "", 0, arrival_ms)
+        return (await world.index.sync_supply(shard, [row], TIMEOUT))[0]
+
+    await bucket(world.clock.now + DAY_MS)
+    await hold(world, "r", "po-1", 4)
+    await resolve(world, "r", State.CONFIRMED)
+    gone = (LegLine("A", "n1", "po-1", 0, 4),)
+    left = ReviseStep("r", 1, 0, State.CONFIRMED, State.FULFILLED, 1, 0, "{}", gone)
+    assert (await world.index.revise(shard, [left], TIMEOUT))[0].outcome == Outcome.DONE
+
+    still = await bucket(0)
+    came = await bucket(ARRIVED)
+
+    assert (still.on_hand, came.on_hand) == (2, 0)
+    assert (await position(world)).on_hand == 2
