@@ -89,8 +89,8 @@ class Service:
     """Everything one process runs, built from configuration; an async context manager.
 
     Entering it starts the embedded engines where no URL names others, takes over what nobody
-    serves, starts the background loops unless they run elsewhere, and, where ``calls`` are to be
-    answered, warms the ATS table and builds the servicers.
+    serves, warms the ATS table and builds the servicers where ``calls`` are to be answered, and
+    starts the background loops unless they run elsewhere.
     """
 
     def __init__(
@@ -137,8 +137,6 @@ class Service:
         self._closing.push_async_callback(self.store.close)
         await self._connect_index(index_urls)
         self._closing.push_async_callback(self._tasks.close, _CLOSE_SECONDS)
-        if self._process.background or not self._calls:
-            self._run(*self._background_loops())
         if self._calls:
             self._quote_signer = await self._sign_quotes(quote_keys)
             self.network = NetworkSource(self.store, self._clock)
@@ -150,7 +148,8 @@ class Service:
             await self._follow()
             self.servicers = self._build_servicers()
         if self._process.background or not self._calls:
-            self._run(self._drift_loop())
+            # When all is loaded: each looks at every shard first, and nothing waits for that.
+            self._run(*self._background_loops(), self._drift_loop())
 
     async def _connect_index(self, urls: tuple[str, ...]) -> None:
         seeds, access = parse_urls(urls)
@@ -234,7 +233,6 @@ class Service:
         return expired
 
     def _drift_loop(self) -> _Loop:
-        """Begins when all is loaded: it reads much, and nothing waits for it."""
         drift = DriftWatch(self.index, self.store, self._sweep, drifted)
         turns = itertools.cycle(range(self._cluster.shard_count))
 
