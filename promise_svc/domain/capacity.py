@@ -7,7 +7,8 @@ back with the hold or the order, but not when the goods leave: that day's work w
 
 An account is one row in one shard, found by its name alone. It has no row before its first order,
 and its limit comes with every line that takes of it, from the network that the plan was made on:
-an edit of the network reaches it by the network floor.
+an edit of the network reaches it by the network floor. Long after its day the sweeper deletes it,
+unless an order of it has not left.
 """
 
 from __future__ import annotations
@@ -27,11 +28,19 @@ CAPACITY_MAX = 1_000_000
 WORK_DAYS_MAX = 14
 """Working days looked ahead for one with room; beyond them a node is full."""
 
+ACCOUNT_KEPT_MS = 32 * 86_400_000
+"""From a day's beginning in UTC on: 30 days beyond its end anywhere on Earth."""
+
+ACCOUNT_LOOK_MS = 86_400_000
+"""Between two looks at one that is as old and still has orders that have not left."""
+
 _PREFIX = "~"
 """Begins no SKU of a caller's."""
 
 _ACCOUNTS_KEPT = 65_536
 """Names kept: some 200 bytes each."""
+
+_EPOCH = date(1970, 1, 1)
 
 _SPREAD = 4096
 """Accounts of one day and method share this many names, so that they spread over all shards."""
@@ -67,6 +76,11 @@ def orders_max(snapshot: NetworkSnapshot, account: str, node_id: str) -> int:
     method, day, _ = account.removeprefix(_PREFIX).split("/")
     capacity = node.capacity(FulfillmentMethod(method)) if node else None
     return capacity.on(date.fromisoformat(day)) if capacity else 0
+
+
+def closes_ms(account: str) -> int:
+    """From when on an account is deleted, if nothing of it is held or committed, ms since 1970."""
+    return (day_of(account) - _EPOCH).days * 86_400_000 + ACCOUNT_KEPT_MS
 
 
 def is_account(sku: str) -> bool:

@@ -22,6 +22,8 @@ class EventType(IntEnum):
     SUPPLY_ADJUSTED = 3
     SALE_RECORDED = 4
     PROTECTION_SET = 5
+    ACCOUNTS_CLOSED = 6
+    """Its images, of zeros, are of positions that are no more."""
     RESERVATION_OPENED = 10
     RESERVATION_HELD = 11
     RESERVATION_PINNED = 12

@@ -11,7 +11,7 @@ import pytest
 
 from promise_svc.adapters.order_store import PoolConfig, PostgresOrderStore
 from promise_svc.application.ports import DELETED, ClusterIdentity, OrderStore, ShardEvents
-from promise_svc.domain.events import Event, EventType, PositionImage
+from promise_svc.domain.events import Event, EventType, PositionImage, StoredEvent
 from promise_svc.domain.inventory import QUANTITY_MAX, Protection, StockPosition
 from promise_svc.domain.reservation import State
 from promise_svc.domain.sharding import START, Position
@@ -345,6 +345,35 @@ async def test_the_largest_numbers_fit(order_store: OrderStore) -> None:
     await order_store.append(0, START, [start, event])
 
     assert (await positions_of(order_store, 0))[1] == [image]
+
+
+async def test_accounts_that_were_closed_are_stored_no_more(order_store: OrderStore) -> None:
+    """In one append with what came before and after, or in appends of their own; one that is opened
+    again stands, and so does everything else."""
+    history, names = History(0), [f"~SHIP_TO_ADDRESS/2026-01-0{n}/000" for n in range(1, 5)]
+
+    def images(*chosen: int, row: StockPosition) -> tuple[PositionImage, ...]:
+        return tuple(PositionImage(names[n], "n1", "", row) for n in chosen)
+
+    def event(kind: EventType, *chosen: int, row: StockPosition) -> StoredEvent:
+        return history.next(Event(kind, 1, "", positions=images(*chosen, row=row)))
+
+    full, none = StockPosition(3, safety_stock=2), StockPosition()
+    begun = [history.start_epoch(), event(EventType.LEG_HELD, 0, 1, 2, row=full)]
+    begun.append(history.sync("sku", 9, "n1"))
+    at = await order_store.append(0, START, begun)
+
+    closed = event(EventType.ACCOUNTS_CLOSED, 0, 1, row=none)
+    opened = event(EventType.LEG_HELD, 1, 3, row=full)
+    at = await order_store.append(0, at, [closed, opened])
+    stored = (await positions_of(order_store, 0))[1]
+    assert sorted(stored)[1:] == list(images(1, 2, 3, row=full))
+
+    again = event(EventType.LEG_HELD, 0, row=full)
+    last = event(EventType.ACCOUNTS_CLOSED, 0, 1, 2, 3, row=none)
+    await order_store.append(0, at, [again, last])
+
+    assert [image.sku for image in (await positions_of(order_store, 0))[1]] == ["sku"]
 
 
 async def test_positions_are_copied_out_as_they_are_stored(order_store: OrderStore) -> None:

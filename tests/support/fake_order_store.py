@@ -217,6 +217,9 @@ class FakeOrderStore:
                 legs[event.subject] = (at, event.leg)
         positions = self._positions.setdefault(shard, {})
         for image in event.positions:
+            if event.type == EventType.ACCOUNTS_CLOSED:
+                positions.pop(image[:3], None)
+                continue
             newest = positions.get(image[:3])
             if newest is None or newest[0] < at:
                 positions[image[:3]] = (at, image)

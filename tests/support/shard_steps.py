@@ -27,6 +27,9 @@ from promise_svc.domain.reservation import (
 )
 from tests.support.shards import WINDOW_MS
 
+ACCOUNT = "~C/1969-01-01/000"
+"""Of a day long past: whatever sweeps may delete it."""
+
 SHARD = 3
 OTHER_SHARD = 5
 
@@ -65,7 +68,7 @@ def legs(draw: st.DrawFn) -> tuple[LegLine, ...]:
 @st.composite
 def accounts(draw: st.DrawFn) -> LegLine:
     """A line that counts, under a limit that others may know otherwise."""
-    return LegLine("~C", draw(nodes), "", draw(st.integers(1, 2)), limit=draw(st.integers(0, 4)))
+    return LegLine(ACCOUNT, draw(nodes), "", draw(st.integers(1, 2)), limit=draw(st.integers(0, 4)))
 
 
 @st.composite

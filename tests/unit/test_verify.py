@@ -13,7 +13,7 @@ from promise_svc.adapters.event_codec import encode_event
 from promise_svc.application.ports import Clock
 from promise_svc.application.verify import Verify, VerifyReport
 from promise_svc.domain.audit import FindingKind, Verdict, judge
-from promise_svc.domain.events import PositionImage, StoredEvent
+from promise_svc.domain.events import EventType, PositionImage, StoredEvent
 from promise_svc.domain.inventory import PositionKey, StockPosition
 from promise_svc.domain.ledger import ShardLedger
 from promise_svc.domain.replay import Replay
@@ -21,6 +21,7 @@ from promise_svc.domain.reservation import (
     AdjustRow,
     ClaimDraft,
     ClaimRecord,
+    ConformStep,
     CreateStep,
     FollowStep,
     LegLine,
@@ -532,7 +533,7 @@ def test_a_leg_taken_for_a_change_that_is_not_decided_is_fine() -> None:
         judge(claim, {1: leg, 2: other})[0]
         for other in (
             joining,
-            joining._replace(lines=(LegLine("~C", "n1", "", 0),)),
+            joining._replace(lines=(LegLine("~C/2099-01-01/000", "n1", "", 0),)),
             joining._replace(state=State.CONFIRMED),
             joining._replace(attempt=4),
         )
@@ -541,11 +542,34 @@ def test_a_leg_taken_for_a_change_that_is_not_decided_is_fine() -> None:
     assert told == [Verdict.UNSETTLED, Verdict.FINE, Verdict.WRONG, Verdict.WRONG]
 
 
+async def test_an_account_that_was_closed_is_no_finding_and_one_that_is_gone_is(
+    books: Books,
+) -> None:
+    """Legs that took of it still name it. Without the event, its row is missed."""
+    ledger = books.index.ledgers[OTHER]
+    for name in ("~A/1969-01-01/000", "~B/1969-01-01/000"):
+        line = LegLine(name, "node", "", 1, limit=3)
+        ledger.create(CreateStep(name, 1, "plan", 1, 0, 0, (line,), ()), books.index.now_ms)
+        ledger.follow(FollowStep(name, 1, State.CONFIRMED), books.index.now_ms)
+        done = (line._replace(quantity=0, fulfilled=1),)
+        ledger.conform(ConformStep(name, 1, 1, State.FULFILLED, 0, done), books.index.now_ms)
+    assert [ledger.positions[PositionKey(line.sku, "node", "")].safety_stock] == [1]
+    await books.relay()
+    ledger.sweep(1, books.index.now_ms)
+    await books.relay()
+    closed = await books.audit()
+    ledger.positions.pop(PositionKey(line.sku, "node", ""))
+
+    assert [x.type for _, x in ledger.events].count(EventType.ACCOUNTS_CLOSED) == 1
+    assert list(closed.findings) == []
+    assert kinds(await books.audit()) != set()
+
+
 def test_a_leg_that_joins_again_for_a_later_change_is_a_legal_move() -> None:
     """Asked for in vain and given up, then taken for another change; not for an earlier one."""
     ledger, now_ms = ShardLedger(1), 1_000_000
     ledger.take_over(now_ms)
-    line = LegLine("~C", "n1", "", 1, limit=3)
+    line = LegLine("~C/2099-01-01/000", "n1", "", 1, limit=3)
     join = CreateStep("r", 5, "p", 5_000, 2, 1, (line,), change=1)
     outcomes = [Outcome(ledger.create(join._replace(change=n), now_ms).outcome) for n in (1, 3)]
     ledger.sweep(9, now_ms + 5_001)

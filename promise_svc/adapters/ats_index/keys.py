@@ -15,6 +15,7 @@ All keys of a shard share its hash tag, so one Function may touch them all. ``P`
 ``P{t}:u:<...>``      string  units that count for an owner: counter, owner and window, a line each
 ``P{t}:legs-due``     zset    HELD legs by expire time; what the sweeper reads
 ``P{t}:doubt``        zset    HELD legs without their claim, by when home is to be asked about them
+``P{t}:accounts``     zset    ``<sku>\\t<node>`` of accounts of days, by when they are deleted
 ``P{t}:claims-due``   zset    PENDING and HELD claims by expire time
 ``P{t}:open``         zset    unsettled claims by the time the resolver may take them
 ====================  ======  ===================================================================

@@ -30,6 +30,7 @@ _EVENT_KINDS = "iiiiitb"
 _RESERVATION_KINDS = "itiittiiibii"
 _LEG_KINDS = "itibii"
 _POSITION_KINDS = "ittt" + "iiiiiii" + "t" + "iiii" + "t" + "ii"
+_CLOSED_KINDS = "ittii"
 
 
 def refuse_gap(shard: int, after: Position, events: Sequence[StoredEvent]) -> None:
@@ -63,6 +64,7 @@ def append_arguments(batches: Sequence[ShardEvents]) -> list[Any]:
     claims: dict[str, tuple[ClaimRecord, StoredEvent]] = {}
     legs: dict[tuple[int, str], tuple[LegRecord, Position]] = {}
     positions: dict[tuple[int, str, str, str], tuple[PositionImage, Position]] = {}
+    closed: dict[tuple[int, str, str, str], Position] = {}
     events = [stored for batch in batches for stored in batch.events]
     for stored in events:
         shard, at, event, _ = stored
@@ -71,13 +73,20 @@ def append_arguments(batches: Sequence[ShardEvents]) -> list[Any]:
         if event.leg:
             legs[shard, event.subject] = (event.leg, at)
         for image in event.positions:
-            positions[shard, image[0], image[1], image[2]] = (image, at)
+            key = (shard, image[0], image[1], image[2])
+            if event.type == EventType.ACCOUNTS_CLOSED:
+                closed[key] = at
+                positions.pop(key, None)
+            else:
+                positions[key] = (image, at)
+                closed.pop(key, None)
     return [
         *_columns([(b.shard, *b.after, *b.events[-1].at) for b in batches], _CURSOR_KINDS),
         *_columns([_event_row(*stored) for stored in events], _EVENT_KINDS),
         *_columns([_claim_row(*value) for value in claims.values()], _RESERVATION_KINDS),
         *_columns([_leg_row(key, *value) for key, value in legs.items()], _LEG_KINDS),
         *_columns([_position_row(key, *v) for key, v in positions.items()], _POSITION_KINDS),
+        *_columns([(*key[:3], *at) for key, at in closed.items()], _CLOSED_KINDS),
     ]
 
 

@@ -103,8 +103,20 @@ new_positions AS (
 )"""
 
 
+_CLOSED = """
+closed AS (
+    DELETE FROM positions p
+    USING unnest(
+        $50::int[], $51::text[], $52::text[], $53::bigint[], $54::bigint[]
+    ) AS n (shard, sku, node_id, epoch, sequence) JOIN moved USING (shard)
+    WHERE (p.shard, p.sku, p.node_id, p.bucket) = (n.shard, n.sku, n.node_id, '')
+        AND (p.epoch, p.sequence) < (n.epoch, n.sequence)
+)"""
+
+
 def _append(on_conflict: str) -> str:
-    parts = [_MOVED, _EVENTS.format(on_conflict=on_conflict), _RESERVATIONS, _LEGS, _POSITIONS]
+    new_events = _EVENTS.format(on_conflict=on_conflict)
+    parts = [_MOVED, new_events, _RESERVATIONS, _LEGS, _POSITIONS, _CLOSED]
     statement = "WITH" + ",".join(parts) + "\nSELECT shard FROM moved"
     # All arrays but those of bytes come as text; see ``batch``.
     return re.sub(r"(\$\d+)::(\w*int|text|jsonb)\[\]", r"\1::text::\2[]", statement)

@@ -27,7 +27,11 @@ def restore(shard: ShardState, events: Iterable[tuple[Position, Event]]) -> None
     for at, event in events:
         shard.at, shard.time_ms = at, max(shard.time_ms, event.time_ms)
         for image in event.positions:
-            shard.positions[PositionKey(*image[:3])] = image.row
+            key = PositionKey(*image[:3])
+            if event.type == EventType.ACCOUNTS_CLOSED:
+                shard.close(key)
+            else:
+                shard.put_position(key, image.row)
         if event.leg:
             shard.count(event.subject, event.leg)
             shard.legs[event.subject] = event.leg

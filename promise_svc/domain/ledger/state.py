@@ -5,6 +5,7 @@ Twins in ``lua/moves.lua``, ``lua/events.lua`` and ``lua/records.lua``.
 
 from __future__ import annotations
 
+from promise_svc.domain.capacity import closes_ms, is_account
 from promise_svc.domain.events import Event, EventType, PositionImage
 from promise_svc.domain.inventory import (
     ARRIVED,
@@ -76,6 +77,8 @@ class ShardState:
         """Legs taken without their claim, by when home is to be asked about them."""
         self.taken: dict[tuple[str, str, int], int] = {}
         """Counter, owner, window -> units that its legs have."""
+        self.accounts: dict[PositionKey, int] = {}
+        """Accounts of nodes' days, by when they are to be deleted."""
         self.events: list[tuple[Position, Event]] = []
         self.at = START
         self.time_ms = 0
@@ -167,6 +170,8 @@ class ShardState:
     def move_leg(self, rid: str, leg: LegRecord, target: State) -> LegRecord:
         for line in leg.lines:
             key = PositionKey(*line[:3])
+            if key not in self.positions:
+                continue  # an account that was closed: what it counted has left
             row = moved_counters(self.positions[key], leg.state, target, line.quantity)
             if target in GIVING_BACK:
                 row = drawn(row, leg.segment, -line.quantity, since(leg))
@@ -217,8 +222,19 @@ class ShardState:
 
     def set_position(self, key: PositionKey, row: StockPosition) -> None:
         assert row.held >= 0 and row.committed >= 0 and row.on_hand >= 0, (key, row)
-        self.positions[key] = row
+        self.put_position(key, row)
         self._touched_positions[key] = None
+
+    def put_position(self, key: PositionKey, row: StockPosition) -> None:
+        """Without an event."""
+        if key not in self.positions and is_account(key.sku):
+            self.accounts[key] = closes_ms(key.sku)
+        self.positions[key] = row
+
+    def close(self, key: PositionKey) -> None:
+        """An account is no more."""
+        self.positions.pop(key, None)
+        self.accounts.pop(key, None)
 
     def pass_on(self, key: PositionKey) -> None:
         """Units of a bucket that is here belong to its holds and orders; the rest is stock here

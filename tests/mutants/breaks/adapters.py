@@ -6,6 +6,14 @@ from tests.mutants.mutant import SIMULATOR, Mutant
 
 MUTANTS = (
     Mutant(
+        "a_closed_account_is_stored_all_the_same",
+        "promise_svc/adapters/order_store/batch.py",
+        "                positions.pop(key, None)\n",
+        "",
+        ("tests/contract/test_order_store.py::test_accounts_that_were_closed_are_stored_no_more",),
+        "The audit would miss in the index what only the order store still has.",
+    ),
+    Mutant(
         "one_silent_look",
         "promise_svc/adapters/ats_index/breaker.py",
         "        self._silent_looks = self._silent_looks + 1 if silent else 0\n",

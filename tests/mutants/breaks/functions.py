@@ -22,6 +22,29 @@ from tests.mutants.mutant import (
 
 MUTANTS = (
     Mutant(
+        "an_account_is_deleted_under_its_orders",
+        f"{LUA}/sweep.lua",
+        "    if row and (row[HELD_UNITS] > 0 or row[COMMITTED] > 0) then\n",
+        "    if false then\n",
+        (
+            "tests/contract/test_closed_accounts.py::"
+            "test_an_account_is_deleted_long_after_its_day_unless_an_order_of_it_has_not_left",
+            TWIN,
+        ),
+        "An order that is cancelled late would leave counts below zero, and never be settled.",
+    ),
+    Mutant(
+        "march_follows_another_february",
+        f"{LUA}/positions.lua",
+        "  if m <= 2 then y = y - 1 end\n",
+        "  if m <= 1 then y = y - 1 end\n",
+        (
+            "tests/contract/test_closed_accounts.py::"
+            "test_the_day_of_an_account_is_told_right_in_any_year",
+        ),
+        "Each February's days of stores would stay for another year, or go while orders come.",
+    ),
+    Mutant(
         "a_joined_leg_makes_way_for_an_older_change",
         f"{LUA}/create.lua",
         "if before < change and state ~= CONFIRMED",

@@ -10,22 +10,25 @@ local function move_leg(rid, leg, target)
   for _, line in ipairs(leg[L_LINES]) do
     local row, quantity = get_row(line[1], line[2], line[3]), line[4]
     local sold = source == CONFIRMED
-    if OPEN[source] and not OPEN[target] then
-      row[HELD_UNITS] = row[HELD_UNITS] - quantity
-      if target == CONFIRMED or target == CANCELLED then
-        row[COMMITTED] = row[COMMITTED] + quantity
-        row[CONFIRMED_TOTAL] = row[CONFIRMED_TOTAL] + quantity
-        sold = true
+    -- Without a row it is an account that was closed: what it counted has left.
+    if row then
+      if OPEN[source] and not OPEN[target] then
+        row[HELD_UNITS] = row[HELD_UNITS] - quantity
+        if target == CONFIRMED or target == CANCELLED then
+          row[COMMITTED] = row[COMMITTED] + quantity
+          row[CONFIRMED_TOTAL] = row[CONFIRMED_TOTAL] + quantity
+          sold = true
+        end
       end
+      if sold and target ~= CONFIRMED then
+        row[COMMITTED] = row[COMMITTED] - quantity
+        row[CANCELLED_TOTAL] = row[CANCELLED_TOTAL] + quantity
+      end
+      if GIVING_BACK[target] then draw(row, leg, -quantity) end
+      if row[HELD_UNITS] < 0 or row[COMMITTED] < 0 then error('INVARIANT_BROKEN counters below zero') end
+      touch_row(line[1], line[2], line[3], row)
+      pass_on(line[1], line[2], row)
     end
-    if sold and target ~= CONFIRMED then
-      row[COMMITTED] = row[COMMITTED] - quantity
-      row[CANCELLED_TOTAL] = row[CANCELLED_TOTAL] + quantity
-    end
-    if GIVING_BACK[target] then draw(row, leg, -quantity) end
-    if row[HELD_UNITS] < 0 or row[COMMITTED] < 0 then error('INVARIANT_BROKEN counters below zero') end
-    touch_row(line[1], line[2], line[3], row)
-    pass_on(line[1], line[2], row)
   end
   local moved = copy(leg)
   moved[L_STATE] = target

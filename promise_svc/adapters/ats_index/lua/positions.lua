@@ -15,12 +15,33 @@ local function get_row(sku, node, bucket)
   return row
 end
 
+-- Accounts of nodes' days; one table, for Lua has no more than 200 locals.
+local accounts = {EVENT_CLOSED = 6, LOOK_MS = 86400000, KEPT_MS = 32 * 86400000}
+
+-- An account is deleted long after its day, which its name tells.
+function accounts.watch(sku, node)
+  if string.byte(sku) ~= 126 then return end
+  local y, m, d = string.match(sku, '/(%d+)%-(%d+)%-(%d+)/')
+  y, m, d = tonumber(y), tonumber(m), tonumber(d)
+  -- Days since 1970, by years that begin in March.
+  if m <= 2 then y = y - 1 end
+  local days = 365 * y + math.floor(y / 4) - math.floor(y / 100) + math.floor(y / 400)
+    + math.floor((153 * ((m + 9) % 12) + 2) / 5) + d - 1 - 719468
+  S.keys[#S.keys + 1] = {'ZADD', S.names.accounts, days * 86400000 + accounts.KEPT_MS, sku .. '\t' .. node}
+end
+
+function accounts.close(sku, node)
+  S.keys[#S.keys + 1] = {'HDEL', S.names.row .. sku, node .. '\t'}
+  S.keys[#S.keys + 1] = {'ZREM', S.names.accounts, sku .. '\t' .. node}
+end
+
 -- Rows are changed in place; events pack their images at once, so no image can change later. Fields
 -- of an entry: SKU, node, bucket, row, and the row as an event has packed it since.
 local function touch_row(sku, node, bucket, row)
   local id = row_id(sku, node, bucket)
   local entry, touched = S.row_dirty[id], S.touched
   if not entry or entry[4] ~= row then
+    if not S.rows[id] then accounts.watch(sku, node) end
     entry = {sku, node, bucket, row}
     S.rows[id], S.row_dirty[id] = row, entry
   end

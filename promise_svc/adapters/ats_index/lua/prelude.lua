@@ -88,7 +88,7 @@ end
 -- What a call has read, changed and must write; most calls leave most of these empty.
 local TABLES = {'events', 'rows', 'row_dirty', 'legs', 'leg_before', 'leg_dirty', 'claims', 'claim_before',
   'claim_dirty', 'open_at', 'doubt', 'keys', 'touched', 'cursors', 'adjusted',
-  'taken', 'counted_until', 'packed'}
+  'taken', 'counted_until', 'packed', 'closed'}
 
 -- Names of a shard's keys, by its meta key: to join strings costs as much as a small command.
 local NAMES = {}
@@ -96,7 +96,8 @@ local function names_of(meta)
   local base = string.sub(meta, 1, -5)
   NAMES[meta] = {base = base, row = base .. 'p:', due = base .. 'd:', leg = base .. 'l:', claim = base .. 'c:',
     out = base .. 'out', news = base .. 'news', legs_due = base .. 'legs-due',
-    claims_due = base .. 'claims-due', open = base .. 'open', doubt = base .. 'doubt'}
+    claims_due = base .. 'claims-due', open = base .. 'open', doubt = base .. 'doubt',
+    accounts = base .. 'accounts'}
   return NAMES[meta]
 end
 

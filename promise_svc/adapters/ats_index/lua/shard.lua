@@ -48,7 +48,13 @@ verb('restore', function(keys, args)
     S.epoch, S.sequence = tonumber(args[i]), tonumber(args[i + 1])
     local event = unpack_(args[i + 2])
     if event[2] > S.time then S.time = event[2] end
-    for _, image in ipairs(event[7]) do S.row_dirty[row_id(image[1], image[2], image[3])] = image end
+    for _, image in ipairs(event[7]) do
+      local id = row_id(image[1], image[2], image[3])
+      local closed = event[1] == accounts.EVENT_CLOSED
+      S.row_dirty[id] = not closed and image or nil
+      S.closed[id] = closed and image or nil
+      if not closed then accounts.watch(image[1], image[2]) end
+    end
     local claim, leg = event[5], event[6]
     if #leg > 0 then
       set_leg(event[3], leg)
@@ -64,6 +70,7 @@ verb('restore', function(keys, args)
         {event[4], row and row[ON_HAND] or 0, math.max(0, left(row, '')), shortage(row)})
     end
   end
+  for _, image in pairs(S.closed) do accounts.close(image[1], image[2]) end
   commit()
   call('HSET', S.meta, 'epoch', string.format('%d', S.epoch), 'sequence', string.format('%d', S.sequence),
     'time', string.format('%d', S.time), 'shard', args[1])
