@@ -63,7 +63,7 @@ SELECT sku, node_id, on_hand, committed, held, safety_stock, confirmed_total, ca
 FROM positions
 WHERE least(on_hand, committed, held, safety_stock) < 0
    OR committed + held > on_hand - safety_stock
-   OR confirmed_total - cancelled_total - fulfilled_total <> committed"""
+   OR confirmed_total - cancelled_total - fulfilled_total <> committed - sold_short"""
 
 ORPHANS = f"""
 SELECT l.leg FROM legs l LEFT JOIN reservations r USING (reservation_id)
@@ -167,7 +167,7 @@ async def _resolved_twice(store: asyncpg.Connection) -> list[Problem]:
 
 async def _unsound(store: asyncpg.Connection, stocked: Mapping[Place, int] | None) -> list[Problem]:
     found = [
-        Problem("OVERSOLD", f"{row[0]} at {row[1]}", str(dict(row)))
+        Problem("OVERSOLD", f"{row[0]} at {row[1]}", f"or counted down since: {dict(row)}")
         for row in await store.fetch(UNSOUND_POSITIONS)
     ]
     if stocked is not None:

@@ -118,6 +118,8 @@ def run_child(cluster: ClusterConfig, process: ProcessConfig, assignment: Assign
 
 async def _child(cluster: ClusterConfig, process: ProcessConfig, assignment: Assignment) -> bool:
     stop = asyncio.Event()
+    # The supervisor's, which restarts its children by SIGTERM.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stop_on_signals(stop)
     link = await SupervisorLink.open(assignment.link_fd)
     calls = assignment.role == WORKER

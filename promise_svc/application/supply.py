@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol, TypeVar
@@ -153,8 +153,12 @@ def _counts_last(indexed: tuple[int, _Row]) -> bool:
     return isinstance(row, SupplyRow) and bool(row.arrived_counted) and not row.bucket
 
 
-class SaleObserver(Protocol):
-    """Who counts sales made elsewhere."""
+class SupplyObserver(Protocol):
+    """Who counts rows by what became of them, and sales made elsewhere."""
+
+    def answered(self, outcome: SupplyOutcome, row_count: int) -> None:
+        """So many rows of a call that was answered."""
+        ...
 
     def sold_elsewhere(self, line_count: int, short_count: int) -> None:
         """Lines newly recorded, and how many of them found or left a shortage."""
@@ -172,7 +176,7 @@ class SupplyWriter:
         tasks: OwnedTasks,
         own_writes: OwnWrites,
         durability: DurabilityMode,
-        observer: SaleObserver,
+        observer: SupplyObserver,
     ) -> None:
         """``durability`` is what the index's acknowledgement survives; ``tasks`` carry rows to
         their end when the caller goes away, for half a report is worse than all of it."""
@@ -242,7 +246,7 @@ class SupplyWriter:
         claimed = (await self._index.adjust_supply(home, [key], timeout))[0]
         if claimed.outcome in (Outcome.BODY_DIFFERS, Outcome.WINDOW_PASSED):
             refused = SupplyResult(_OUTCOMES[Outcome(claimed.outcome)])
-            return SupplyAnswer((refused,) * len(rows), self._durability)
+            return self._answer([refused] * len(rows))
         sent = [
             key._replace(**row._asdict(), idempotency_key=f"{key.idempotency_key} {index}")
             for index, row in enumerate(rows)
@@ -288,7 +292,12 @@ class SupplyWriter:
         for answer in answers:
             assert not isinstance(answer, PromiseServiceError), "failures were raised above"
             results |= answer
-        return SupplyAnswer(tuple(results[i] for i in range(len(rows))), self._durability)
+        return self._answer([results[i] for i in range(len(rows))])
+
+    def _answer(self, results: Sequence[SupplyResult]) -> SupplyAnswer:
+        for outcome, row_count in Counter(result.outcome for result in results).items():
+            self._observer.answered(outcome, row_count)
+        return SupplyAnswer(tuple(results), self._durability)
 
     async def _refused(self, rows: Sequence[_Row], timeout: float) -> _Answered:
         """Rows that name what does not exist, in the contract's precedence."""

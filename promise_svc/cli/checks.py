@@ -152,7 +152,10 @@ async def check_order_store(process: ProcessConfig) -> AsyncIterator[Check]:
         vitals = await read_vitals(process.order_store_url)
         after_ms = time.time() * 1000
     except EngineRefused as error:
-        yield Check("order store settings", "fail", error.message, "change it in PostgreSQL")
+        yield Check(
+            "order store settings", "fail", error.message,
+            "change it in PostgreSQL; credentials, in the URL",
+        )  # fmt: skip
         return
     except PromiseServiceError as error:
         yield Check(

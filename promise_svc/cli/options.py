@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Annotated
@@ -71,3 +71,10 @@ def engines_of(
     if not process.index_urls or not process.order_store_url:
         raise ConfigError(f"{command} needs --index-url and --order-store-url: what is it to read?")
     return cluster, process.index_urls, process.order_store_url
+
+
+def refuse_other_shards(cluster: ClusterConfig, shards: Iterable[int]) -> None:
+    """ConfigError for a number that is no shard's."""
+    for number in shards:
+        if not 0 <= number < cluster.shard_count:
+            raise ConfigError(f"there is no shard {number}: 0 to {cluster.shard_count - 1}")

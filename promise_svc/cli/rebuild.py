@@ -9,9 +9,8 @@ import typer
 from rich.console import Console
 
 from promise_svc.bootstrap.books import open_books
-from promise_svc.cli.options import IndexUrls, OrderStoreUrl, engines_of
+from promise_svc.cli.options import IndexUrls, OrderStoreUrl, engines_of, refuse_other_shards
 from promise_svc.config import ClusterConfig
-from promise_svc.errors import ConfigError
 
 
 def rebuild(
@@ -31,9 +30,7 @@ def rebuild(
     written to all the time cannot be rebuilt. Refused while the order store lacks events of it.
     """
     cluster, urls, store_url = engines_of("rebuild", index_url, order_store_url)
-    wrong = [number for number in shard if not 0 <= number < cluster.shard_count]
-    if wrong:
-        raise ConfigError(f"there is no shard {wrong[0]}: 0 to {cluster.shard_count - 1}")
+    refuse_other_shards(cluster, shard)
     if not yes:
         typer.confirm(f"Throw away shard {', '.join(map(str, shard))} of the index?", abort=True)
     asyncio.run(_rebuild(cluster, urls, store_url, shard, lose_unrecorded))

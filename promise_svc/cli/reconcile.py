@@ -11,7 +11,13 @@ from rich.console import Console
 
 from promise_svc.application.reconcile import Reconciliation
 from promise_svc.bootstrap.books import open_books
-from promise_svc.cli.options import AsJson, IndexUrls, OrderStoreUrl, engines_of
+from promise_svc.cli.options import (
+    AsJson,
+    IndexUrls,
+    OrderStoreUrl,
+    engines_of,
+    refuse_other_shards,
+)
 from promise_svc.config import ClusterConfig
 
 
@@ -27,9 +33,9 @@ def reconcile(
     Which side is right, verify tells; where it is the order store, rebuild the shard. Ends with
     code 1 when they differ, or a shard never stood still.
     """
-    found = asyncio.run(
-        _compare(*engines_of("reconcile", index_url, order_store_url), shard_ids=shard)
-    )
+    cluster, urls, store_url = engines_of("reconcile", index_url, order_store_url)
+    refuse_other_shards(cluster, shard or ())
+    found = asyncio.run(_compare(cluster, urls, store_url, shard_ids=shard))
     if as_json:
         print(json.dumps({
             "shard_count": found.shard_count,

@@ -96,14 +96,18 @@ class _Health(health_aio.HealthServicer):
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:
-    """Set ``stop`` on SIGTERM and SIGINT. A second signal ends the process at once."""
+    """Set ``stop`` on SIGTERM, SIGINT and, unless it is ignored, SIGHUP, as of a terminal that is
+    closed. A second SIGTERM or SIGINT ends the process at once."""
     loop = asyncio.get_running_loop()
+    hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
-    def stopping(number: signal.Signals) -> None:
+    def stopping() -> None:
         stop.set()
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(each)
             signal.signal(each, signal.SIG_DFL)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping, number)
+        loop.add_signal_handler(number, stopping)
+    if hangs_up:
+        loop.add_signal_handler(signal.SIGHUP, stop.set)

@@ -6,6 +6,7 @@ Labels come from closed sets (methods, codes, reasons, loops): no SKU, shard or 
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import IntEnum
 from functools import partial
 from time import monotonic
 
@@ -264,6 +265,16 @@ class SupplyMetrics:
             "Lines of sales made elsewhere after which demand exceeds what is on hand",
             registry=registry,
         )
+
+        self._rows = Counter(
+            "promise_supply_rows_total",
+            "Rows of counts, changes, sales and shares, by what became of them",
+            ["outcome"],
+            registry=registry,
+        )
+
+    def answered(self, outcome: IntEnum, row_count: int) -> None:
+        self._rows.labels(outcome.name).inc(row_count)
 
     def sold_elsewhere(self, line_count: int, short_count: int) -> None:
         self._sold.inc(line_count)

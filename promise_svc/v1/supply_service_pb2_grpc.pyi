@@ -31,7 +31,7 @@ class SupplyServiceStub:
     committed is taken as it is, ATS becomes 0 and the answer shows the shortage.
 
     Each row has its own outcome, in request order. Rows are applied one by one; a refused row leaves
-    the others alone. Malformed input (a negative count, a bad id, too many rows) refuses the whole
+    the others alone. Malformed input (a count out of range, a bad id, too many rows) refuses the whole
     call with INVALID_ARGUMENT before any row is applied.
     """
 
@@ -89,7 +89,7 @@ class SupplyServiceAsyncStub(SupplyServiceStub):
     committed is taken as it is, ATS becomes 0 and the answer shows the shortage.
 
     Each row has its own outcome, in request order. Rows are applied one by one; a refused row leaves
-    the others alone. Malformed input (a negative count, a bad id, too many rows) refuses the whole
+    the others alone. Malformed input (a count out of range, a bad id, too many rows) refuses the whole
     call with INVALID_ARGUMENT before any row is applied.
     """
 
@@ -143,7 +143,7 @@ class SupplyServiceServicer(metaclass=_abc_1.ABCMeta):
     committed is taken as it is, ATS becomes 0 and the answer shows the shortage.
 
     Each row has its own outcome, in request order. Rows are applied one by one; a refused row leaves
-    the others alone. Malformed input (a negative count, a bad id, too many rows) refuses the whole
+    the others alone. Malformed input (a count out of range, a bad id, too many rows) refuses the whole
     call with INVALID_ARGUMENT before any row is applied.
     """
 

@@ -195,7 +195,7 @@ async def test_explain_tells_the_story_to_people_and_scripts(
 
     assert code == story[0] == 0
     assert "sku-2 at dc-1:" in out
-    assert "units are committed to orders that have not left" in out
+    assert "units are committed: orders that have not left, or owed" in out
     assert rid in out
     assert "SUPPLY_SYNCED by load, number " in out
     assert "PROTECTION_SET: " in out, "no feed has set it"
@@ -325,3 +325,4 @@ def test_rebuild_refuses_a_shard_that_is_none_and_asks_first(served: Served) -> 
     """Nothing is thrown away by a mistyped number, or without a yes."""
     assert "there is no shard 8: 0 to 7" in run(served, "rebuild", "--shard", "8", "--yes")[2]
     assert run(served, "rebuild", "--shard", "1")[0] == 1
+    assert "there is no shard -1: 0 to 7" in run(served, "reconcile", "--shard", "-1")[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -64,6 +65,10 @@ class World:
             observer=self,
         )
         self.sales: list[tuple[int, int]] = []
+        self.answers = Counter[SupplyOutcome]()
+
+    def answered(self, outcome: SupplyOutcome, row_count: int) -> None:
+        self.answers[outcome] += row_count
 
     def sold_elsewhere(self, line_count: int, short_count: int) -> None:
         self.sales.append((line_count, short_count))
@@ -201,6 +206,7 @@ async def test_unknown_names_refuse_their_rows_alone(world: World) -> None:
     )
 
     assert outcomes == [Outcome.UNKNOWN_SKU, Outcome.APPLIED, Outcome.UNKNOWN_NODE]
+    assert world.answers == dict.fromkeys(outcomes, 1)
     assert world.on_hand("sku-1", "nowhere") == -1
 
 

@@ -87,7 +87,7 @@ end
 
 -- What a call has read, changed and must write; most calls leave most of these empty.
 local TABLES = {'events', 'rows', 'row_dirty', 'legs', 'leg_before', 'leg_dirty', 'claims', 'claim_before',
-  'claim_dirty', 'open_at', 'doubt', 'keys', 'touched', 'cursors', 'adjusted',
+  'claim_dirty', 'open_at', 'doubt', 'keys', 'touched', 'cursors', 'adjusted', 'buckets',
   'taken', 'counted_until', 'packed', 'closed'}
 
 -- Names of a shard's keys, by its meta key: to join strings costs as much as a small command.

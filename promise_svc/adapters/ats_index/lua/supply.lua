@@ -1,10 +1,26 @@
 -- sync_supply: absolute counts; one event for all rows that change. adjust_supply: changes and sales
 -- under a key, one event a row. protect: shares of segments, one event for all rows. KEYS meta; ARGV
--- one row each; reply one SupplyReply each. O(rows).
+-- one row each; reply one SupplyReply each. O(rows), and, for counts that include what arrived, positions
+-- of their SKUs.
 
 local function supply_reply(outcome, row)
   local units = math.max(0, left(row, ''))
   return {outcome, row and row[ON_HAND] or 0, units, S.epoch, S.sequence, shortage(row)}
+end
+
+-- Node -> buckets of a SKU, read once a call: the rows of a report are often one SKU at many nodes.
+local function buckets_of(sku)
+  local found = S.buckets[sku]
+  if not found then
+    found = {}
+    for _, field in ipairs(call('HKEYS', S.names.row .. sku)) do
+      local at, bucket = string.match(field, '^([^\t]*)\t(.*)$')
+      if not found[at] then found[at] = {} end
+      table.insert(found[at], bucket)
+    end
+    S.buckets[sku] = found
+  end
+  return found
 end
 
 -- Twin of stock_here, with the units ever ordered where the count speaks. A count of stock here now
@@ -13,9 +29,8 @@ local function stock_here(step, here)
   local rows = {here}
   if step[9] == 1 then
     rows = {}
-    for _, field in ipairs(call('HKEYS', S.names.row .. step[1])) do
-      local at, bucket = string.match(field, '^([^\t]*)\t(.*)$')
-      if at == step[2] then rows[#rows + 1] = get_row(step[1], at, bucket) end
+    for _, bucket in ipairs(buckets_of(step[1])[step[2]] or {}) do
+      rows[#rows + 1] = get_row(step[1], step[2], bucket)
     end
   end
   local there, had, wanted, ordered = step[4], 0, 0, 0
