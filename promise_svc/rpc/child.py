@@ -34,6 +34,8 @@ class ChildProcess:
         """Its end was for lack of something that may come back."""
         self.unanswered = 0
         """Looks at it in a row that it did not answer."""
+        self.silent = False
+        """Whether it left the last question for its metrics unanswered."""
         self.stopping = False
         self._process = process
         self._on_page = on_page

@@ -26,7 +26,7 @@ from promise_svc.rpc.supervised import BACKGROUND, WORKER, Assignment
 from promise_svc.telemetry import EventLog, MergedMetrics, SupervisorMetrics
 
 PAGE_WAIT_SECONDS = 1.0
-"""How long a scrape waits for a child that does not answer; its last page stands in."""
+"""How long a scrape waits for a child that does not answer; then only its counters stand in."""
 
 _log = EventLog("promise_svc.supervisor")
 
@@ -128,7 +128,14 @@ class Supervisor:
 
     async def refresh(self) -> None:
         """Have every child's metrics told anew; takes no longer than ``PAGE_WAIT_SECONDS``."""
-        await asyncio.gather(*(child.refresh(PAGE_WAIT_SECONDS) for child in [*self._children]))
+        await asyncio.gather(*(self._answered(child) for child in [*self._children]))
+
+    async def _answered(self, child: ChildProcess) -> bool:
+        """Whether it told its metrics anew. Of one that did not, only what it counted is shown."""
+        child.silent = not await child.refresh(PAGE_WAIT_SECONDS)
+        if child.silent and child in self._children:
+            self._merged.silent(child)
+        return not child.silent
 
     async def _work(self, restart: asyncio.Event, on_serving: Callable[[], None]) -> None:
         for slots in (self._background, self._workers):
@@ -254,8 +261,7 @@ class Supervisor:
 
     async def _look(self, child: ChildProcess) -> None:
         """Have its metrics told; end it if it hangs, for ``_keep`` to replace it."""
-        answered = await child.refresh(PAGE_WAIT_SECONDS)
-        child.unanswered = 0 if answered else child.unanswered + 1
+        child.unanswered = 0 if await self._answered(child) else child.unanswered + 1
         if child.stopping or child.ended.is_set():
             return
         if child.unanswered >= self._pace.silent_max:
@@ -270,4 +276,6 @@ def _named(slots: Sequence[_Slot]) -> str:
 
 def _ready(slot: _Slot) -> bool:
     child = slot.child
-    return child is not None and child.ready.is_set() and not child.ended.is_set()
+    if child is None or child.silent:
+        return False
+    return child.ready.is_set() and not child.ended.is_set()

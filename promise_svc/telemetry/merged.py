@@ -88,10 +88,13 @@ class MergedMetrics(Collector):
         """``page`` is what ``process`` counts now."""
         self._pages[process] = page
 
+    def silent(self, process: Hashable) -> None:
+        """It does not tell its page: forget its gauges, which may be true no longer."""
+        self._pages[process] = _counted(self._pages.get(process, []))
+
     def ended(self, process: Hashable) -> None:
         """Keep what it counted by its last page, and forget its gauges."""
-        counted = [f for f in self._pages.pop(process, []) if f.kind != "gauge"]
-        self._ended = _merge([self._ended, counted])
+        self._ended = _merge([self._ended, _counted(self._pages.pop(process, []))])
 
     def collect(self) -> Iterable[Metric]:
         for family in _merge([self._ended, *self._pages.values()]):
@@ -99,6 +102,10 @@ class MergedMetrics(Collector):
             for sample in family.samples:
                 metric.add_sample(sample.name, sample.labels, sample.value)
             yield metric
+
+
+def _counted(page: Page) -> Page:
+    return [family for family in page if family.kind != "gauge"]
 
 
 def _merge(pages: Iterable[Page]) -> Page:

@@ -227,6 +227,7 @@ async def test_a_child_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None
         background, worker = (c for c in rig.children() if c.pid not in pids - {min(pids)})
         for child in (background, worker):
             os.kill(child.pid, signal.SIGSTOP)
+        await until(lambda: (rig.ready(), rig.ready("background")) == (1, 0), 20)
         await until(lambda: len(rig.started) == 5 and rig.ready() == 2, 20)
         await until(lambda: rig.ready("background") == 1, 20)
         both = await rig.servers()

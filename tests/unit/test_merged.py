@@ -83,6 +83,23 @@ def test_what_an_ended_process_counted_stays_and_its_gauges_go() -> None:
     assert page.get_sample_value("promise_table_age_seconds") == 1
 
 
+def test_a_process_that_does_not_answer_shows_what_it_counted_and_nothing_of_now() -> None:
+    """Its last lag of 0 would say that all is well; when it answers again, all is shown again."""
+    one, two = Process(), Process()
+    for process in (one, two):
+        process.calls.labels("a").inc(4)
+        process.in_flight.set(1)
+    merged, page = a_page(one, two)
+
+    merged.silent(one)
+    counted = page.get_sample_value("calls_total", {"method": "a"})
+    in_flight = page.get_sample_value("promise_calls_in_flight")
+    one.tell(merged)
+
+    assert (counted, in_flight) == (8, 1)
+    assert page.get_sample_value("promise_calls_in_flight") == 2
+
+
 def test_every_gauge_of_the_service_says_how_it_is_merged() -> None:
     """A new gauge is put into one of the two sets, by a decision and not by default."""
     gauges = {metric.name for metric in Metrics().registry.collect() if metric.type == "gauge"}
