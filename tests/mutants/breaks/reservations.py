@@ -8,7 +8,6 @@ from tests.mutants.mutant import (
     CAPACITY,
     CAPACITY_CHANGES,
     CHANGES,
-    FORGOTTEN,
     KINDS,
     QUOTES,
     RESERVATIONS,
@@ -25,7 +24,6 @@ MUTANTS = (
         (
             "tests/contract/test_reservation_found.py::"
             "test_a_key_that_was_forgotten_is_answered_as_it_was_though_nothing_is_left",
-            FORGOTTEN,
         ),
         "Who asks once more for what they bought would hear that it is sold out.",
     ),
