@@ -194,7 +194,7 @@ async def _sums(
     committed, held = Counter[str](), Counter[str]()
     for rid, mine in told.items():
         state = stored.get(rid, Stored(0, 0, 0)).state
-        if state == CONFIRMED:
+        if state == CONFIRMED or (state == PINNED and CONFIRMED in mine.acknowledged):
             committed += mine.units()
         elif state in (PENDING, HELD, PINNED):
             held += mine.units()

@@ -122,7 +122,8 @@ def _legal_states(told: Told) -> set[int]:
     ended = {state for verb, state in ((CANCEL, CANCELLED), (FULFILL, FULFILLED))
              if verb in told.asked}  # fmt: skip
     if CONFIRMED in acknowledged:
-        return {CONFIRMED, *ended}
+        # PINNED: confirmed by all its legs, and home has not decided it yet.
+        return {PINNED, CONFIRMED, *ended}
     later = {EXPIRED}
     if CONFIRM in told.asked:
         later |= {PINNED, CONFIRMED, *ended}

@@ -384,6 +384,12 @@ class OrderStore(Protocol):
         """Legs of a shard in these states, by reservation. Cost: all legs of the shard are read."""
         ...
 
+    async def legs_at(
+        self, places: Collection[tuple[int, str]]
+    ) -> dict[tuple[int, str], LegRecord]:
+        """Legs by shard and reservation, those that there are. Cost: a look-up each."""
+        ...
+
     async def last_events(self, shard: int, limit: int) -> list[StoredEvent]:
         """The newest events of a shard, newest first."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
@@ -187,8 +187,7 @@ class Reservations:
             return await self._stored(reservation_id)
         if claim.state == State.ABORTED:
             raise NotFound("reservation", reservation_id)
-        await self._refuse_undecided(reservation_id, claim, deadline)
-        return reservation_of(reservation_id, claim)
+        return reservation_of(reservation_id, await self._shown(reservation_id, claim, deadline))
 
     async def confirm(
         self,
@@ -442,7 +441,8 @@ class Reservations:
         """Answer a retry from the claim's own plan; None when that plan came to nothing."""
         claim = _known(found)
         if claim.state == State.PINNED:
-            await self._refuse_undecided(command.reservation_id, claim, deadline)
+            shown = await self._shown(command.reservation_id, claim, deadline)
+            found = replace(found, claim=shown)
         if claim.state != State.PENDING:
             return await self._granted(command, found, mode, deadline)
         body = decode_body(claim)
@@ -656,8 +656,7 @@ class Reservations:
             return late_result(await self._stored(rid), target, mode)
         if not reply.claim:
             raise OutcomeUnknown(f"reservation {rid} is being decided; ask again")
-        await self._refuse_undecided(rid, reply.claim, deadline)
-        reservation = reservation_of(rid, reply.claim)
+        reservation = reservation_of(rid, await self._shown(rid, reply.claim, deadline))
         outcome = transition_outcome(reply, target, reservation.state)
         if mode is DurabilityMode.RECORDED and outcome <= TransitionOutcome.CANCELLED:
             at = Position(reply.claim.epoch, reply.claim.sequence)
@@ -735,19 +734,23 @@ class Reservations:
         reply = await self._read(rid, deadline)
         claim = reply.claim
         if claim and claim.replaces and claim.state == State.PENDING:
-            if await self._shards.legs_stand(rid, claim, deadline):
-                await self._shards.finish(rid, self._home(rid), claim, deadline)
+            home = self._home(rid)
+            if await self._shards.seen(rid, home, claim, deadline):
+                await self._shards.finish(rid, home, claim, deadline)
                 reply = await self._read(rid, deadline)
             if reply.claim and reply.claim.state == State.PENDING:
                 raise OutcomeUnknown(f"reservation {rid} is being decided; ask again")
         return reply
 
-    async def _refuse_undecided(self, rid: str, claim: ClaimRecord, deadline: Deadline) -> None:
-        """Nobody is shown a hold that may still come to nothing: OutcomeUnknown instead."""
-        if claim.state in (State.PENDING, State.PINNED) and not await self._shards.legs_stand(
-            rid, claim, deadline
-        ):
+    async def _shown(self, rid: str, claim: ClaimRecord, deadline: Deadline) -> ClaimRecord:
+        """The claim as callers are told of it. Nobody is shown a hold that may still come to
+        nothing: OutcomeUnknown instead."""
+        if claim.state not in (State.PENDING, State.PINNED):
+            return claim
+        seen = await self._shards.seen(rid, self._home(rid), claim, deadline)
+        if seen is None:
             raise OutcomeUnknown(f"reservation {rid} is being decided; ask again")
+        return seen
 
     async def _stored(self, rid: str) -> Reservation:
         """What the order store kept of a reservation that left the index."""

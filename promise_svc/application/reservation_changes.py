@@ -417,12 +417,13 @@ class ReservationChanges:
         if not claim or claim.state == State.ABORTED:
             return None
         if claim.state == State.PENDING:
-            if not await self._shards.legs_stand(rid, claim, deadline):
+            if not await self._shards.seen(rid, home, claim, deadline):
                 raise OutcomeUnknown(f"reservation {rid} is being decided; ask again")
             await self._shards.settled(rid, home, claim, deadline)
             return await self._read_settled(rid, home, deadline)
         if claim.state == State.PINNED:
-            raise Unavailable(f"reservation {rid} is being confirmed; try again")
+            await self._shards.finish(rid, home, claim, deadline)
+            return await self._read_settled(rid, home, deadline)
         return reply
 
     async def _read_settled(self, rid: str, home: int, deadline: Deadline) -> StepReply:

@@ -9,9 +9,14 @@ steps' rules are in ``domain/ledger``; here is only their order, and why each cr
 - an attempt is barred at a leg before it is aborted at home: by the tombstone of a refusal, of a
   probe or of a letting-go. Several workers may drive one attempt (a retry sends the same plan
   again), and none of them may acknowledge what another aborts.
-- a confirm pins the claim, which then no longer expires, then confirms the other legs, then decides
-  with nothing left to follow. The resolver finishes a pinned claim, as its caller wished; where a
-  leg had ended before, the confirm comes to nothing, nobody heard of it, and the legs follow that.
+- a confirm pins the claim, which then no longer expires, then confirms the other legs. Once all are
+  CONFIRMED the caller is told, and home decides a moment later, with others: a leg of one attempt
+  is confirmed, or it is barred or has ended, and stays so; and nobody aborts or ends a pinned claim
+  without a leg that is barred or has ended. So the resolver can only finish it as confirmed, and
+  pin and legs are all that the order store must have. Until then who reads looks at the legs
+  (``seen``), and who would move or change it decides first. Where a leg had ended, the confirm
+  comes to nothing, nobody heard of it, and the legs follow that. A claim that had been changed is
+  decided before the answer: its legs may have to conform.
 - what is decided at home is never undone; following is idempotent.
 - a hold that replaces another of its owner is decided at that one's home: once all its legs are
   held, the older claim becomes SUPERSEDED by this very attempt, and only then is the new one a
@@ -23,10 +28,10 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -51,6 +56,8 @@ from promise_svc.domain.reservation import (
     Shortfall,
     State,
     StepReply,
+    confirmed,
+    is_sold,
 )
 from promise_svc.domain.sharding import Position
 from promise_svc.errors import (
@@ -84,6 +91,9 @@ BACKGROUND_SECONDS = 5.0
 
 NOTES_MAX = 32
 """Notes of one function call: a shard's other callers wait for no more than a millisecond."""
+
+
+_Noted = TypeVar("_Noted", SettleStep, ResolveStep)
 
 
 # Without the Python frame of a NamedTuple's own constructor: one for every leg.
@@ -172,7 +182,7 @@ class SeveralShards:
         self._index = index
         self._tasks = tasks
         self._note_seconds = note_seconds
-        self._notes: dict[str, tuple[int, SettleStep]] = {}
+        self._notes: dict[str, tuple[int, SettleStep | ResolveStep]] = {}
         self._noting = False
 
     # -- hold -------------------------------------------------------------------------------
@@ -212,7 +222,8 @@ class SeveralShards:
                 settled = self._settle(hold.reservation_id, hold.home, hold.attempt, replaced=True)
                 self._tasks.start(settled)
             elif multi:
-                self._note(hold)
+                held = SettleStep(hold.reservation_id, hold.attempt, State.PENDING)
+                self._note(hold.reservation_id, hold.home, held)
             return HoldReply(
                 outcome=Outcome.DONE,
                 claim=claim,
@@ -238,31 +249,28 @@ class SeveralShards:
             let_go = await self._follow(rid, hold.attempt, State.ABORTED, taken, deadline)
         return replace(_refusal(hold, home, refused), let_go=let_go)
 
-    def _note(self, hold: Hold) -> None:
-        """Have it noted at home, soon, that every leg is held. Whoever asks meanwhile finds it
-        PENDING and looks at the legs; a note that is lost is the resolver's."""
-        step = SettleStep(hold.reservation_id, hold.attempt, State.PENDING)
+    def _note(self, rid: str, home: int, step: SettleStep | ResolveStep) -> None:
+        """Have home told, soon, that every leg is held, or confirmed. Whoever asks meanwhile finds
+        it PENDING, or PINNED, and looks at the legs; a note that is lost is the resolver's."""
         if not self._noting:
             self._noting = True
             self._tasks.start(self._send_notes())
-        self._notes[hold.reservation_id] = hold.home, step
+        self._notes[rid] = home, step
 
     async def _send_notes(self) -> None:
         try:
             await asyncio.sleep(self._note_seconds)
         finally:
             notes, self._notes, self._noting = self._notes, {}, False
-        by_home: dict[int, list[SettleStep]] = {}
+        held: dict[int, list[SettleStep]] = {}
+        decided: dict[int, list[ResolveStep]] = {}
         for home, step in notes.values():
-            by_home.setdefault(home, []).append(step)
-        await asyncio.gather(
-            *(
-                self._index.settle(home, steps[first : first + NOTES_MAX], BACKGROUND_SECONDS)
-                for home, steps in by_home.items()
-                for first in range(0, len(steps), NOTES_MAX)
-            ),
-            return_exceptions=True,
-        )
+            if isinstance(step, SettleStep):
+                held.setdefault(home, []).append(step)
+            else:
+                decided.setdefault(home, []).append(step)
+        sent = [*_sent(self._index.settle, held), *_sent(self._index.resolve, decided)]
+        await asyncio.gather(*sent, return_exceptions=True)
 
     # -- replace ----------------------------------------------------------------------------
 
@@ -452,16 +460,29 @@ class SeveralShards:
     async def confirm(
         self, rid: str, home: int, revision: int, deadline: Deadline
     ) -> tuple[StepReply, dict[int, Position]]:
-        """Pin the claim, confirm every other leg, decide once. The reply's outcome is DONE,
-        REPEATED, REFUSED, MISSING or REVISION_DIFFERS, with the claim as it is then; with it, where
-        the shards of the legs stand that were confirmed now."""
+        """Pin the claim, confirm every other leg. The reply's outcome is DONE, REPEATED, REFUSED,
+        MISSING or REVISION_DIFFERS, with the claim as it is then; with it, where the shards of the
+        legs stand that were confirmed now.
+
+        Once every leg is CONFIRMED the claim can become nothing else, so that home's decision
+        waits for others, and the caller does not."""
         step = ResolveStep(rid, State.CONFIRMED, 0, revision)
         reply = await self._resolve(rid, home, step, deadline)
-        self._notes.pop(rid, None)
-        if reply.outcome != Outcome.NEEDS_PINS:
+        if reply.outcome == Outcome.NEEDS_PINS:
+            self._notes.pop(rid, None)
+        elif (reply.outcome, reply.state) != (Outcome.REPEATED, State.PINNED):
             return reply, {}
+        claim = _claim(reply)
         try:
-            reply, points = await self._confirm_pinned(rid, home, _claim(reply), deadline)
+            legs = await self._confirm_legs(rid, home, claim, deadline)
+            points = {shard: Position(leg.epoch, leg.sequence) for shard, leg in legs.items()}
+            # Where legs must still conform to a change, or an end has overtaken us, home is asked.
+            if not claim.change and all(leg.outcome in _GRANTED for leg in legs.values()):
+                self._note(rid, home, _decided(rid, claim))
+                outcome = Outcome.DONE if reply.outcome == Outcome.NEEDS_PINS else Outcome.REPEATED
+                claim = confirmed(claim)
+                return reply._replace(outcome=outcome, state=claim.state, claim=claim), points
+            reply = await self._decide(rid, home, claim, legs.values(), deadline)
             if reply.outcome == Outcome.OTHER_PLAN:
                 # What we pinned came to nothing, and a newer attempt was held meanwhile.
                 return await self.confirm(rid, home, revision, deadline)
@@ -475,7 +496,14 @@ class SeveralShards:
 
     async def _confirm_pinned(
         self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline
-    ) -> tuple[StepReply, dict[int, Position]]:
+    ) -> StepReply:
+        legs = await self._confirm_legs(rid, home, claim, deadline)
+        return await self._decide(rid, home, claim, legs.values(), deadline)
+
+    async def _confirm_legs(
+        self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline
+    ) -> dict[int, StepReply]:
+        """What became of a pinned claim's other legs."""
         others = [shard for shard in claim.legs if shard != home]
         replies = await self._each(rid, claim.attempt, State.CONFIRMED, others, deadline)
         if any(reply.outcome in (Outcome.MISSING, Outcome.OTHER_PLAN) for reply in replies):
@@ -483,9 +511,20 @@ class SeveralShards:
             # the legs that have not come.
             await self._each(rid, claim.attempt, State.PENDING, others, deadline)
             replies = await self._each(rid, claim.attempt, State.CONFIRMED, others, deadline)
-        if all(_stands(reply) for reply in replies):
-            step = ResolveStep(rid, State.CONFIRMED, claim.attempt, 0, 1)
-        elif not all(reply.outcome in _GRANTED or reply.state in _ENDED for reply in replies):
+        return dict(zip(others, replies, strict=True))
+
+    async def _decide(
+        self,
+        rid: str,
+        home: int,
+        claim: ClaimRecord,
+        legs: Collection[StepReply],
+        deadline: Deadline,
+    ) -> StepReply:
+        """Home's decision of a pinned claim, by what its legs said."""
+        if all(map(_stands, legs)):
+            step = _decided(rid, claim)
+        elif not all(leg.outcome in _GRANTED or leg.state in _ENDED for leg in legs):
             # Never complete, so never acknowledged: nobody was promised anything.
             step = ResolveStep(rid, State.ABORTED, claim.attempt)
         else:
@@ -499,8 +538,7 @@ class SeveralShards:
         if step.target != State.CONFIRMED and reply.outcome in _GRANTED:
             # Also where another worker had decided the same: that is no confirm.
             reply = reply._replace(outcome=Outcome.REFUSED)
-        points = {s: Position(r.epoch, r.sequence) for s, r in zip(others, replies, strict=True)}
-        return reply, points
+        return reply
 
     async def let_go(
         self, rid: str, home: int, target: State, revision: int, deadline: Deadline
@@ -509,12 +547,12 @@ class SeveralShards:
         hears; a leg that does not answer is the resolver's."""
         step = ResolveStep(rid, target, 0, revision)
         reply = await self._resolve(rid, home, step, deadline)
-        self._notes.pop(rid, None)
         if reply.outcome == Outcome.REFUSED and reply.state == State.PINNED:
             # A confirm has begun: it comes to its end first.
             await self._confirm_pinned(rid, home, _claim(reply), deadline)
             reply = (await self._index.resolve(home, [step], deadline.left()))[0]
         if reply.outcome == Outcome.NEEDS_FOLLOW:
+            self._notes.pop(rid, None)
             claim = _claim(reply)
             others = [shard for shard in claim.legs if shard != home]
             if await self._follow(rid, claim.attempt, target, others, deadline):
@@ -848,14 +886,22 @@ class SeveralShards:
         step = ResolveStep(rid, State.EXPIRED, claim.attempt)
         return (await self._index.resolve(home, [step], deadline.left()))[0]
 
-    async def legs_stand(self, rid: str, claim: ClaimRecord, deadline: Deadline) -> bool:
-        """Whether every leg of a PENDING or PINNED claim is there: it can no longer come to nothing
-        but by its time, and is not yet noted as such."""
+    async def seen(
+        self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline
+    ) -> ClaimRecord | None:
+        """A PENDING or PINNED claim as its legs have it: CONFIRMED where it can be nothing else,
+        itself where all of them stand, so that it can come to nothing only by its time; None where
+        that is not sure."""
+        # As a claim is pinned, its own leg is there and confirmed.
+        asked = [shard for shard in claim.legs if shard != home or claim.state == State.PENDING]
         replies = await asyncio.gather(
-            *(self._index.read_legs(shard, [rid], deadline.left()) for shard in claim.legs)
+            *(self._index.read_legs(shard, [rid], deadline.left()) for shard in asked)
         )
         legs = [reply[0] for reply in replies]
-        return all(leg and leg.attempt == claim.attempt and leg.state in _STANDING for leg in legs)
+        if is_sold(claim, legs):
+            return confirmed(claim)
+        stand = (x and (x.attempt, x.state in _STANDING) == (claim.attempt, True) for x in legs)
+        return claim if all(stand) else None
 
     async def settled(
         self, rid: str, home: int, claim: ClaimRecord, deadline: Deadline
@@ -937,6 +983,15 @@ class SeveralShards:
         return True
 
 
+def _sent(
+    send: Callable[[int, Sequence[_Noted], float], Awaitable[list[StepReply]]],
+    by_home: Mapping[int, Sequence[_Noted]],
+) -> Iterator[Awaitable[list[StepReply]]]:
+    for home, steps in by_home.items():
+        for first in range(0, len(steps), NOTES_MAX):
+            yield send(home, steps[first : first + NOTES_MAX], BACKGROUND_SECONDS)
+
+
 def _step(hold: Hold, shard: int, claim: ClaimDraft | tuple[()], multi: bool) -> CreateStep:
     limits = hold.limits.get(shard, ())
     return _create_step((
@@ -1000,6 +1055,11 @@ def _refusal(hold: Hold, home: StepReply, refused: Mapping[int, StepReply]) -> H
         contended=any(reply.contended for reply in refused.values()),
         attempt=max(reply.attempt for reply in refused.values()),
     )
+
+
+def _decided(rid: str, claim: ClaimRecord) -> ResolveStep:
+    """Home's last step of a confirm whose legs have followed."""
+    return ResolveStep(rid, State.CONFIRMED, claim.attempt, 0, 1)
 
 
 def _grows(now: Sequence[LegLine], wanted: Sequence[LegLine]) -> bool:

@@ -10,6 +10,7 @@ with a default. Absent records are empty tuples, never None, because Lua cannot 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -62,6 +63,8 @@ _MOVES: dict[State, frozenset[State]] = {
 
 OPEN = frozenset({State.PENDING, State.HELD, State.PINNED})
 """States whose units count as held."""
+
+_SOLD = frozenset({State.CONFIRMED, State.CANCELLED, State.FULFILLED})
 
 
 def may_move(source: State, target: State) -> bool:
@@ -484,3 +487,16 @@ class SweepReply(NamedTuple):
     """1 when the limit stopped it and due holds remain."""
     doubtful: tuple[str, ...] = ()
     """Reservations whose leg here nobody has spoken for since it was taken."""
+
+
+def is_sold(claim: ClaimRecord, legs: Iterable[LegRecord | tuple[()]]) -> bool:
+    """Whether a PINNED claim can become nothing but CONFIRMED: ``legs``, those of other shards than
+    its home, all are, or were before the order ended. Its own was confirmed as it was pinned."""
+    return claim.state == State.PINNED and all(
+        leg and leg.attempt == claim.attempt and leg.state in _SOLD for leg in legs
+    )
+
+
+def confirmed(claim: ClaimRecord) -> ClaimRecord:
+    """Such a claim as its home will have it, once it has decided."""
+    return claim._replace(state=State.CONFIRMED, settled=1)

@@ -584,7 +584,7 @@ async def test_reservations_are_listed_by_owner_or_reference_a_page_at_a_time(
 
 
 async def test_legs_in_some_states_and_the_last_events_are_read(order_store: OrderStore) -> None:
-    """Of one shard; the newest event first."""
+    """Of one shard, or legs by shard and reservation; the newest event first."""
     history = History(0)
     events = [history.start_epoch(), history.move("r", State.HELD), history.tombstone("t"),
               history.move("s", State.CONFIRMED)]  # fmt: skip
@@ -594,6 +594,9 @@ async def test_legs_in_some_states_and_the_last_events_are_read(order_store: Ord
         "r": events[1].event.leg, "s": events[3].event.leg,
     }  # fmt: skip
     assert await order_store.read_legs(1, [State.HELD]) == {}
+    assert await order_store.legs_at([(0, "r"), (0, "nobody"), (1, "s")]) == {
+        (0, "r"): events[1].event.leg
+    }
     assert await order_store.last_events(0, 2) == [events[3], events[2]]
     assert await order_store.last_events(1, 2) == []
 

@@ -8,17 +8,15 @@ from typing import Any
 
 import pytest
 
-from promise_svc.application.several_shards import SeveralShards
 from promise_svc.domain.reservation import SettleStep, State, TransitionOutcome
 from tests.support.reservation_world import Worker, World, a_cart
 from tests.support.shards import TIMEOUT
 
 CART = ("A", "B", "C")
-NOTE_SECONDS = 0.05
 
 
 def patient(world: World) -> tuple[Worker, list[SettleStep]]:
-    """A worker whose notes wait a moment, and the steps it settles."""
+    """A worker whose notes wait, and the steps it settles."""
     worker, steps = world.worker(), list[SettleStep]()
     settle = worker.index.settle
 
@@ -27,7 +25,7 @@ def patient(world: World) -> tuple[Worker, list[SettleStep]]:
         return await settle(shard, asked, timeout)
 
     worker.index.settle = settled  # type: ignore[method-assign]
-    worker.reservations._shards = SeveralShards(worker.index, worker.tasks, NOTE_SECONDS)
+    worker.note_later()
     return worker, steps
 
 
@@ -41,7 +39,7 @@ async def test_holds_are_noted_a_moment_later_and_together(world: World) -> None
     before = [await _at_home(world, rid) for rid in ("r-1", "r-2")]
     read = await worker.reservations.get("r-1", TIMEOUT)
     assert not steps
-    await worker.rest()
+    await worker.tell_home()
 
     assert before == [State.PENDING] * 2
     assert read.state is State.HELD
@@ -64,7 +62,8 @@ async def test_what_is_decided_before_its_note_needs_none(world: World, move: st
     await worker.reservations.create(a_cart("r-1", CART), TIMEOUT)
 
     result = await MOVES[move](worker)
-    await worker.rest()
+    await worker.tell_home()
+    await worker.tasks.close(0)
 
     assert result.outcome in (TransitionOutcome.CONFIRMED, TransitionOutcome.RELEASED)
     assert all(step.state != State.PENDING for step in steps)

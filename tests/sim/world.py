@@ -201,15 +201,16 @@ class World:
         return self.cluster.shards[shard_of(rid, len(self.cluster.shards))]
 
     def check_recorded(self, reservation: Reservation) -> None:
-        """A recorded confirm is in the order store, legs and all, at the moment it is told."""
+        """A recorded confirm is in the order store, legs and all, at the moment it is told: home's
+        decision may come later, as nothing else can be decided."""
         if self.store.set_back_count:
             return
         rid, store = reservation.reservation_id, self.store.store
         found = store._reservations.get(rid)
-        if found is None or found.claim.state not in LATER[State.CONFIRMED]:
+        if found is None or found.claim.state not in LATER[State.CONFIRMED] | {State.PINNED}:
             self.broken(f"{rid}: told recorded, and the order store does not have it")
             return
-        if found.claim.state == State.CONFIRMED:
+        if found.claim.state in (State.PINNED, State.CONFIRMED):
             for shard in found.claim.legs:
                 at_leg = store._legs.get(shard, {}).get(rid)
                 leg = at_leg[1] if at_leg else None

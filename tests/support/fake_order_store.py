@@ -157,6 +157,13 @@ class FakeOrderStore:
         legs = self._legs.get(shard, {})
         return {rid: leg for rid, (_, leg) in legs.items() if leg.state in states}
 
+    async def legs_at(
+        self, places: Collection[tuple[int, str]]
+    ) -> dict[tuple[int, str], LegRecord]:
+        self._fail()
+        found = ((shard, rid, self._legs.get(shard, {}).get(rid)) for shard, rid in places)
+        return {(shard, rid): stored[1] for shard, rid, stored in found if stored}
+
     async def last_events(self, shard: int, limit: int) -> list[StoredEvent]:
         return (await self.read_events(shard, START, len(self.events)))[::-1][:limit]
 

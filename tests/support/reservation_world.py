@@ -11,6 +11,7 @@ from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.reservation import Durability, Reservations
 from promise_svc.application.reservation_body import CreateCommand, RequestedLine
 from promise_svc.application.resolver import Resolver, Sweeper
+from promise_svc.application.several_shards import SeveralShards
 from promise_svc.application.tasks import OwnedTasks
 from promise_svc.domain.inventory import PositionKey
 from promise_svc.domain.network import NetworkSnapshot
@@ -112,6 +113,15 @@ class Worker:
             own_writes=OwnWrites(index, lambda _shard: Position(2**53, 0)),
             tasks=self.tasks,
         )
+
+    def note_later(self) -> None:
+        """From here on home hears what can wait only by ``tell_home``."""
+        self.reservations._shards = SeveralShards(self.index, self.tasks, note_seconds=3_600.0)
+
+    async def tell_home(self) -> None:
+        shards = self.reservations._shards
+        shards._note_seconds = 0.0
+        await shards._send_notes()
 
     async def rest(self) -> None:
         """Let what follows a reply be done."""

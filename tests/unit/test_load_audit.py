@@ -40,10 +40,10 @@ LEGAL: dict[str, tuple[list[tuple[str, int, int, str]], set[str]]] = {
         [HELD_REPLY, (CONFIRM, *AWAY)],
         {"PENDING", "HELD", "EXPIRED"},
     ),
-    "a sale stands": ([HELD_REPLY, CONFIRMED_REPLY], {"CONFIRMED"}),
+    "a sale stands": ([HELD_REPLY, CONFIRMED_REPLY], {"PINNED", "CONFIRMED"}),
     "a sale may be cancelled by who asked for it": (
         [HELD_REPLY, CONFIRMED_REPLY, (CANCEL, *BROKEN)],
-        {"CONFIRMED", "CANCELLED"},
+        {"PINNED", "CONFIRMED", "CANCELLED"},
     ),
     "a release stands": ([HELD_REPLY, (RELEASE, 0, 2, "")], {"RELEASED"}),
     "a hand-over stands": (
@@ -52,7 +52,7 @@ LEGAL: dict[str, tuple[list[tuple[str, int, int, str]], set[str]]] = {
     ),
     "a sale may be handed over by who asked for it": (
         [HELD_REPLY, CONFIRMED_REPLY, (FULFILL, *BROKEN)],
-        {"CONFIRMED", "FULFILLED"},
+        {"PINNED", "CONFIRMED", "FULFILLED"},
     ),
     "what was handed over is not cancelled too": (
         [HELD_REPLY, CONFIRMED_REPLY, (FULFILL, 0, 4, ""), (CANCEL, 0, 3, "")],

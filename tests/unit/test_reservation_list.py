@@ -42,15 +42,41 @@ def states_of(reply: ListReply) -> dict[str, State]:
 
 
 async def test_a_hold_past_its_time_is_expired_swept_or_not() -> None:
-    """But not one that is being confirmed, and never an order. Aborted attempts are nobody's."""
-    states = (State.HELD, State.PENDING, State.PINNED, State.CONFIRMED, State.ABORTED)
+    """But never an order. Aborted attempts are nobody's."""
+    states = (State.HELD, State.PENDING, State.CONFIRMED, State.ABORTED)
 
     before = await listed(*states, now_ms=EXPIRES_MS - 1)
     after = await listed(*states, now_ms=EXPIRES_MS)
 
     held, confirmed, expired = State.HELD, State.CONFIRMED, State.EXPIRED
-    assert states_of(before) == {"r0": held, "r1": held, "r2": held, "r3": confirmed}
-    assert states_of(after) == {"r0": expired, "r1": expired, "r2": held, "r3": confirmed}
+    assert states_of(before) == {"r0": held, "r1": held, "r2": confirmed}
+    assert states_of(after) == {"r0": expired, "r1": expired, "r2": confirmed}
+
+
+@pytest.mark.parametrize(
+    ("leg", "shown"),
+    [(State.HELD, State.HELD), (State.CONFIRMED, State.CONFIRMED), (None, State.HELD),
+     (State.FULFILLED, State.CONFIRMED)],
+)  # fmt: skip
+async def test_a_pinned_claim_is_an_order_once_its_legs_are(
+    leg: State | None, shown: State
+) -> None:
+    """Its confirm may have been told by then, and home not have decided; it no longer expires."""
+    store, home, other = FakeOrderStore(), History(0), History(1)
+    events = [home.start_epoch(), home.move("r", State.PINNED)]
+    claim = events[1].event.claim._replace(legs=(0, 1), body=BODY)
+    events[1] = events[1]._replace(event=events[1].event._replace(claim=claim))
+    legs = [other.start_epoch()]
+    if leg is not None:
+        moved = other.move("r", leg)
+        legs.append(moved._replace(event=moved.event._replace(claim=())))
+    await store.append(0, START, events)
+    await store.append(1, START, legs)
+    lister = ReservationLister(store=store, clock=FakeClock(EXPIRES_MS), lag_seconds=lambda: 0.0)
+
+    reply = await lister.list(ListQuery(owner_id="owner"))
+
+    assert states_of(reply) == {"r": shown}
 
 
 async def test_states_choose_what_is_told_not_what_is_paged() -> None:

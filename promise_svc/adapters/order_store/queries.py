@@ -163,6 +163,11 @@ ORDER BY reservation_id LIMIT $3
 
 READ_LEGS_IN = "SELECT reservation_id, leg FROM legs WHERE shard = $1 AND state = ANY($2::int[])"
 
+READ_LEGS_AT = """
+SELECT shard, reservation_id, leg FROM legs JOIN unnest($1::int[], $2::text[])
+    AS wanted (shard, reservation_id) USING (shard, reservation_id)
+"""
+
 _AT_CURSOR = """
 SELECT c.epoch, c.sequence, p.sku, node_id, bucket, on_hand, committed, held, safety_stock,
        confirmed_total, cancelled_total, fulfilled_total, source, source_sequence, multi_hold_ms,

@@ -228,6 +228,15 @@ class PostgresOrderStore:
             rows = await connection.fetch(queries.READ_LEGS_IN, shard, list(states))
         return {row[0]: decode_leg(row[1]) for row in rows}
 
+    async def legs_at(
+        self, places: Collection[tuple[int, str]]
+    ) -> dict[tuple[int, str], LegRecord]:
+        """See ``OrderStore.legs_at``."""
+        shards, rids = [shard for shard, _ in places], [rid for _, rid in places]
+        async with borrowed(self._pool, self._timeout) as connection:
+            rows = await connection.fetch(queries.READ_LEGS_AT, shards, rids)
+        return {(shard, rid): decode_leg(leg) for shard, rid, leg in rows}
+
     async def last_events(self, shard: int, limit: int) -> list[StoredEvent]:
         """See ``OrderStore.last_events``."""
         async with borrowed(self._pool, self._timeout) as connection:

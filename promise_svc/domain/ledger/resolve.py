@@ -70,12 +70,13 @@ def _confirm(shard: ShardState, rid: str, claim: ClaimRecord, *, pinned: bool) -
     followed = pinned and claim.state == State.PINNED
     if claim.legs == (shard.number,) or followed:
         return _decide(shard, rid, claim, State.CONFIRMED, followed=followed)
-    if claim.state != State.PINNED:
-        shard.set_claim(rid, claim._replace(state=State.PINNED, settled=0))
-        if leg is not None:
-            shard.move_leg(rid, leg, State.CONFIRMED)
-        shard.open_until[rid] = shard.time_ms + RESOLVE_AFTER_MS
-        shard.emit(rid)
+    if claim.state == State.PINNED:
+        return shard.reply(Outcome.REPEATED, rid)
+    shard.set_claim(rid, claim._replace(state=State.PINNED, settled=0))
+    if leg is not None:
+        shard.move_leg(rid, leg, State.CONFIRMED)
+    shard.open_until[rid] = shard.time_ms + RESOLVE_AFTER_MS
+    shard.emit(rid)
     return shard.reply(Outcome.NEEDS_PINS, rid)
 
 

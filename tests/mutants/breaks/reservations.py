@@ -12,6 +12,7 @@ from tests.mutants.mutant import (
     QUOTES,
     RESERVATIONS,
     SIMULATOR,
+    SOLD,
     Mutant,
 )
 
@@ -216,10 +217,26 @@ MUTANTS = (
     Mutant(
         "undecided_shown",
         "promise_svc/application/reservation.py",
-        "        if claim.state in (State.PENDING, State.PINNED) and not await",
-        "        if claim.state in () and not await",
+        "        if claim.state not in (State.PENDING, State.PINNED):\n",
+        "        if claim.state != State.PINNED:\n",
         (SIMULATOR,),
         "A shopper would see a hold that then never was.",
+    ),
+    Mutant(
+        "order_listed_as_a_hold",
+        "promise_svc/application/reservation_list.py",
+        "    if is_sold(claim, ",
+        "    if False and is_sold(claim, ",
+        ("tests/unit/test_reservation_list.py::test_a_pinned_claim_is_an_order_once_its_legs_are",),
+        "A list read right after a recorded confirm would call the order a hold.",
+    ),
+    Mutant(
+        "order_changed_as_a_hold",
+        "promise_svc/application/reservation_changes.py",
+        "        if claim.state == State.PINNED:\n            await",
+        "        if False:\n            await",
+        (SOLD + "test_whatever_is_asked_next_finds_the_order",),
+        "A parcel that leaves at once would be refused, as of no order.",
     ),
     Mutant(
         "taken_again_at_a_node_that_is_off",

@@ -11,6 +11,7 @@ from tests.mutants.mutant import (
     RESERVATIONS,
     RIVALS,
     SIMULATOR,
+    SOLD,
     Mutant,
 )
 
@@ -100,11 +101,34 @@ MUTANTS = (
         "An order given up as not placed would be placed all the same.",
     ),
     Mutant(
+        "told_before_its_legs_followed",
+        "promise_svc/application/several_shards.py",
+        " not claim.change and all(leg.outcome in _GRANTED for leg in legs.values()):\n",
+        " not claim.change:\n",
+        (RACES + "test_a_confirm_whose_legs_expired_before_they_were_pinned_confirms_nothing",),
+        "A shopper would be told of an order whose units somebody else has.",
+    ),
+    Mutant(
+        "order_shown_as_a_hold",
+        "promise_svc/application/several_shards.py",
+        "        if is_sold(claim, legs):\n",
+        "        if False:\n",
+        (SOLD + "test_whoever_looks_is_shown_the_order",),
+        "A shopper who has paid would be shown a hold that ends.",
+    ),
+    Mutant(
+        "home_never_told_to_decide",
+        "promise_svc/application/several_shards.py",
+        "                self._note(rid, home, _decided(rid, claim))\n",
+        "",
+        (SOLD + "test_the_answer_comes_with_the_last_leg_and_home_decides_many_at_once",),
+        "Every order would wait for the resolver, and its event with it.",
+    ),
+    Mutant(
         "expired_taken_for_aborted",
         "promise_svc/application/several_shards.py",
-        "        elif not all(reply.outcome in _GRANTED or reply.state in _ENDED for reply in"
-        " replies):\n",
-        "        elif not all(reply.outcome in _GRANTED for reply in replies):\n",
+        "        elif not all(leg.outcome in _GRANTED or leg.state in _ENDED for leg in legs):\n",
+        "        elif not all(leg.outcome in _GRANTED for leg in legs):\n",
         (
             "tests/contract/test_reservation_found.py::"
             "test_a_hold_that_ended_while_a_confirm_lay_unfinished_is_expired_not_lost",

@@ -34,12 +34,11 @@ local function confirm(rid, claim, pinned)
   end
   local followed = pinned == 1 and claim[C_STATE] == PINNED
   if here and #legs == 1 or followed then return decide(rid, claim, CONFIRMED, followed) end
-  if claim[C_STATE] ~= PINNED then
-    put_claim(rid, claim, PINNED, 0)
-    if leg then move_leg(rid, leg, CONFIRMED) end
-    S.open_at[rid] = S.time + RESOLVE_AFTER_MS
-    emit(rid)
-  end
+  if claim[C_STATE] == PINNED then return reply(REPEATED, rid) end
+  put_claim(rid, claim, PINNED, 0)
+  if leg then move_leg(rid, leg, CONFIRMED) end
+  S.open_at[rid] = S.time + RESOLVE_AFTER_MS
+  emit(rid)
   return reply(NEEDS_PINS, rid)
 end
 
