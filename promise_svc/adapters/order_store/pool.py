@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -157,9 +158,17 @@ async def borrowed(
     except FAILURES as error:
         raise translated(error, writing=writing) from error
     finally:
-        # A connection that cannot be reset is cut by the pool itself.
+        # A connection that cannot be reset is cut by the pool itself. To its end also for a caller
+        # that is gone: the driver's own task would fail with nobody to hear it.
+        releasing = asyncio.ensure_future(pool.release(connection))
+        releasing.add_done_callback(_heard)
         with suppress(*FAILURES):
-            await pool.release(connection)
+            await asyncio.shield(releasing)
+
+
+def _heard(task: asyncio.Future[None]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 async def health(pool: ConnectionPool, timeout: float) -> Health:
