@@ -10,7 +10,7 @@ import os
 import time
 from typing import Any
 
-from promise_svc.application.reservation import Reservations
+from promise_svc.application.creation import Creation
 from promise_svc.cli import main
 from promise_svc.rpc.availability import NetworkReads
 
@@ -44,5 +44,5 @@ def _slow_at_once(kind: type, name: str, seconds: float) -> None:
 if __name__ == "__main__":
     burn = float(os.environ.get("LOADTEST_BURN_US", BURN_US_DEFAULT)) / 1e6
     _slow_at_once(NetworkReads, "query", burn)
-    _slow(Reservations, "create", burn)
+    _slow(Creation, "create", burn)
     main()

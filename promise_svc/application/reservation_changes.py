@@ -372,7 +372,7 @@ class ReservationChanges:
             if body.growing and claim.state in (State.HELD, State.CONFIRMED):
                 # Another change is under way, or died: what it asked of legs must not come later.
                 if not await self._comes_to_its_end(rid, home, claim.change, deadline):
-                    await self._shards.set_back(rid, home, deadline)
+                    await self._shards.changes.set_back(rid, home, deadline)
                 continue
             computed = compute(claim, body, read.time_ms)
             if revision and revision != claim.revision and not computed.replayed:
@@ -383,7 +383,8 @@ class ReservationChanges:
                     stand = await self._shards.stand(rid, home, claim, deadline)
                     await self._record(home, read, claim, stand, deadline)
                 return _told(rid, claim, computed, mode)
-            make = self._shards.amend if computed.grows else self._shards.revise
+            changes = self._shards.changes
+            make = changes.amend if computed.grows else changes.revise
             reply, points, short = await make(rid, home, claim, computed.wanted, deadline)
             if reply.outcome == Outcome.DONE:
                 assert reply.claim

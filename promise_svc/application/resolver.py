@@ -7,7 +7,7 @@ import contextlib
 from typing import NamedTuple, Protocol
 
 from promise_svc.application.ports import AtsIndex, OpenClaim
-from promise_svc.application.several_shards import SeveralShards
+from promise_svc.application.several_shards import Orphans, SeveralShards
 from promise_svc.application.tasks import OwnedTasks
 from promise_svc.domain.reservation import State
 from promise_svc.errors import InvariantBroken, PromiseServiceError, Unavailable
@@ -110,9 +110,9 @@ class Sweeper:
     """Gives back due holds, so that reads see them free; decisions never wait for it. Asks home
     about legs that nobody has spoken for."""
 
-    def __init__(self, index: AtsIndex, tasks: OwnedTasks) -> None:
+    def __init__(self, index: AtsIndex) -> None:
         self._index = index
-        self._shards = SeveralShards(index, tasks)
+        self._orphans = Orphans(index)
 
     async def sweep(self, shard: int) -> int:
         """Expire everything due in one shard, in chunks; how many legs were. Each chunk also tells
@@ -129,4 +129,4 @@ class Sweeper:
         """What fails here the next round asks again."""
         home = shard_of(rid, self._index.shard_count)
         with contextlib.suppress(PromiseServiceError):
-            await self._shards.ask_home(rid, home, shard)
+            await self._orphans.ask_home(rid, home, shard)

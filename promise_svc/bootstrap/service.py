@@ -215,7 +215,7 @@ class Service:
                 relay.wake(news.shard)
 
         self.news.subscribe(hear)
-        self._sweeper = Sweeper(self.index, self._tasks)
+        self._sweeper = Sweeper(self.index)
         return (
             relay,
             self._shard_loop(

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from promise_svc.application.several_shards.messages import Messages
 from promise_svc.application.tasks import Deadline
 from promise_svc.domain.reservation import State, TransitionOutcome
 from tests.support.reservation_world import Died, World, a_cart
@@ -60,7 +61,7 @@ async def test_a_confirm_that_comes_to_nothing_gives_back_what_home_had_confirme
     await worker.reservations.create(a_cart(rid, CART, ttl_ms=1_000_000), TIMEOUT)
     await worker.rest()
     leg = (await world.index.read_legs(world.shard("B"), [rid], TIMEOUT))[0]
-    await worker.reservations._shards._each(
+    await Messages(world.index).each(
         rid, leg.attempt, State.EXPIRED, [world.shard("B")], Deadline(TIMEOUT)
     )
 

@@ -48,9 +48,7 @@ class Hooked:
 
 
 def hooked(world: World, hook: Hook) -> Worker:
-    worker = world.worker()
-    worker.reservations._shards._index = Hooked(world.index, hook)
-    return worker
+    return Worker(world, Hooked(world.index, hook))
 
 
 async def state_of(world: World) -> State | None:

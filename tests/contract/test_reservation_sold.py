@@ -82,7 +82,7 @@ async def test_the_answer_comes_with_the_last_leg_and_home_decides_many_at_once(
 async def test_a_worker_that_is_shut_down_has_home_decide_before_it_goes(world: World) -> None:
     await world.stock(A=9, B=9, C=9)
     worker = world.worker()
-    worker.reservations._shards._note_seconds = 0.05
+    worker.reservations._shards._notes._seconds = 0.05
     await sold(world, worker=worker)
 
     await worker.tasks.close(30)

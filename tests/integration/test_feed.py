@@ -23,7 +23,6 @@ from promise_svc.application.ports import AtsRow, ShardNews
 from promise_svc.application.relay import Relay
 from promise_svc.application.resolver import Sweeper
 from promise_svc.application.takeover import Takeover
-from promise_svc.application.tasks import OwnedTasks
 from promise_svc.domain.reservation import (
     ClaimDraft,
     CreateStep,
@@ -151,7 +150,7 @@ async def running(engine: EmbeddedValkey, dsn: str, key_prefix: str) -> AsyncIte
     system.news.subscribe(system.hear)
     sweeper = ShardLoop(
         shard_count=SHARDS,
-        visit=Sweeper(index, OwnedTasks()).sweep,
+        visit=Sweeper(index).sweep,
         seconds=HEARTBEAT_SECONDS,
         on_count=lambda _: None,
         on_error=lambda shard, error: system.failed(shard, getattr(error, "reason", "INTERNAL")),

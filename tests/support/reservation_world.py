@@ -11,7 +11,6 @@ from promise_svc.application.own_writes import OwnWrites
 from promise_svc.application.reservation import Durability, Reservations
 from promise_svc.application.reservation_body import CreateCommand, RequestedLine
 from promise_svc.application.resolver import Resolver, Sweeper
-from promise_svc.application.several_shards import SeveralShards
 from promise_svc.application.tasks import OwnedTasks
 from promise_svc.domain.inventory import PositionKey
 from promise_svc.domain.network import NetworkSnapshot
@@ -95,7 +94,7 @@ class NoWatch:
 class Worker:
     """One server process as far as reservations go."""
 
-    def __init__(self, world: World, index: MortalIndex) -> None:
+    def __init__(self, world: World, index: Any) -> None:
         self.index = index
         self.tasks = OwnedTasks()
         self.reservations = Reservations(
@@ -116,12 +115,12 @@ class Worker:
 
     def note_later(self) -> None:
         """From here on home hears what can wait only by ``tell_home``."""
-        self.reservations._shards = SeveralShards(self.index, self.tasks, note_seconds=3_600.0)
+        self.reservations._shards._notes._seconds = 3_600.0
 
     async def tell_home(self) -> None:
-        shards = self.reservations._shards
-        shards._note_seconds = 0.0
-        await shards._send_notes()
+        notes = self.reservations._shards._notes
+        notes._seconds = 0.0
+        await notes.send()
 
     async def rest(self) -> None:
         """Let what follows a reply be done."""
@@ -168,7 +167,7 @@ class World:
         worker = self.worker()
         resolver, sweeper = (
             Resolver(worker.index, worker.tasks),
-            Sweeper(worker.index, worker.tasks),
+            Sweeper(worker.index),
         )
         shards = range(self.index.shard_count)
         await asyncio.gather(*map(sweeper.sweep, shards))

@@ -9,7 +9,6 @@ import pytest
 from promise_svc.application.reconcile import DriftWatch
 from promise_svc.application.relay import Relay
 from promise_svc.application.resolver import Sweeper
-from promise_svc.application.tasks import OwnedTasks
 from promise_svc.domain.inventory import PositionKey, StockPosition
 from promise_svc.domain.reservation import ClaimDraft, CreateStep, LegLine, SupplyRow
 from tests.support.fake_ats_index import FakeAtsIndex
@@ -34,7 +33,7 @@ class World:
         self.index.serve_all()
         self.store = FakeOrderStore()
         self.told: list[tuple[int, PositionKey, StockPosition, StockPosition | None]] = []
-        sweeper = Sweeper(self.index, OwnedTasks())
+        sweeper = Sweeper(self.index)
         self.watch = DriftWatch(
             self.index,
             self.store,

@@ -13,7 +13,7 @@ from promise_svc.domain.reservation import State
 from promise_svc.domain.sharding import START, Position
 from promise_svc.errors import InvariantBroken, Unavailable
 from tests.support.fake_ats_index import FakeAtsIndex
-from tests.support.reservation_world import World, a_cart
+from tests.support.reservation_world import Worker, World, a_cart
 from tests.support.shards import TIMEOUT
 
 
@@ -68,11 +68,10 @@ async def three_open_claims(world: World) -> tuple[int, list[str]]:
     home = world.shard("q0")
     rids = [rid for rid in (f"q{i}" for i in range(4000)) if world.shard(rid) == home][:3]
     for rid, skus in zip(rids, (("A", "B"), ("B", "C"), ("B", "C")), strict=True):
-        worker = world.worker()
         unsettling = Hindered(
             world.index, lambda verb, _: Unavailable("died") if verb == "settle" else None
         )
-        worker.reservations._shards._index = unsettling
+        worker = Worker(world, unsettling)
         await worker.reservations.create(a_cart(rid, skus), TIMEOUT)
         await worker.rest()
         world.advance(1)

@@ -19,7 +19,7 @@ from tests.mutants.mutant import (
 MUTANTS = (
     Mutant(
         "a_forgotten_hold_is_told_refused",
-        "promise_svc/application/reservation.py",
+        "promise_svc/application/creation.py",
         "        return 0 < command.create_ms < now_ms - self._window_ms\n",
         "        return False\n",
         (
@@ -141,7 +141,7 @@ MUTANTS = (
     ),
     Mutant(
         "limit_told_less_than_it_leaves",
-        "promise_svc/application/reservation.py",
+        "promise_svc/application/refusals.py",
         "CreateOutcome.CUSTOMER_LIMIT, left[line.sku])",
         "CreateOutcome.CUSTOMER_LIMIT, max(0, left[line.sku] - line.quantity))",
         (
@@ -151,7 +151,7 @@ MUTANTS = (
     ),
     Mutant(
         "refused_and_not_told_expired",
-        "promise_svc/application/reservation.py",
+        "promise_svc/application/creation.py",
         "        for _ in range(2):  # where its legs",
         "        for _ in range(1):  # where its legs",
         (
@@ -162,7 +162,7 @@ MUTANTS = (
     ),
     Mutant(
         "retry_sources_anew",
-        "promise_svc/application/reservation.py",
+        "promise_svc/application/creation.py",
         "            attempt=claim.attempt,\n            plan_hash=claim.plan_hash,\n",
         "            attempt=claim.attempt + 1,\n            plan_hash=claim.plan_hash,\n",
         (RESERVATIONS + "test_a_retry_finishes_what_a_dead_worker_began_with_its_plan",),
@@ -170,7 +170,7 @@ MUTANTS = (
     ),
     Mutant(
         "refused_plan_not_made_again",
-        "promise_svc/application/reservation.py",
+        "promise_svc/application/creation.py",
         "        return bool(reply.shortfalls)\n",
         "        return any(missing.values())\n",
         (
@@ -189,7 +189,7 @@ MUTANTS = (
     ),
     Mutant(
         "quote_planned_again",
-        "promise_svc/application/reservation.py",
+        "promise_svc/application/creation.py",
         "        if command.quote is not None:\n            return quoted_lines(",
         "        if command.quote is not None and missing:\n            return quoted_lines(",
         (QUOTES + "test_the_very_plan_is_held_though_a_better_one_came_up",),
@@ -197,7 +197,7 @@ MUTANTS = (
     ),
     Mutant(
         "refused_plan_left_unsettled",
-        "promise_svc/application/reservation.py",
+        "promise_svc/application/creation.py",
         "                await self._shards.settle_refused(hold, reply)\n",
         "",
         (QUOTES + "test_a_crowd_gets_every_unit_of_every_node",),
@@ -205,7 +205,7 @@ MUTANTS = (
     ),
     Mutant(
         "promise_not_kept",
-        "promise_svc/application/reservation.py",
+        "promise_svc/application/creation.py",
         "            promised=sourced.promised,\n",
         "",
         (
@@ -216,7 +216,7 @@ MUTANTS = (
     ),
     Mutant(
         "undecided_shown",
-        "promise_svc/application/reservation.py",
+        "promise_svc/application/claims.py",
         "        if claim.state not in (State.PENDING, State.PINNED):\n",
         "        if claim.state != State.PINNED:\n",
         (SIMULATOR,),

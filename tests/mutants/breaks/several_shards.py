@@ -18,7 +18,7 @@ from tests.mutants.mutant import (
 MUTANTS = (
     Mutant(
         "a_day_asked_for_in_vain_is_kept",
-        "promise_svc/application/several_shards.py",
+        "promise_svc/application/several_shards/orphans.py",
         "            elif not decode_body(claim).growing:\n",
         "            elif False:\n",
         (f"{CAPACITY_CHANGES}test_a_transfer_may_die_at_any_message",),
@@ -26,15 +26,15 @@ MUTANTS = (
     ),
     Mutant(
         "extended_legs_keep_their_end",
-        "promise_svc/application/several_shards.py",
-        "no_lines, deadline, ttl_ms=wanted.ttl_ms)",
+        "promise_svc/application/several_shards/changes.py",
+        "no_lines, deadline, ttl_ms=wanted.ttl_ms\n            )",
         "no_lines, deadline)",
         (RACES + "test_a_leg_whose_clock_is_ahead_lives_as_long_after_a_change_too",),
         "A shopper who was given more time would lose a line before it.",
     ),
     Mutant(
         "replacement_given_up_without_a_bar",
-        "promise_svc/application/several_shards.py",
+        "promise_svc/application/several_shards/protocol.py",
         "            stands = not await self._barred_successor(rid, claim.attempt,",
         "            stands = stands and await self._barred_successor(rid, claim.attempt,",
         (
@@ -45,21 +45,22 @@ MUTANTS = (
     ),
     Mutant(
         "resolver_aborts_home_first",
-        "promise_svc/application/several_shards.py",
-        "        probes = await self._each(rid, claim.attempt, State.PENDING,"
-        " claim.legs, deadline)\n",
-        "        legs = await self._each(rid, claim.attempt, State.HELD, claim.legs, deadline)\n"
+        "promise_svc/application/several_shards/protocol.py",
+        "probes = await self._messages.each(rid, claim.attempt, State.PENDING, "
+        "claim.legs, deadline)",
+        "legs = await self._messages.each(rid, claim.attempt, State.HELD, claim.legs, "
+        "deadline)\n"
         "        if any(leg.outcome == Outcome.MISSING for leg in legs):\n"
         "            step = ResolveStep(rid, State.ABORTED, claim.attempt)\n"
         "            await self._index.resolve(home, [step], deadline.left())\n"
-        "        probes = await self._each(rid, claim.attempt, State.PENDING,"
-        " claim.legs, deadline)\n",
+        "        probes = await self._messages.each(rid, claim.attempt, State.PENDING, "
+        "claim.legs, deadline)",
         (RACES + "test_a_leg_that_comes_while_the_resolver_works_never_makes_a_false_answer",),
         "A worker would acknowledge what home has just aborted.",
     ),
     Mutant(
         "confirm_without_legs",
-        "promise_svc/application/several_shards.py",
+        "promise_svc/application/several_shards/protocol.py",
         "claim.attempt, State.CONFIRMED, others, deadline)\n        if any(",
         "claim.attempt, State.CONFIRMED, (others := []), deadline)\n        if any(",
         (
@@ -70,7 +71,7 @@ MUTANTS = (
     ),
     Mutant(
         "release_ignores_confirm",
-        "promise_svc/application/several_shards.py",
+        "promise_svc/application/several_shards/protocol.py",
         "        if reply.outcome == Outcome.REFUSED and reply.state == State.PINNED:\n",
         "        if False:\n",
         (RIVALS + "test_a_release_after_a_confirm_began_comes_second",),
@@ -78,7 +79,7 @@ MUTANTS = (
     ),
     Mutant(
         "extension_of_home_alone",
-        "promise_svc/application/several_shards.py",
+        "promise_svc/application/several_shards/changes.py",
         "        longer = others if wanted.ttl_ms else []\n",
         "        longer: list[int] = []\n",
         (CHANGES + "test_a_hold_near_its_end_is_extended_in_every_shard_or_not_at_all",),
@@ -86,7 +87,7 @@ MUTANTS = (
     ),
     Mutant(
         "one_shard_in_order",
-        "promise_svc/application/several_shards.py",
+        "promise_svc/application/several_shards/protocol.py",
         "        in_order = ordered and multi\n",
         "        in_order = ordered\n",
         (RACES + "test_a_cart_of_one_shard_that_met_a_young_hold_is_not_told_held",),
@@ -94,7 +95,7 @@ MUTANTS = (
     ),
     Mutant(
         "begun_confirm_told_as_nothing_done",
-        "promise_svc/application/several_shards.py",
+        "promise_svc/application/several_shards/protocol.py",
         "        except (Unavailable, DeadlineExceeded) as error:\n            # Of the step",
         "        except DeadlineExceeded as error:\n            # Of the step",
         (RACES + "test_a_confirm_that_cannot_reach_a_leg_does_not_say_that_nothing_was_done",),
@@ -102,15 +103,15 @@ MUTANTS = (
     ),
     Mutant(
         "told_before_its_legs_followed",
-        "promise_svc/application/several_shards.py",
-        " not claim.change and all(leg.outcome in _GRANTED for leg in legs.values()):\n",
-        " not claim.change:\n",
+        "promise_svc/application/several_shards/protocol.py",
+        "not claim.change and all(leg.outcome in GRANTED for leg in legs.values()):",
+        "not claim.change:",
         (RACES + "test_a_confirm_whose_legs_expired_before_they_were_pinned_confirms_nothing",),
         "A shopper would be told of an order whose units somebody else has.",
     ),
     Mutant(
         "order_shown_as_a_hold",
-        "promise_svc/application/several_shards.py",
+        "promise_svc/application/several_shards/protocol.py",
         "        if is_sold(claim, legs):\n",
         "        if False:\n",
         (SOLD + "test_whoever_looks_is_shown_the_order",),
@@ -118,17 +119,17 @@ MUTANTS = (
     ),
     Mutant(
         "home_never_told_to_decide",
-        "promise_svc/application/several_shards.py",
-        "                self._note(rid, home, _decided(rid, claim))\n",
+        "promise_svc/application/several_shards/protocol.py",
+        "self._notes.note(rid, home, _decided(rid, claim))",
         "",
         (SOLD + "test_the_answer_comes_with_the_last_leg_and_home_decides_many_at_once",),
         "Every order would wait for the resolver, and its event with it.",
     ),
     Mutant(
         "expired_taken_for_aborted",
-        "promise_svc/application/several_shards.py",
-        "        elif not all(leg.outcome in _GRANTED or leg.state in _ENDED for leg in legs):\n",
-        "        elif not all(leg.outcome in _GRANTED for leg in legs):\n",
+        "promise_svc/application/several_shards/protocol.py",
+        "elif not all(leg.outcome in GRANTED or leg.state in _ENDED for leg in legs):",
+        "elif not all(leg.outcome in GRANTED for leg in legs):",
         (
             "tests/contract/test_reservation_found.py::"
             "test_a_hold_that_ended_while_a_confirm_lay_unfinished_is_expired_not_lost",
@@ -137,7 +138,7 @@ MUTANTS = (
     ),
     Mutant(
         "refused_legs_kept",
-        "promise_svc/application/several_shards.py",
+        "promise_svc/application/several_shards/protocol.py",
         "            let_go = await self._end(rid, at_home, hold.attempt, hold.legs, target,"
         " deadline)\n",
         "            let_go = True\n",
@@ -146,7 +147,7 @@ MUTANTS = (
     ),
     Mutant(
         "refused_claim_settled_blindly",
-        "promise_svc/application/several_shards.py",
+        "promise_svc/application/several_shards/protocol.py",
         "        if hold.multi and reply.let_go:\n",
         "        if hold.multi:\n",
         (
@@ -157,7 +158,7 @@ MUTANTS = (
     ),
     Mutant(
         "confirm_does_not_bar_another_plans_leg",
-        "promise_svc/application/several_shards.py",
+        "promise_svc/application/several_shards/protocol.py",
         "        if any(reply.outcome in (Outcome.MISSING, Outcome.OTHER_PLAN) for reply in"
         " replies):\n",
         "        if any(reply.outcome == Outcome.MISSING for reply in replies):\n",
@@ -169,7 +170,7 @@ MUTANTS = (
     ),
     Mutant(
         "expiry_told_but_not_written",
-        "promise_svc/application/several_shards.py",
+        "promise_svc/application/several_shards/protocol.py",
         "        if reply.time_ms - claim.expire_ms > WRITTEN_MS:\n",
         "        if reply.time_ms > WRITTEN_MS:\n",
         (
@@ -180,7 +181,7 @@ MUTANTS = (
     ),
     Mutant(
         "growing_without_a_mark",
-        "promise_svc/application/several_shards.py",
+        "promise_svc/application/several_shards/protocol.py",
         "        if claim.change and decode_body(claim).growing and",
         "        if False and",
         (AMENDS + "test_a_late_message_makes_no_leg_grow_again",),
@@ -188,7 +189,7 @@ MUTANTS = (
     ),
     Mutant(
         "home_leg_not_asked_for",
-        "promise_svc/application/several_shards.py",
+        "promise_svc/application/several_shards/protocol.py",
         "            if stopped:\n",
         "            if not hold.legs.keys() <= answers.keys():\n",
         (
@@ -199,8 +200,8 @@ MUTANTS = (
     ),
     Mutant(
         "ended_legs_agree",
-        "promise_svc/application/several_shards.py",
-        "and (joins or r.state in _STANDING)",
+        "promise_svc/application/several_shards/changes.py",
+        "and (joins or r.state in STANDING)",
         "and True",
         (
             "tests/contract/test_reservation_found.py::"
@@ -210,7 +211,7 @@ MUTANTS = (
     ),
     Mutant(
         "units_move_before_it_is_decided",
-        "promise_svc/application/several_shards.py",
+        "promise_svc/application/several_shards/messages.py",
         "ttl_ms, (), int(plan > 0), plan\n",
         "ttl_ms, (), 0, plan\n",
         (AMENDS + "test_units_that_are_to_move_stay_until_that_is_decided",),
@@ -218,7 +219,7 @@ MUTANTS = (
     ),
     Mutant(
         "orphan_not_barred_at_home",
-        "promise_svc/application/several_shards.py",
+        "promise_svc/application/several_shards/orphans.py",
         " and not await self._barred_at_home(rid, home, shard, leg, deadline):\n",
         " and False:\n",
         (
@@ -229,31 +230,31 @@ MUTANTS = (
     ),
     Mutant(
         "end_told_as_confirm",
-        "promise_svc/application/several_shards.py",
-        "        if step.target != State.CONFIRMED and reply.outcome in _GRANTED:\n",
-        "        if False:\n",
+        "promise_svc/application/several_shards/protocol.py",
+        "if step.target != State.CONFIRMED and reply.outcome in GRANTED:",
+        "if False:",
         (RIVALS + "test_an_end_that_another_worker_decided_is_no_confirm",),
         "A shopper would be told CONFIRMED of an order that does not stand.",
     ),
     Mutant(
         "replaced_leg_waited_for",
-        "promise_svc/application/several_shards.py",
-        "        fine = (*_GRANTED, Outcome.OTHER_PLAN) if claim.state in _CLOSED else _GRANTED\n",
-        "        fine = _GRANTED\n",
+        "promise_svc/application/several_shards/changes.py",
+        "fine = (*GRANTED, Outcome.OTHER_PLAN) if claim.state in _CLOSED else GRANTED",
+        "fine = GRANTED",
         (CHANGES + "test_a_leg_whose_place_a_refused_retry_took_counts_as_followed",),
         "An order that has left would be looked after for ever.",
     ),
     Mutant(
         "late_note_forgotten",
-        "promise_svc/application/several_shards.py",
-        "            notes, self._notes, self._noting = self._notes, {}, False\n",
-        "            notes, self._notes, self._noting = {}, {}, False\n",
+        "promise_svc/application/several_shards/notes.py",
+        "notes, self.waiting, self._noting = self.waiting, {}, False",
+        "notes, self.waiting, self._noting = {}, {}, False",
         ("tests/contract/test_reservation_notes.py",),
         "Every hold would be looked at by the resolver, leg by leg.",
     ),
     Mutant(
         "settled_before_its_legs",
-        "promise_svc/application/several_shards.py",
+        "promise_svc/application/several_shards/protocol.py",
         "        if not refused:\n            if stopped:",
         "        if opened and hold.multi:\n"
         "            await self._settle(hold.reservation_id, hold.home, hold.attempt)\n"
@@ -263,7 +264,7 @@ MUTANTS = (
     ),
     Mutant(
         "overtaken_confirm_told_already",
-        "promise_svc/application/several_shards.py",
+        "promise_svc/application/several_shards/protocol.py",
         "            if reply.outcome == Outcome.OTHER_PLAN:\n",
         "            if False:\n",
         ("tests/contract/test_reservation_found.py",),
@@ -271,10 +272,11 @@ MUTANTS = (
     ),
     Mutant(
         "resolver_never_probes",
-        "promise_svc/application/several_shards.py",
-        "        probes = await self._each(rid, claim.attempt, State.PENDING, claim.legs",
-        "        return await self._settle(rid, home, claim.attempt)\n"
-        "        probes = await self._each(rid, claim.attempt, State.PENDING, claim.legs",
+        "promise_svc/application/several_shards/protocol.py",
+        "probes = await self._messages.each(rid, claim.attempt, State.PENDING, claim.legs",
+        "return await self._messages.settle(rid, home, claim.attempt)\n"
+        "        probes = await self._messages.each(rid, claim.attempt, State.PENDING, "
+        "claim.legs",
         (SIMULATOR,),
         "What a dead worker left half done would be noted as held.",
     ),
