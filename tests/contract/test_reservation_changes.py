@@ -247,8 +247,8 @@ async def test_only_an_order_can_leave(world: World) -> None:
 
 
 async def test_a_leg_whose_place_a_refused_retry_took_counts_as_followed(world: World) -> None:
-    """The order has left, but nobody heard so from the legs; its creation is sent again, and a leg
-    of that attempt comes and goes."""
+    """The order was cancelled, but nobody heard so from the legs; its creation is sent again, and a
+    leg of that attempt comes and goes."""
     await world.stock(A=9, B=9, C=9)
     await sold(world, 1)
 
@@ -258,7 +258,7 @@ async def test_a_leg_whose_place_a_refused_retry_took_counts_as_followed(world: 
             raise OutcomeUnknown("the connection broke before the answer")
 
     deaf = Worker(world, Deaf(world.index))
-    await deaf.reservations.changes.fulfill(ChangeCommand(reservation_id=RID), TIMEOUT)
+    await deaf.reservations.changes.cancel(ChangeCommand(reservation_id=RID), TIMEOUT)
     await deaf.rest()
     for sku in CART:
         line = LegLine(sku, "n1", "", 1)

@@ -253,8 +253,8 @@ MUTANTS = (
     Mutant(
         "counts_of_the_dead_lost",
         "promise_svc/telemetry/merged.py",
-        "        self._ended = _merge([self._ended, counted])\n",
-        "",
+        "        self._ended = _merge([self._ended, _counted(self._pages.pop(process, []))])\n",
+        "        self._pages.pop(process, [])\n",
         ("tests/unit/test_merged.py::test_what_an_ended_process_counted_stays_and_its_gauges_go",),
         "Sums would fall at each death, and rates show calls that never were.",
     ),

@@ -242,7 +242,7 @@ MUTANTS = (
         "fine = (*GRANTED, Outcome.OTHER_PLAN) if claim.state in _CLOSED else GRANTED",
         "fine = GRANTED",
         (CHANGES + "test_a_leg_whose_place_a_refused_retry_took_counts_as_followed",),
-        "An order that has left would be looked after for ever.",
+        "An order that was cancelled would be looked after for ever.",
     ),
     Mutant(
         "late_note_forgotten",
