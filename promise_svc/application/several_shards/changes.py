@@ -104,7 +104,10 @@ class Changes:
         )  # fmt: skip
         reply = (await self._index.revise(home, [step], deadline.left()))[0]
         if reply.outcome == Outcome.NEEDS_FOLLOW:
-            followed = await self.follow_change(rid, home, claim_of(reply), deadline)
+            # Once more so long: meanwhile another's change may have set them back to the claim.
+            followed = await self.follow_change(
+                rid, home, claim_of(reply), deadline, ttl_ms=wanted.ttl_ms
+            )
             return Revised(reply._replace(outcome=Outcome.DONE), followed)
         if longer:
             self._tasks.start(quietly(self._as_claimed(rid, home)))

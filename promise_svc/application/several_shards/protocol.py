@@ -70,6 +70,9 @@ from promise_svc.hotpath import shard_of
 _ENDED = (State.EXPIRED, State.RELEASED, State.CANCELLED, State.FULFILLED)
 """Ends of a leg that was granted once."""
 
+_AFTER_HELD = (State.RELEASED, State.CANCELLED, State.FULFILLED, State.SUPERSEDED)
+"""What a leg becomes only once home has decided otherwise than to abort."""
+
 _SUPERSEDE_TRIES = 3
 """The older hold may still be being made or confirmed; that comes to its end first."""
 
@@ -141,22 +144,33 @@ class SeveralShards:
                 points=points,
             )
         if opened and multi:
-            rid, at_home = hold.reservation_id, hold.home
             if hold.replaces and not await self._barred_successor(
-                rid, hold.attempt, hold.replaces, deadline
+                hold.reservation_id, hold.attempt, hold.replaces, deadline
             ):
                 # It took the older one's place before this leg ended by its time.
                 return await self._has_taken_place(hold, deadline)
-            # Legs that ended by their time were granted once, and the hold perhaps acknowledged;
-            # but not one that never took the place of another.
-            ended = all(reply.state == State.EXPIRED for reply in refused.values())
-            target = State.EXPIRED if ended and not hold.replaces else State.ABORTED
-            let_go = await self._end(rid, at_home, hold.attempt, hold.legs, target, deadline)
+            let_go = await self._end_refused(hold, refused.values(), deadline)
         else:
             taken = [s for s, r in answers.items() if r.outcome == Outcome.DONE]
             rid = hold.reservation_id
             let_go = await self._messages.follow(rid, hold.attempt, State.ABORTED, taken, deadline)
         return replace(refusal_of(hold, home, refused), let_go=let_go)
+
+    async def _end_refused(
+        self, hold: Hold, refused: Collection[StepReply], deadline: Deadline
+    ) -> bool:
+        # Legs that ended by their time were granted once, and the hold perhaps acknowledged; but
+        # not one that never took the place of another.
+        ended = all(reply.state == State.EXPIRED for reply in refused)
+        target = State.EXPIRED if ended and not hold.replaces else State.ABORTED
+        # A leg that was there and is no more may have gone the way of a hold that succeeded.
+        late = any(
+            (reply.outcome, reply.state == State.EXPIRED) == (Outcome.RESOLVED, False)
+            for reply in refused
+        )
+        return await self._end(
+            hold.reservation_id, hold.home, hold.attempt, hold.legs, target, deadline, late=late
+        )
 
     # -- replace ----------------------------------------------------------------------------
 
@@ -253,10 +267,18 @@ class SeveralShards:
         legs: Iterable[int],
         target: State,
         deadline: Deadline,
+        *,
+        late: bool = False,
     ) -> bool:
         """Decide ABORTED or EXPIRED and let go of the legs, in one round trip; whether all heard.
         The attempt is barred at one of its legs already, or has ended there, so it cannot succeed
-        whichever half a crash leaves undone."""
+        whichever half a crash leaves undone. Where we may be ``late`` instead, and the hold have
+        succeeded, home is asked first, and if it refuses, no leg is touched."""
+        if late:
+            step = ResolveStep(rid, target, attempt)
+            reply = (await self._index.resolve(home, [step], deadline.left()))[0]
+            if reply.outcome not in (*GRANTED, Outcome.NEEDS_FOLLOW):
+                return False
         decided, followed = await asyncio.gather(
             self._index.resolve(home, [ResolveStep(rid, target, attempt)], deadline.left()),
             self._messages.follow(rid, attempt, target, legs, deadline),
@@ -478,7 +500,8 @@ class SeveralShards:
         # Complete once, and perhaps acknowledged: it has ended by its time, as its first leg did.
         complete = all(map(operator.or_, standing, ended)) and not claim.replaces
         target = State.EXPIRED if complete else State.ABORTED
-        await self._end(rid, home, claim.attempt, claim.legs, target, deadline)
+        late = any(probe.state in _AFTER_HELD for probe in probes)
+        await self._end(rid, home, claim.attempt, claim.legs, target, deadline, late=late)
         return True
 
 

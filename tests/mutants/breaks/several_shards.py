@@ -6,6 +6,7 @@ from tests.mutants.mutant import (
     AMENDS,
     CAPACITY_CHANGES,
     CHANGES,
+    LATE,
     RACES,
     REPLACEMENTS,
     RESERVATIONS,
@@ -139,8 +140,7 @@ MUTANTS = (
     Mutant(
         "refused_legs_kept",
         "promise_svc/application/several_shards/protocol.py",
-        "            let_go = await self._end(rid, at_home, hold.attempt, hold.legs, target,"
-        " deadline)\n",
+        "            let_go = await self._end_refused(hold, refused.values(), deadline)\n",
         "            let_go = True\n",
         (RESERVATIONS + "test_a_cart_that_does_not_fit_holds_nothing_and_says_what_is_left",),
         "The other lines of a refused cart would stay held.",
@@ -279,5 +279,29 @@ MUTANTS = (
         "claim.legs",
         (SIMULATOR,),
         "What a dead worker left half done would be noted as held.",
+    ),
+    Mutant(
+        "late_resolver_lets_an_order_go",
+        "promise_svc/application/several_shards/protocol.py",
+        "late = any(probe.state in _AFTER_HELD for probe in probes)",
+        "late = False",
+        (LATE + "test_a_resolver_that_is_late_lets_no_leg_of_an_order_go",),
+        "A worker that was stopped for a while would sell an order's units to somebody else.",
+    ),
+    Mutant(
+        "late_create_lets_an_order_go",
+        "promise_svc/application/several_shards/protocol.py",
+        "(reply.outcome, reply.state == State.EXPIRED) == (Outcome.RESOLVED, False)",
+        "False",
+        (LATE + "test_a_create_sent_again_that_is_late_lets_no_leg_of_an_order_go",),
+        "A retry that was slow on its way would sell an order's units to somebody else.",
+    ),
+    Mutant(
+        "legs_end_as_before_an_extension",
+        "promise_svc/application/several_shards/changes.py",
+        "rid, home, claim_of(reply), deadline, ttl_ms=wanted.ttl_ms",
+        "rid, home, claim_of(reply), deadline",
+        (LATE + "test_an_extended_hold_lives_as_long_as_was_told_whatever_its_first_try_left",),
+        "A shopper who was told another minute would find the cart gone at the old time.",
     ),
 )
