@@ -50,6 +50,9 @@ async def main(mode: str, assignment: Assignment) -> int:
     await stop.wait()
     for server in servers:
         server.close()
+    # What was accepted in this turn of the loop is answered in the next few.
+    for _ in range(10):
+        await asyncio.sleep(0)
     await link.close(registry)
     return 0
 
