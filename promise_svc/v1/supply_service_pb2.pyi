@@ -192,8 +192,8 @@ class SupplyRow(_message.Message):
     """
     deducted_total: _builtins.int
     """Units of this service's orders that `on_hand` has taken off already, since the position began,
-    each once. In a figure net of orders: those ordered and not cancelled, whether they left or not
-    (of a reservation that is CANCELLED as a whole, none).
+    each once. In a figure net of orders: those ordered and not cancelled, whether they left or not.
+    Units of a reservation that was cancelled as a whole are not among them.
     In a count of the building: those known to have left. Optional; without it `on_hand` is taken
     for what stands there at this moment, with no open order taken off.
 

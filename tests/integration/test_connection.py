@@ -14,6 +14,7 @@ import uvloop
 
 from promise_svc.adapters.ats_index.coalescer import (
     IN_FLIGHT_MAX,
+    LEAST_TURN,
     STEPS_MAX,
     SUPPLY_IN_FLIGHT_MAX,
     Lane,
@@ -215,6 +216,38 @@ async def test_a_hold_has_few_rows_of_a_feed_before_it() -> None:
 
     assert heard.split(b"hold")[0].count(b"rows") == SUPPLY_IN_FLIGHT_MAX
     assert [hold, *rows] == [[b"done"]] * (1 + len(feed))
+
+
+async def test_nobody_waits_for_ever_behind_holds_and_a_sale_elsewhere_for_none() -> None:
+    """Holds queue without end. What settles and a sale at a till go before all that wait; a feed's
+    rows and a look for due holds come in their turn."""
+    heard: list[bytes] = []
+
+    async def counts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"PING\r\n")
+        writer.write(b"+PONG\r\n")
+        while line := await reader.readline():
+            if line.strip() in verbs:
+                heard.append(line.strip())
+                writer.write(b"*1\r\n+done\r\n")
+        writer.close()
+
+    verbs = {b"create", b"sync_supply", b"sweep", b"adjust_supply", b"read_meta"}
+    async with listening(FakeNode(counts)) as node, asyncio.timeout(30):
+        lane = Lane(node, Access())
+
+        async def call(verb: str) -> None:
+            await lane.call(b"f", verb, b"k", [verb.encode()], 30, False)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(20 * LEAST_TURN):
+                group.create_task(call("create"))
+            for verb in ("sync_supply", "sweep", "adjust_supply", "read_meta"):
+                group.create_task(call(verb))
+        lane.close()
+
+    assert heard.index(b"read_meta") < heard.index(b"adjust_supply") < heard.index(b"create")
+    assert heard.index(b"sync_supply") < heard.index(b"sweep") <= 2 * LEAST_TURN
 
 
 class Talk:

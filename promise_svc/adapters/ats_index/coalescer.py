@@ -2,7 +2,8 @@
 
 Calls gather while earlier ones are under way: idle, a call leaves at the next turn of the loop;
 busy, the bounded window makes batches grow. Verbs that free or resolve leave before verbs that
-take, because a shard serves first in, first out.
+take, because a shard serves first in, first out; each LEAST_TURN-th call is one of the least
+urgent, so that under whatever load nobody waits for ever.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ SUPPLY_IN_FLIGHT_MAX = 4
 """Of these, how many may be rows of a feed, which are long: who comes has all of them before him,
 whatever his priority. Four keep a node at work; README.md."""
 
+LEAST_TURN = 8
+"""Of so many function calls one is of the least urgent verb that waits."""
+
 QUEUED_STEPS_MAX = 20_000
 """Steps waiting per node before new ones are refused."""
 
@@ -51,11 +55,17 @@ _PRIORITY = {
     "revise": 0,
     "conform": 0,
     "mark_durable": 0,
-    "create": 1,
-    "sync_supply": 3,
-    "protect": 3,
+    # What those who settle, or ask what became of it, have to read.
+    "read_claims": 0,
+    "read_legs": 0,
+    "read_meta": 0,
+    # Sales elsewhere: until they are in, their units are sold once more.
+    "adjust_supply": 1,
+    "create": 2,
+    "sync_supply": 4,
+    "protect": 4,
 }
-_OTHERS, _SUPPLY = 2, 3
+_OTHERS, _SUPPLY = 3, 4
 
 
 class _Call:
@@ -116,6 +126,7 @@ class Lane:
         self._queued = 0
         self._in_flight = 0
         self._supply_in_flight = 0
+        self._turns = 0
         self._scheduled = False
         self._connecting: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
@@ -238,23 +249,29 @@ class Lane:
             self._refuse_queued("AWAY")
             return
         batches: list[_Batch] = []
-        for priority, queue in enumerate(self._queues):
-            while queue and self._has_room(priority):
-                batch = queue.popleft()
-                if self._gathering.get((batch.key, batch.function)) is batch:
-                    del self._gathering[batch.key, batch.function]
-                self._queued -= batch.size
-                batch.calls = [call for call in batch.calls if call.waiting]
-                if batch.calls:
-                    self._count(batch, 1)
-                    batches.append(batch)
+        while batch := self._next():
+            if self._gathering.get((batch.key, batch.function)) is batch:
+                del self._gathering[batch.key, batch.function]
+            self._queued -= batch.size
+            batch.calls = [call for call in batch.calls if call.waiting]
+            if batch.calls:
+                self._count(batch, 1)
+                batches.append(batch)
         if batches:
             self._send(self._connection, batches)
 
-    def _has_room(self, priority: int) -> bool:
-        if priority == _SUPPLY and self._supply_in_flight >= SUPPLY_IN_FLIGHT_MAX:
-            return False
-        return self._in_flight < IN_FLIGHT_MAX
+    def _next(self) -> _Batch | None:
+        """What goes next, if there is room: the most urgent, or in its turn the least."""
+        if self._in_flight >= IN_FLIGHT_MAX:
+            return None
+        full = self._supply_in_flight >= SUPPLY_IN_FLIGHT_MAX
+        queues = self._queues[:_SUPPLY] if full else self._queues
+        least = (self._turns + 1) % LEAST_TURN == 0
+        for queue in reversed(queues) if least else queues:
+            if queue:
+                self._turns += 1
+                return queue.popleft()
+        return None
 
     def _count(self, batch: _Batch, change: int) -> None:
         self._in_flight += change

@@ -33,6 +33,17 @@ MUTANTS = (
         "Every shopper would wait out the deadline while one machine is sick.",
     ),
     Mutant(
+        "the_least_urgent_wait_for_ever",
+        "promise_svc/adapters/ats_index/coalescer.py",
+        "for queue in reversed(queues) if least else queues:",
+        "for queue in queues:",
+        (
+            "tests/integration/test_connection.py::"
+            "test_nobody_waits_for_ever_behind_holds_and_a_sale_elsewhere_for_none",
+        ),
+        "While shoppers crowd the checkout no due hold would be swept and no count be taken.",
+    ),
+    Mutant(
         "feed_fills_the_way",
         "promise_svc/adapters/ats_index/coalescer.py",
         "            self._supply_in_flight += change\n",
