@@ -435,17 +435,17 @@ async def _table_has(shop: Shop, sku: str, units: int) -> bool:
 
 
 async def test_payments_go_through_while_carts_are_shed(shop: Shop, rival: Shop) -> None:
-    """A crowd asks for the dates of long carts, several times what the server can work out, and
-    nobody of it waits when refused. Those who pay are all served meanwhile; what is refused is told
-    so, by name and with a delay; the server does as much for the crowd as ever; and when the crowd
-    has gone a cart is promised at the first try. Who had to wait behind the crowd would wait for as
-    much as all its carts cost, several times."""
+    """A crowd asks for the dates of long carts, explained, several times what the server can work
+    out, and nobody of it waits when refused. Those who pay are all served meanwhile; what is
+    refused is told so, by name and with a delay; the server does as much for the crowd as ever; and
+    when the crowd has gone a cart is promised at the first try. Who had to wait behind the crowd
+    would wait for as much as all its carts cost, several times."""
     sku = await shop.stock(dc=1_000)
     orders = [a_hold((sku, 1, "dc")) for _ in range(5)]
     for order in orders:
         assert (await shop.create(order)).outcome == HELD
-    cart = promise_pb.PromiseCartRequest(address=CHICAGO)
-    for number in range(300):
+    cart = promise_pb.PromiseCartRequest(address=CHICAGO, explain=True)
+    for number in range(1_000):
         cart.lines.add(line_id=str(number), sku=sku, quantity=1)
     alone = []
     for _ in range(5):
