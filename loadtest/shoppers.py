@@ -70,6 +70,8 @@ class Shopper:
         self._skus = catalog.hot_skus
         self.unanswered = 0
         self.give_up_at = float("inf")
+        self._ordered = False
+        """Whether an order of its stands: the first one does, so that an audit always has some."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """One cart after the other until ``stop``; then the one at hand is brought to its end."""
@@ -90,10 +92,13 @@ class Shopper:
             return  # nobody comes back: the clock decides
         if draw < 0.4:
             await self._settle("Release", rid)
-        elif await self._settle("Confirm", rid) and rng.random() < 0.97:
+            return
+        confirmed = await self._settle("Confirm", rid)
+        if confirmed and self._ordered and rng.random() < 0.97:
             await self._settle("Cancel", rid)
         elif rng.random() < 0.1:
             await self._settle("Release", rid)  # too late, and it must say so
+        self._ordered |= confirmed
 
     async def _create(self, rid: str, cart: list[tuple[str, int]], ttl_seconds: int) -> bool:
         request = pb.CreateReservationRequest(
