@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.mutants.mutant import (
     CAPACITY_CHANGES,
+    DEDUCTED,
     FORGOTTEN,
     KINDS,
     LEDGER,
@@ -278,7 +279,7 @@ MUTANTS = (
         "promise_svc/domain/inventory.py",
         "deducted - sum(row.fulfilled_total for row in counted)",
         "deducted",
-        (KINDS,),
+        (DEDUCTED + "test_a_late_figure_that_names_what_it_took_off_moves_nothing",),
         "What left while a figure was on its way would be sold again.",
     ),
 )
