@@ -13,9 +13,15 @@ from promise_svc.application.reservation_body import RequestedLine
 from promise_svc.application.reservation_changes import ChangeCommand
 from promise_svc.domain.network import Item, ItemLimit
 from promise_svc.domain.reservation import (
+    ClaimDraft,
     CreateOutcome,
+    CreateStep,
     FollowStep,
     HoldPolicy,
+    LegLine,
+    Outcome,
+    ResolveStep,
+    ReviseStep,
     State,
     SupplyRow,
     TransitionOutcome,
@@ -284,3 +290,24 @@ async def test_a_line_that_the_service_places_is_limited_too(world: World) -> No
     two = await take(world, "two", lines=(RequestedLine("l0", "A", 40, "n1"), lines[1]))
 
     assert [r.outcome for r in (over, two)] == [LIMIT, HELD]
+
+
+async def test_a_leg_whose_units_left_makes_way_for_no_later_attempt(world: World) -> None:
+    """Its account of what left is all that a limit of a window knows; a later attempt, whoever
+    sends it, takes nothing in its place."""
+    await world.stock(A=9)
+    shard, draft = world.shard("A"), ClaimDraft("x", 0, (world.shard("A"),), "{}")
+    line = LegLine("A", "n1", "", 2)
+    step = CreateStep("r", 1, "p", 60_000, 0, 0, (line,), draft)
+    await world.index.create(shard, [step], TIMEOUT)
+    await world.index.resolve(shard, [ResolveStep("r", State.CONFIRMED)], TIMEOUT)
+    gone = (line._replace(quantity=0, fulfilled=2),)
+    left = ReviseStep("r", 1, 0, State.CONFIRMED, State.FULFILLED, 1, 0, "{}", gone)
+    assert (await world.index.revise(shard, [left], TIMEOUT))[0].outcome == Outcome.DONE
+
+    later = step._replace(attempt=2, multi=1, claim=())
+    met = (await world.index.create(shard, [later], TIMEOUT))[0]
+
+    (leg,) = await world.index.read_legs(shard, ["r"], TIMEOUT)
+    assert met.outcome == Outcome.RESOLVED
+    assert leg and (leg.attempt, leg.state, leg.lines) == (1, State.FULFILLED, gone)

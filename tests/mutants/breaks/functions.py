@@ -122,7 +122,7 @@ MUTANTS = (
         f"{LUA}/create.lua",
         "  if state == FULFILLED then return RESOLVED end\n",
         "",
-        (LIMITS + "test_what_left_counts_whatever_is_asked_again",),
+        (LIMITS + "test_a_leg_whose_units_left_makes_way_for_no_later_attempt",),
         "Who sends an order that was shipped once more could buy as much again.",
     ),
     Mutant(

@@ -30,7 +30,7 @@ MUTANTS = (
         "promise_svc/application/several_shards/changes.py",
         "no_lines, deadline, ttl_ms=wanted.ttl_ms\n            )",
         "no_lines, deadline)",
-        (RACES + "test_a_leg_whose_clock_is_ahead_lives_as_long_after_a_change_too",),
+        (CHANGES + "test_a_hold_near_its_end_is_extended_in_every_shard_or_not_at_all",),
         "A shopper who was given more time would lose a line before it.",
     ),
     Mutant(
