@@ -49,7 +49,7 @@ REACQUIRED_MS = 60_000
 """How long a hold that was taken again may wait for the confirm that asked for it."""
 
 _TRIES = 4
-"""Plans one create call may try: the network changed, stock moved, an abort was in the way."""
+"""Times one confirm takes a hold again that has ended by the clock."""
 
 
 class Reservations:

@@ -161,14 +161,9 @@ async def borrowed(
         # A connection that cannot be reset is cut by the pool itself. To its end also for a caller
         # that is gone: the driver's own task would fail with nobody to hear it.
         releasing = asyncio.ensure_future(pool.release(connection))
-        releasing.add_done_callback(_heard)
+        releasing.add_done_callback(lambda done: done.cancelled() or done.exception())
         with suppress(*FAILURES):
             await asyncio.shield(releasing)
-
-
-def _heard(task: asyncio.Future[None]) -> None:
-    if not task.cancelled():
-        task.exception()
 
 
 async def health(pool: ConnectionPool, timeout: float) -> Health:

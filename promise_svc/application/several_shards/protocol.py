@@ -279,6 +279,7 @@ class SeveralShards:
             reply = (await self._index.resolve(home, [step], deadline.left()))[0]
             if reply.outcome not in (*GRANTED, Outcome.NEEDS_FOLLOW):
                 return False
+            return await self._messages.follow_end(rid, home, claim_of(reply), deadline)
         decided, followed = await asyncio.gather(
             self._index.resolve(home, [ResolveStep(rid, target, attempt)], deadline.left()),
             self._messages.follow(rid, attempt, target, legs, deadline),
